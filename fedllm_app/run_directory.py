@@ -1,0 +1,92 @@
+"""All files of a run in one directory.
+
+    config.json            the resolved configuration
+    journal.jsonl          one line a client and round, one a round, one an evaluation, and every refusal
+    checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after round N
+    adapter/               the final adapter in PEFT format
+    result.json            written last; its absence means that the run failed
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedllm_app.adapters import Manifest, save_peft_directory
+from fedllm_app.paths import atomic_path, write_text
+
+if TYPE_CHECKING:
+    import peft
+
+
+class RunDirectoryExists(ValueError):
+    """The directory of a new run holds another run already."""
+
+
+class RunDirectory:
+    """Writes the files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def result_file(self) -> Path:
+        """The result, written last."""
+        return self.path / "result.json"
+
+    def create(self, config: Mapping[str, object]) -> None:
+        """Begin a run: an absolute path whose directory holds no other run."""
+        if not self.path.is_absolute():
+            raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: accepted is an absolute path")
+        if self.journal_file.exists():
+            raise RunDirectoryExists(f"run.directory = {str(self.path)!r} holds another run; name a new directory")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "config.json", json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+    def journal(self, event: str, **fields: object) -> None:
+        """Append one event with its time (seconds since the epoch)."""
+        with open(self.journal_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+
+    def checkpoint(
+        self,
+        server_round: int,
+        adapter: np.ndarray,
+        manifest: Manifest,
+        peft_config: "peft.PeftConfig",
+        state: Mapping[str, np.ndarray],
+        positions: Mapping[int, int],
+    ) -> None:
+        """Write the global adapter, the strategy's arrays and the clients' positions after a round."""
+        with atomic_path(self.path / "checkpoints" / f"round-{server_round}") as directory:
+            directory.mkdir()
+            save_peft_directory(directory / "adapter", adapter, manifest, peft_config)
+            np.savez(directory / "strategy.npz", **state)
+            (directory / "state.json").write_text(json.dumps({"round": server_round, "positions": positions}))
+
+    def finish(
+        self, adapter: np.ndarray, manifest: Manifest, peft_config: "peft.PeftConfig", result: Mapping[str, object]
+    ) -> None:
+        """Write the final adapter and then, last of all, the result."""
+        save_peft_directory(self.path / "adapter", adapter, manifest, peft_config)
+        write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
+
+
+def read_journal(path: Path) -> list[dict]:
+    """The events of a run, oldest first."""
+    with open(path / "journal.jsonl", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def read_result(path: Path) -> dict | None:
+    """The result of a run, or None if it did not finish."""
+    file = path / "result.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -1,0 +1,24 @@
+"""Centralized training, run as a federation of one client."""
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from .fedavg import FedAvg
+
+
+class Centralized(FedAvg):
+    """One client trains on the pooled data of all: the reference that federation tries to reach.
+
+    ``x ← y``, where y is the adapter of the client with the lowest id, which config["pooled"] asks to train on the
+    shards of all clients. It needs the data in one place: a simulation, or one owner.
+    """
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send x to the client with the lowest id only."""
+        config["pooled"] = True
+        messages = super().configure_train(server_round, arrays, config, grid)
+        return [min(messages, key=lambda message: message.metadata.dst_node_id)]

@@ -1,0 +1,81 @@
+"""Strategies that are not in the table: any Flower strategy by its class path."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+
+from flwr.serverapp.strategy import Strategy
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class ClassPathError(ValueError):
+    """A class path that leads to no strategy that can be constructed."""
+
+
+def build_from_class_path(path: str, hyper: Mapping[str, float | int], num_clients: int) -> Strategy:
+    """Construct the strategy "package.module.Class".
+
+    It is told to take every client that it is shown, and the number of all clients, as far as its constructor
+    accepts the arguments fraction_train, fraction_evaluate, min_train_nodes, min_evaluate_nodes,
+    min_available_nodes and num_clients. `hyper` adds keyword arguments, hyphens as underscores.
+
+    Raises
+    ------
+    ClassPathError
+        The path cannot be imported, is no concrete Strategy, or its constructor needs or refuses an argument.
+    """
+    strategy_class = _import_strategy(path)
+    accepted, required = _parameters(strategy_class)
+    given = {name.replace("-", "_"): value for name, value in hyper.items()}
+    refused = [name for name in given if name not in accepted]
+    if refused:
+        raise ClassPathError(f"{path} takes no argument {', '.join(refused)}; it takes {', '.join(sorted(accepted))}.")
+    take_everyone = {
+        "fraction_train": 1.0, "fraction_evaluate": 1.0,
+        "min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1,
+        "num_clients": num_clients,
+    }
+    arguments = {name: value for name, value in take_everyone.items() if name in accepted} | given
+    missing = sorted(required - set(arguments))
+    if missing:
+        raise ClassPathError(
+            f"{path} cannot be constructed without {', '.join(missing)}. "
+            "Subclass it with defaults, and name the subclass."
+        )
+    try:
+        return strategy_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ClassPathError(f"{path} refuses its arguments {arguments}: {error}") from error
+
+
+def _import_strategy(path: str) -> type[Strategy]:
+    module_name, _, class_name = path.rpartition(".")
+    try:
+        strategy_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ClassPathError(f"The strategy {path} cannot be imported: {error}.") from error
+    if not (inspect.isclass(strategy_class) and issubclass(strategy_class, Strategy)):
+        raise ClassPathError(f"{path} is no subclass of flwr.serverapp.strategy.Strategy.")
+    if inspect.isabstract(strategy_class):
+        missing = ", ".join(sorted(strategy_class.__abstractmethods__))
+        raise ClassPathError(f"{path} is abstract; it does not define {missing}.")
+    return strategy_class
+
+
+def _parameters(strategy_class: type[Strategy]) -> tuple[set[str], set[str]]:
+    """Return the keyword arguments that a constructor accepts, and those that it needs.
+
+    A constructor that takes ``**kwargs`` is assumed to hand them to the next class, whose arguments count too.
+    """
+    own = inspect.signature(strategy_class).parameters.values()
+    required = {p.name for p in own if p.kind in _NAMED and p.default is p.empty}
+    accepted: set[str] = set()
+    for ancestor in strategy_class.__mro__:
+        if "__init__" not in vars(ancestor):
+            continue
+        parameters = list(inspect.signature(ancestor.__init__).parameters.values())[1:]
+        accepted |= {p.name for p in parameters if p.kind in _NAMED}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return accepted, required

@@ -1,0 +1,25 @@
+"""FedAdagrad: Adagrad on the server."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .fedopt import FedOpt
+
+
+class FedAdagrad(FedOpt):
+    """FedAdagrad: steps shrink where the clients have moved far.
+
+    Reddi et al. 2021 (arXiv:2003.00295), Algorithm 2, with β₁ = 0, so that ``m = Δ``, as in the paper's experiments::
+
+        v ← v + Δ²
+
+    Symbols and attributes: see `FedOpt`.
+    """
+
+    def __init__(self, eta: float = 1e-3, tau: float = 1e-3) -> None:
+        super().__init__(eta, tau, beta_1=0.0)
+
+    def _next_second_moment(
+        self, v: NDArray[np.float64], squared: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return v + squared

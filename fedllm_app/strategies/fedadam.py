@@ -1,0 +1,26 @@
+"""FedAdam: Adam on the server."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .fedopt import FedOpt
+
+
+class FedAdam(FedOpt):
+    """FedAdam: v is the exponential mean of Δ². There is no bias correction.
+
+    Reddi et al. 2021 (arXiv:2003.00295), Algorithm 2::
+
+        v ← β₂ v + (1 − β₂) Δ²
+
+    β₂ is ``beta_2``; the other symbols and attributes: see `FedOpt`.
+    """
+
+    def __init__(self, eta: float = 1e-3, beta_1: float = 0.9, beta_2: float = 0.99, tau: float = 1e-3) -> None:
+        super().__init__(eta, tau, beta_1)
+        self.beta_2 = beta_2
+
+    def _next_second_moment(
+        self, v: NDArray[np.float64], squared: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return self.beta_2 * v + (1 - self.beta_2) * squared

@@ -1,0 +1,162 @@
+"""Federated averaging, and the streaming aggregation that the other strategies inherit."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid, strategy
+from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
+from numpy.typing import NDArray
+
+from .means import MetricMean, VectorMean
+
+ADAPTER = "adapter"  # the packed adapter, in messages and in replies
+CLIENT = "client"  # the metric by which a reply names its client
+
+
+class StrategyStateError(ValueError):
+    """The arrays of a checkpoint are not those of the strategy that should load them."""
+
+
+class FedAvg(strategy.FedAvg):
+    """FedAvg: the mean of the clients' adapters, weighted by their training examples.
+
+    McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1::
+
+        x ← Σ_S p_i y_i = x + Δ        p_i = n_i / Σ_S n_j        Δ = Σ_S p_i (y_i − x)
+
+    ======  =================================================================
+    symbol  here
+    ======  =================================================================
+    x       ``current``, shape (P,), float32: the vector sent out this round
+    y_i     array "adapter" of a reply, shape (P,)
+    n_i     metric "num-examples" of a reply
+    ======  =================================================================
+
+    Flower's FedAvg keeps every reply in a list and divides by a total weight of zero; this one adds each reply to a
+    float64 sum and lets it go, and refuses what cannot be averaged. It sends to every node that the grid shows: the
+    round loop has drawn the clients, seeded, before.
+
+    A subclass overrides `_server_step`, and `state_names` if it keeps vectors between rounds.
+
+    Raises
+    ------
+    InconsistentMessageReplies
+        A reply lacks an array or the weight, or an array has another shape than the global one.
+    AggregationError
+        No example was trained on, or `aggregate_train` was called before `configure_train`.
+    """
+
+    reply_arrays: ClassVar[tuple[str, ...]] = (ADAPTER,)
+    state_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        self.current: NDArray[np.float32] | None = None
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Remember x and send it to every client of the round."""
+        self.current = arrays[ADAPTER].numpy()
+        self._check_state(self.current.shape)
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the replies as they arrive, then take the server step. No reply: (None, None)."""
+        x = self._sent_vector()
+        means = {name: VectorMean(x.shape) for name in self.reply_arrays}
+        metrics = self._metric_mean()
+        for reply in replies:
+            self._add_reply(reply, means, metrics)
+            # The iterator may wait long for the next reply; this one must not stay alive meanwhile.
+            del reply
+        if means[ADAPTER].count == 0:
+            return None, None
+        updated = self._server_step(x.astype(np.float64), means)
+        return ArrayRecord({ADAPTER: Array(updated.astype(np.float32))}), metrics.value()
+
+    def _add_reply(self, reply: Message, means: Mapping[str, VectorMean], metrics: MetricMean) -> None:
+        arrays, record = reply_records(reply)
+        num_examples = reply_metric(record, self.weighted_by_key)
+        for name, mean in means.items():
+            mean.add(reply_vector(arrays, name, self._sent_vector().shape), self._weight(num_examples))
+        metrics.add(record, num_examples)
+
+    def _weight(self, num_examples: float) -> float:
+        """Return the weight of a reply in the means of the arrays."""
+        return num_examples
+
+    def _server_step(self, x: NDArray[np.float64], means: Mapping[str, VectorMean]) -> NDArray[np.float64]:
+        """Return the next x from this round's x and the mean of each reply array."""
+        return means[ADAPTER].value()
+
+    def state_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return the vectors that a checkpoint must hold; none before the first round."""
+        state = {name: getattr(self, name) for name in self.state_names}
+        return {name: vector for name, vector in state.items() if vector is not None}
+
+    def load_state_arrays(self, arrays: Mapping[str, NDArray]) -> None:
+        """Put back what `state_arrays` returned; StrategyStateError if the names differ."""
+        if arrays and set(arrays) != set(self.state_names):
+            raise StrategyStateError(
+                f"The checkpoint holds the strategy state {sorted(arrays)}, {type(self).__name__} needs "
+                f"{sorted(self.state_names)}. Resume with the strategy that wrote the checkpoint."
+            )
+        for name in self.state_names:
+            setattr(self, name, np.array(arrays[name], np.float32) if arrays else None)
+
+    def _check_state(self, shape: tuple[int, ...]) -> None:
+        # NumPy would broadcast a state of shape (1,) without a word.
+        for name, vector in self.state_arrays().items():
+            if vector.shape != shape:
+                raise StrategyStateError(
+                    f"The state '{name}' has shape {vector.shape}, the adapter {shape}. "
+                    "The checkpoint belongs to another adapter."
+                )
+
+    def _sent_vector(self) -> NDArray[np.float32]:
+        if self.current is None:
+            raise AggregationError("aggregate_train needs the vector that configure_train sends; call that first.")
+        return self.current
+
+    def _metric_mean(self) -> MetricMean:
+        return MetricMean(ignored=(self.weighted_by_key, CLIENT))
+
+
+def reply_records(reply: Message) -> tuple[ArrayRecord, MetricRecord]:
+    """Return the one ArrayRecord and the one MetricRecord of a reply."""
+    # Not content.array_records: that view refers to itself, and keeps the arrays alive until the next full garbage
+    # collection.
+    records = list(reply.content.values())
+    arrays = [record for record in records if isinstance(record, ArrayRecord)]
+    metrics = [record for record in records if isinstance(record, MetricRecord)]
+    if len(arrays) != 1 or len(metrics) != 1:
+        raise InconsistentMessageReplies(
+            f"A reply must hold one ArrayRecord and one MetricRecord, not {len(arrays)} and {len(metrics)}."
+        )
+    return arrays[0], metrics[0]
+
+
+def reply_metric(metrics: MetricRecord, name: str) -> float:
+    """Return a finite scalar >= 0 from a reply's metrics."""
+    value = metrics.get(name)
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise InconsistentMessageReplies(f"The metric '{name}' of a reply must be a number >= 0, not {value!r}.")
+    return value
+
+
+def reply_vector(arrays: ArrayRecord, name: str, shape: tuple[int, ...]) -> NDArray:
+    """Return an array of a reply, which must have the shape of the global one."""
+    if name not in arrays:
+        raise InconsistentMessageReplies(f"A reply lacks the array '{name}'; it holds {sorted(arrays)}.")
+    vector = arrays[name].numpy()
+    if vector.shape != shape:
+        raise InconsistentMessageReplies(
+            f"The array '{name}' of a reply has shape {vector.shape}, the global adapter {shape}."
+        )
+    return vector

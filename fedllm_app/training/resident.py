@@ -1,0 +1,94 @@
+"""What a client process keeps loaded between messages: the base model with its adapter slot, and the tokenizer.
+
+The one global state of the app (a simulation's actors and a site's process live across messages, and loading the base
+for every message is the largest avoidable cost). Clients share it: before each use the adapter is written anew, so
+nothing of one client is left for the next.
+"""
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fedllm_app.adapters import AdapterView, Manifest, add_adapter, lora_config
+from fedllm_app.models import choose_dtype, load_base_model, load_tokenizer, locate_model
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ResidentKey:
+    """Everything that the loaded model depends on."""
+
+    model: str
+    dtype: str
+    trust_remote_code: bool
+    lora_r: int
+    lora_alpha: int
+    lora_dropout: float
+    lora_targets: tuple[str, ...] | str
+
+
+@dataclass
+class Resident:
+    """A loaded base model with an adapter slot. `trainers` holds the trainers built on it, by what they do."""
+
+    key: ResidentKey
+    trainers: dict[Any, Any] = field(default_factory=dict)
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The base model's tokenizer."""
+        return load_tokenizer(locate_model(self.key.model, self.key.trust_remote_code))
+
+    @cached_property
+    def model(self) -> "PeftModel":
+        """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
+        location = locate_model(self.key.model, self.key.trust_remote_code)
+        base = load_base_model(location, choose_dtype(self.key.dtype))
+        targets = self.key.lora_targets if isinstance(self.key.lora_targets, str) else list(self.key.lora_targets)
+        adapter = lora_config(self.key.lora_r, self.key.lora_alpha, self.key.lora_dropout, targets, self.key.model)
+        return add_adapter(base, adapter)
+
+    @cached_property
+    def adapter(self) -> AdapterView:
+        """The adapter slot as a packed vector."""
+        return AdapterView(self.model)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The layout of the adapter slot."""
+        return self.adapter.manifest
+
+
+_resident: Resident | None = None
+
+
+def resident(key: ResidentKey) -> Resident:
+    """The process's resident model for `key`; a model loaded for another key is let go first."""
+    global _resident
+    if _resident is None or _resident.key != key:
+        _resident = None
+        _resident = Resident(key)
+    return _resident
+
+
+def set_threads(threads: int) -> int:
+    """Use `threads` CPU threads for tensor arithmetic (0: the CPUs that Ray gave this process, else all). Returns it.
+
+    The number of threads changes the order of floating-point sums, so it is part of what makes a run reproducible.
+    """
+    import torch
+
+    wanted = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1
+    torch.set_num_threads(wanted)
+    return wanted
+
+
+def release() -> None:
+    """Forget the resident model (after running out of memory, so that the next message finds a clean process)."""
+    global _resident
+    _resident = None

@@ -1,0 +1,117 @@
+"""FedAvg, FedProx and SCAFFOLD on clients that disagree: many local steps on quadratics with different curvature.
+
+Client i has ``f_i(y) = ½ (y − b_i)ᵀ A_i (y − b_i)`` and takes K gradient steps of size η. With ``M_i = (I − η A_i)^K``
+its move is ``y_i − x = −(I − M_i)(x − b_i)``. The optimum of the mean loss and FedAvg's fixed point (equal counts)
+are where
+
+    Σ A_i (x − b_i) = 0            x* = (Σ A_i)⁻¹ Σ A_i b_i
+    Σ (I − M_i)(x − b_i) = 0       x̄ = (Σ (I − M_i))⁻¹ Σ (I − M_i) b_i
+
+For K = 1, I − M_i = η A_i and both agree; for many steps I − M_i tends to I, and x̄ to the mean of the b_i: FedAvg
+stops where the clients' curvatures do not count. FedProx's client descends ``f_i(y) + (μ/2) ‖y − x‖²`` instead: with
+``B_i = A_i + μ I`` its move is ``−(I − (I − η B_i)^K) B_i⁻¹ A_i (x − b_i)``, which tends to η K A_i as μ outgrows A_i.
+SCAFFOLD's fixed point is x*: there c_i = ∇f_i(x*), c = Σ c_i / N = 0, and every corrected gradient vanishes.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from fedllm_app.strategies.registry import build_strategy
+
+from .toy import Client, make_reply, run_round
+
+STEPS, RATE, MU = 20, 0.05, 3.0
+CURVATURES = [np.diag([4.0, 0.2]), np.array([[0.5, 0.3], [0.3, 1.0]]), np.diag([0.1, 3.0]), np.diag([1.5, 1.0])]
+CENTRES = [np.array([1.0, 2.0]), np.array([-2.0, 1.0]), np.array([3.0, -1.0]), np.array([0.0, 4.0])]
+EYE = np.eye(2)
+
+# correction(gradient, y, x, message, own control variate) -> corrected gradient
+Correction = Callable[[NDArray, NDArray, NDArray, Message, NDArray], NDArray]
+
+
+def corrected_gradient(gradient: NDArray, y: NDArray, x: NDArray, message: Message, own: NDArray) -> NDArray:
+    """What the messages ask of a client: g + μ (y − x), or g + c − c_i."""
+    config = message.content["config"]
+    if config.get("scaffold", False):
+        return gradient + message.content["arrays"]["control"].numpy() - own
+    return gradient + config.get("proximal-mu", 0.0) * (y - x)
+
+
+def quadratic_client(curvature: NDArray, centre: NDArray, correction: Correction = corrected_gradient) -> Client:
+    """Return a client that keeps its control variate c_i: the mean raw gradient of its last K steps."""
+    own = np.zeros_like(centre)
+
+    def client(message: Message) -> Message:
+        nonlocal own
+        x = message.content["arrays"]["adapter"].numpy().astype(np.float64)
+        y, raw = x.copy(), []
+        for _ in range(STEPS):
+            raw.append(curvature @ (y - centre))
+            y = y - RATE * correction(raw[-1], y, x, message, own)
+        new = np.mean(raw, axis=0)
+        reply = make_reply(message, y, examples=10, control_delta=new - own)
+        own = new
+        return reply
+
+    return client
+
+
+def fixed_point(moves: list[NDArray]) -> NDArray:
+    """Solve Σ D_i (x − b_i) = 0 for the matrices D_i."""
+    right = sum(matrix @ centre for matrix, centre in zip(moves, CENTRES, strict=True))
+    return np.linalg.solve(sum(moves), right)
+
+
+def powers(matrices: list[NDArray]) -> list[NDArray]:
+    """Return I − (I − η A)^K for every A."""
+    return [EYE - np.linalg.matrix_power(EYE - RATE * matrix, STEPS) for matrix in matrices]
+
+
+OPTIMUM = fixed_point(CURVATURES)
+FEDAVG_POINT = fixed_point(powers(CURVATURES))
+_PROXIMAL = [curvature + MU * EYE for curvature in CURVATURES]
+FEDPROX_POINT = fixed_point([
+    power @ np.linalg.solve(proximal, curvature)
+    for power, proximal, curvature in zip(powers(_PROXIMAL), _PROXIMAL, CURVATURES, strict=True)
+])
+
+
+def federate(name: str, hyper: Mapping[str, float], rounds: int, per_round: int = 4) -> NDArray:
+    """Return the global vector after some rounds; the clients take turns if not all are drawn."""
+    strategy = build_strategy(name, hyper, num_clients=4)
+    clients = [quadratic_client(a, b) for a, b in zip(CURVATURES, CENTRES, strict=True)]
+    x = np.array([5.0, -5.0], np.float32)
+    for server_round in range(1, rounds + 1):
+        drawn = [(server_round * per_round + offset) % 4 for offset in range(per_round)]
+        x = run_round(strategy, server_round, x, {client: clients[client] for client in drawn})
+    return x
+
+
+def test_the_problem_is_worth_solving():
+    """FedAvg's fixed point is far from the optimum; otherwise the tests below would show nothing."""
+    assert np.linalg.norm(FEDAVG_POINT - OPTIMUM) > 0.3
+
+
+def test_fedavg_stops_at_its_biased_fixed_point():
+    np.testing.assert_allclose(federate("fedavg", {}, 100), FEDAVG_POINT, atol=1e-5)
+
+
+def test_fedprox_lies_between():
+    """At its own fixed point, nearer to the optimum than FedAvg's and not there."""
+    x = federate("fedprox", {"mu": MU}, 200)
+    np.testing.assert_allclose(x, FEDPROX_POINT, atol=1e-5)
+    assert 0.1 < np.linalg.norm(x - OPTIMUM) < 0.8 * np.linalg.norm(FEDAVG_POINT - OPTIMUM)
+
+
+def test_scaffold_reaches_the_optimum():
+    np.testing.assert_allclose(federate("scaffold", {}, 200), OPTIMUM, atol=1e-4)
+
+
+@pytest.mark.parametrize("per_round", [2, 3])
+def test_scaffold_reaches_the_optimum_when_clients_take_turns(per_round):
+    """|S| / N keeps c the mean of all c_i. With N = |S|, c gains a constant that never leaves, and so does x."""
+    np.testing.assert_allclose(federate("scaffold", {}, 600, per_round), OPTIMUM, atol=1e-4)

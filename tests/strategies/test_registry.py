@@ -1,0 +1,136 @@
+"""The table of names, and class paths beside it."""
+
+import math
+
+import numpy as np
+import pytest
+from flwr.serverapp import strategy as flower
+
+from fedllm_app.strategies.class_path import ClassPathError
+from fedllm_app.strategies.registry import (
+    STRATEGIES,
+    Hyperparameter,
+    HyperparameterError,
+    UnknownStrategyError,
+    build_strategy,
+    complete_hyperparameters,
+    hyperparameter_problems,
+    minimum_clients,
+)
+
+from .toy import make_reply, run_round
+
+HERE = __name__
+
+
+class WithHyperparameters(flower.FedAvg):
+    """A user's strategy, which hands on what it does not know."""
+
+    def __init__(self, num_clients: int, server_rate: float = 1.0, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.num_clients = num_clients
+        self.server_rate = server_rate
+
+
+class Picky(flower.FedAvg):
+    def __init__(self) -> None:
+        super().__init__()
+        raise ValueError("not today")
+
+
+NOT_A_CLASS = flower.FedAvg()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_defaults_are_accepted_and_reach_the_strategy(name):
+    spec = STRATEGIES[name]
+    strategy = build_strategy(name, {}, num_clients=7)
+    target = getattr(strategy, "rule", strategy)
+    flower_names = {"malicious": "num_malicious_nodes", "keep": "num_nodes_to_select"}
+    for parameter in spec.hyperparameters:
+        assert parameter.accepts(parameter.default)
+        # A value other than the default, inside every interval of the table.
+        other = 2 if isinstance(parameter.default, int) else 0.25
+        changed = build_strategy(name, {parameter.name: other}, num_clients=20)
+        attribute = flower_names.get(parameter.name, parameter.name.replace("-", "_"))
+        assert getattr(target, attribute) == parameter.default
+        assert getattr(getattr(changed, "rule", changed), attribute) == other
+
+
+def test_scaffold_is_told_of_all_clients():
+    assert build_strategy("scaffold", {}, num_clients=50).num_clients == 50
+
+
+@pytest.mark.parametrize("name, nearest", [("fedAvg", "fedavg"), ("scafold", "scaffold"), ("fedadagard", "fedadagrad")])
+def test_unknown_name(name, nearest):
+    with pytest.raises(UnknownStrategyError, match=f"did you mean '{nearest}'.*centralized"):
+        build_strategy(name, {}, 7)
+
+
+def test_all_problems_of_hyperparameters_together():
+    problems = hyperparameter_problems("fedadam", {"eta": 0, "beta-1": 1.0, "beta_2": 0.9, "tau": 1})
+    assert [problem.split("'")[1] for problem in problems] == ["eta", "beta-1", "fedadam"]
+    assert "a number > 0, not 0" in problems[0]
+    assert "a number in [0, 1), not 1.0" in problems[1]
+    assert "eta, beta-1, beta-2, tau" in problems[2]
+    with pytest.raises(HyperparameterError, match="it has none"):
+        build_strategy("fedavg", {"mu": 1.0}, 7)
+
+
+def test_complete_hyperparameters():
+    assert complete_hyperparameters("fedavgm", {"beta": 0.9}) == {"beta": 0.9, "eta-s": 1.0}
+
+
+@pytest.mark.parametrize("value", [True, "0.5", None, math.nan, math.inf, -0.1, 0.5])
+def test_not_accepted(value):
+    assert not Hyperparameter("beta", "β", 0.2, maximum=0.5).accepts(value)
+
+
+def test_intervals():
+    closed = Hyperparameter("a", "a", 0.5, maximum=1.0, maximum_open=False)
+    assert closed.accepts(1.0) and closed.accepts(0) and closed.accepted == "a number in [0, 1]"
+    whole = Hyperparameter("m", "m", 2, minimum=1)
+    assert whole.accepts(1) and not whole.accepts(1.0) and whole.accepted == "an integer >= 1"
+
+
+def test_who_needs_more_than_plain_training():
+    assert {name for name, spec in STRATEGIES.items() if not spec.server_only} == {"fedprox", "scaffold", "centralized"}
+
+
+@pytest.mark.parametrize("name", ["FedAvg", "FedAvgM", "FedAdam", "FedMedian", "Krum"])
+def test_class_path_of_flower(name):
+    """Two clients are enough: every minimum of Flower's constructors is set to 1. Two rounds on a vector run."""
+    path = f"flwr.serverapp.strategy.{name}"
+    strategy = build_strategy(path, {}, num_clients=2)
+    assert type(strategy) is getattr(flower, name)
+    assert (strategy.min_train_nodes, strategy.min_evaluate_nodes, strategy.min_available_nodes) == (1, 1, 1)
+    assert minimum_clients(path, {}) == 1
+    x = np.array([1.0, 2.0], np.float32)
+    for server_round in (1, 2):
+        clients = {k: lambda message, k=k: make_reply(message, x + k + 1, examples=k + 1) for k in range(2)}
+        x = run_round(strategy, server_round, x, clients)
+    assert (x > [1.0, 2.0]).all()
+
+
+def test_class_path_takes_hyperparameters_and_the_number_of_clients():
+    path = f"{HERE}.WithHyperparameters"
+    strategy = build_strategy(path, {"server-rate": 0.5}, num_clients=9)
+    assert (strategy.num_clients, strategy.server_rate, strategy.min_train_nodes) == (9, 0.5, 1)
+    with pytest.raises(ClassPathError, match="takes no argument rate"):
+        build_strategy(path, {"rate": 0.5}, num_clients=9)
+
+
+@pytest.mark.parametrize("path, complaint", [
+    ("no_such_package.Class", "cannot be imported"),
+    ("flwr.serverapp.strategy.NoSuchClass", "cannot be imported"),
+    (".FedAvg", "cannot be imported"),
+    ("flwr..FedAvg", "cannot be imported"),
+    ("flwr.app.Message", "no subclass"),
+    (f"{HERE}.NOT_A_CLASS", "no subclass"),
+    ("flwr.serverapp.strategy.Strategy", "abstract"),
+    ("flwr.serverapp.strategy.QFedAvg", "without client_learning_rate"),
+    (f"{HERE}.Picky", "not today"),
+])
+def test_bad_class_path(path, complaint):
+    with pytest.raises(ClassPathError, match=complaint):
+        build_strategy(path, {}, num_clients=3)
