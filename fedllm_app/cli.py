@@ -41,28 +41,59 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     app = Path(parsed.app).resolve()
     flat = default_run_config(app) | read_overrides(parsed.run_config or [])
     if not flat["run.directory"]:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        flat["run.directory"] = str(Path("runs").resolve() / f"{stamp}-{flat['strategy.name']}")
+        flat["run.directory"] = str(_new_directory(str(flat["strategy.name"])))
+    return 0 if run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation) else 1
+
+
+def demo(parsed: argparse.Namespace, console: Console) -> int:
+    """`fedllm demo`: the main job; see `fedllm_app.demo`."""
+    from fedllm_app.demo import demo as run_demo
+
+    app = Path(parsed.app).resolve()
+    flat = default_run_config(app) | read_overrides(parsed.run_config or [])
+    directory = Path(flat["run.directory"] or _new_directory("demo"))
+
+    def run_one(overrides: dict) -> None:
+        if not run_to_end(app, flat | overrides, console):
+            raise LaunchError("the demo stops here, because a run of it failed")
+
+    run_demo(parse_run_config(flat), directory, run_one, console)
+    return 0
+
+
+def run_to_end(
+    app: Path,
+    flat: dict,
+    console: Console,
+    connection: str | None = None,
+    federation_config: str | None = None,
+    federation: str | None = None,
+) -> bool:
+    """Run `app` under the flat configuration, show its progress, and say whether it finished."""
     config = parse_run_config(flat)
     directory = Path(config.run.directory)
     if (directory / "journal.jsonl").exists():
         raise LaunchError(f"run.directory = {str(directory)!r} holds another run; name a new directory")
+    log_file = directory / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
         overrides.write_text("".join(f'"{key}" = {_toml(value)}\n' for key, value in flat.items()), encoding="utf-8")
         options = ["--run-config", str(overrides)]
-        options += ["--federation-config", parsed.federation_config or default_federation(config)]
-        options += ["--federation", parsed.federation] if parsed.federation else []
-        log_file = directory / "flower.log"
-        with LocalSuperLink(log_file) if is_local(parsed.superlink) else nullcontext() as superlink:
+        options += ["--federation-config", federation_config or default_federation(config)]
+        options += ["--federation", federation] if federation else []
+        with LocalSuperLink(log_file) if is_local(connection) else nullcontext() as superlink:
             environment = superlink.environment if superlink else flower_environment()
-            run_id = submit_run(app, parsed.superlink, options, environment)
-            finished = _follow(run_id, directory, config, console, parsed.superlink, environment)
-    if not finished:
+            run_id = submit_run(app, connection, options, environment)
+            finished = _follow(run_id, directory, config, console, connection, environment)
+    if finished:
+        console.print(summary(read_result(directory), str(directory)))
+    else:
         console.print(f"the run failed; the end of {log_file}:\n{tail(log_file)}", style="red", markup=False)
-        return 1
-    console.print(summary(read_result(directory), str(directory)))
-    return 0
+    return finished
+
+
+def _new_directory(name: str) -> Path:
+    return Path("runs").resolve() / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
 
 
 def read_overrides(given: list[str]) -> dict[str, bool | int | float | str]:
@@ -144,6 +175,10 @@ def _parser() -> argparse.ArgumentParser:
     run_parser.add_argument("--federation-config", help="as `flwr run`: 'num-supernodes=4 client-resources-num-cpus=1'")
     run_parser.add_argument("--federation", help="as `flwr run`: @account/federation")
     run_parser.set_defaults(command=run)
+    demo_parser = commands.add_parser("demo", help="the main job: federate four domains and compare")
+    demo_parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
+    demo_parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
+    demo_parser.set_defaults(command=demo)
     return parser
 
 

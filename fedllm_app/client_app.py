@@ -117,7 +117,7 @@ def _build_local_client(run_config: tuple, clients: int):
         messages=data.messages_column,
     )
     return LocalClient(
-        _resident_key(config),
+        resident_key(config),
         DataSelection(
             name=data.name,
             columns=columns,
@@ -141,7 +141,8 @@ def _build_local_client(run_config: tuple, clients: int):
     )
 
 
-def _resident_key(config: Config):
+def resident_key(config: Config):
+    """What this configuration's resident model is known by."""
     from fedllm_app.training.resident import ResidentKey
 
     model, lora = config.model, config.lora

@@ -4,6 +4,7 @@
     journal.jsonl          one line a client and round, one a round, one an evaluation, and every refusal
     checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after round N
     adapter/               the final adapter in PEFT format
+    adapters/client-K/     where clients train alone: the final adapter of each
     result.json            written last; its absence means that the run failed
 """
 
@@ -73,10 +74,17 @@ class RunDirectory:
             (directory / "state.json").write_text(json.dumps({"round": server_round, "positions": positions}))
 
     def finish(
-        self, adapter: np.ndarray, manifest: Manifest, peft_config: "peft.PeftConfig", result: Mapping[str, object]
+        self,
+        adapter: np.ndarray,
+        alone: Mapping[int, np.ndarray],
+        manifest: Manifest,
+        peft_config: "peft.PeftConfig",
+        result: Mapping[str, object],
     ) -> None:
-        """Write the final adapter and then, last of all, the result."""
+        """Write the final adapter, those of clients that trained alone, and then, last of all, the result."""
         save_peft_directory(self.path / "adapter", adapter, manifest, peft_config)
+        for client, own in alone.items():
+            save_peft_directory(self.path / "adapters" / f"client-{client}", own, manifest, peft_config)
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
 
 

@@ -17,6 +17,7 @@ from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.rounds import Rounds, Schedule, Totals
 from fedllm_app.run_directory import RunDirectory
+from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
 
 app = ServerApp()
@@ -66,7 +67,8 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     )
     directory.journal("ready", seconds=ready - started, parameters=manifest.size, clients=len(clients))
     final = rounds.run(initial)
-    directory.finish(final, manifest, adapter, _result(config, initial, final, rounds.totals, started, ready))
+    alone = strategy.client_arrays if isinstance(strategy, Local) else {}
+    directory.finish(final, alone, manifest, adapter, _result(config, initial, final, rounds.totals, started, ready))
     log(INFO, "finished: %s", directory.path)
 
 

@@ -66,9 +66,9 @@ class Hyperparameter:
         return f"{kind} in {left}{self.minimum:g}, {self.maximum:g}{right}"
 
     def accepts(self, value: object) -> bool:
-        """Return whether a value is of the kind and in the interval. Neither bool nor NaN nor infinity is."""
+        """Return whether a value is of the kind and in the interval. No bool is, nor NaN, nor infinity."""
         kinds = int if isinstance(self.default, int) else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, kinds) or isinstance(value, bool):
             return False
         above = value > self.minimum if self.minimum_open else value >= self.minimum
         below = value < self.maximum if self.maximum_open else value <= self.maximum

@@ -127,6 +127,17 @@ def test_bad_csv_rows(tmp_path, cache):
     assert "broken CSV" in reasons["rows.csv line 6"]
 
 
+def test_broken_utf8_in_parquet_spoils_one_row(tmp_path, cache):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    answers = pa.array([b"a", b"\xff", b"c"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"prompt": ["x", "y", "z"], "completion": answers}), tmp_path / "rows.parquet")
+    source = open_source(str(tmp_path / "rows.parquet"), task="sft", cache_dir=cache, max_bad_share=0.5)
+    assert [example.completion for example in source.examples(range(2))] == ["a", "c"]
+    assert "broken UTF-8" in dict(source.bad.first)["rows.parquet row 2"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [

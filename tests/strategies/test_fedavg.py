@@ -51,10 +51,15 @@ def test_no_reply_gives_nothing():
 
 
 def test_sums_in_float64():
-    """1e8 + 1 is 1e8 in float32: summed there, the mean of (1e8, 1, -1e8, 0) would be 0 and not 0.25."""
+    """1e8 + 1 is 1e8 in float32: summed there, the mean of (1e8, 1, -1e8, 0) would be 0 and not 0.25.
+
+    2²⁴ + 1 examples are 2²⁴ in float32: multiplied there, the mean of 1 alone would be 2²⁴ / (2²⁴ + 1) < 1.
+    """
     moves = {client: ([move, 0.0], 1) for client, move in enumerate([1e8, 1.0, -1e8, 0.0])}
     (mean,) = run_moves(FedAvg(), [moves], x=np.zeros(2, np.float32))
     assert mean[0] == 0.25
+    (mean,) = run_moves(FedAvg(), [{0: ([1.0, 0.0], 2**24 + 1)}], x=np.zeros(2, np.float32))
+    assert mean[0] == 1.0
 
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (1, 2)])

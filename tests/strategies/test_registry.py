@@ -1,5 +1,6 @@
 """The table of names, and class paths beside it."""
 
+import inspect
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedllm_app.strategies.registry import (
 from .toy import make_reply, run_round
 
 HERE = __name__
+ROBUST = {"fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"}
 
 
 class WithHyperparameters(flower.FedAvg):
@@ -57,6 +59,19 @@ def test_defaults_are_accepted_and_reach_the_strategy(name):
         assert getattr(getattr(changed, "rule", changed), attribute) == other
 
 
+@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - ROBUST))
+def test_the_table_and_the_constructor_agree_on_defaults(name):
+    parameters = inspect.signature(type(build_strategy(name, {}, num_clients=7))).parameters
+    for hyper in STRATEGIES[name].hyperparameters:
+        assert parameters[hyper.name.replace("-", "_")].default == hyper.default
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_name_gives_the_strategy_of_that_name(name):
+    strategy = build_strategy(name, {}, num_clients=7)
+    assert type(strategy.rule if name in ROBUST else strategy).__name__.lower() == name
+
+
 def test_scaffold_is_told_of_all_clients():
     assert build_strategy("scaffold", {}, num_clients=50).num_clients == 50
 
@@ -81,9 +96,14 @@ def test_complete_hyperparameters():
     assert complete_hyperparameters("fedavgm", {"beta": 0.9}) == {"beta": 0.9, "eta-s": 1.0}
 
 
-@pytest.mark.parametrize("value", [True, "0.5", None, math.nan, math.inf, -0.1, 0.5])
+@pytest.mark.parametrize("value", [True, False, "0.5", None, math.nan, math.inf, -0.1, 0.5])
 def test_not_accepted(value):
     assert not Hyperparameter("beta", "β", 0.2, maximum=0.5).accepts(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_bound_does_not_mean_infinity(value):
+    assert not Hyperparameter("eta", "η", 1e-3).accepts(value)
 
 
 def test_intervals():
@@ -127,7 +147,7 @@ def test_class_path_takes_hyperparameters_and_the_number_of_clients():
     ("flwr..FedAvg", "cannot be imported"),
     ("flwr.app.Message", "no subclass"),
     (f"{HERE}.NOT_A_CLASS", "no subclass"),
-    ("flwr.serverapp.strategy.Strategy", "abstract"),
+    ("flwr.serverapp.strategy.Strategy", "does not define aggregate_evaluate"),
     ("flwr.serverapp.strategy.QFedAvg", "without client_learning_rate"),
     (f"{HERE}.Picky", "not today"),
 ])
