@@ -104,7 +104,7 @@ class AdapterView:
         import torch
 
         with torch.no_grad():
-            for tensor, piece in zip(self._tensors, self.split(torch.from_numpy(np.array(vector))), strict=True):
+            for tensor, piece in zip(self._tensors, self.pieces(vector), strict=True):
                 tensor.copy_(piece.view(tensor.shape))
 
     def read(self) -> np.ndarray:
@@ -114,11 +114,14 @@ class AdapterView:
         with torch.no_grad():
             return torch.cat([tensor.reshape(-1).float().cpu() for tensor in self._tensors]).numpy()
 
-    def split(self, vector: "torch.Tensor") -> list["torch.Tensor"]:
-        """`vector` cut into pieces in the manifest's order. `AdapterError` if its size is another."""
+    def pieces(self, vector: np.ndarray) -> list["torch.Tensor"]:
+        """A copy of `vector` on the model's device, cut in the manifest's order. `AdapterError` on another size."""
+        import torch
+
         if vector.shape != (self.manifest.size,):
-            raise AdapterError(f"an adapter of shape {tuple(vector.shape)} does not fit ({self.manifest.size},)")
-        return list(vector.split(self.manifest.sizes))
+            raise AdapterError(f"an adapter of shape {vector.shape} does not fit ({self.manifest.size},)")
+        copy = torch.from_numpy(np.array(vector, np.float32)).to(self._tensors[0].device)
+        return list(copy.split(self.manifest.sizes))
 
     def by_manifest(self) -> list["torch.nn.Parameter"]:
         """The trained parameters in the manifest's order."""

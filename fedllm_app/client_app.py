@@ -12,7 +12,7 @@ from flwr.supercore import log
 from fedllm_app import progress
 from fedllm_app.config import Config, parse_run_config
 from fedllm_app.fingerprint import code_hash
-from fedllm_app.messages import CONFIG, Assignment, adapter_record, failure, read_vector, reply
+from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
 
 # Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
 
@@ -67,8 +67,8 @@ def train(message: Message, context: Context) -> Message:
     """Train the received adapter for one round on the client's shard."""
     assignment = Assignment.from_message(message)
     client = _local_client(context, assignment.clients)
-    adapter, metrics = client.train(assignment, read_vector(message), _Reporter(context.run_id, assignment))
-    return reply(message, adapter_record(adapter), metrics, assignment.manifest)
+    vectors, metrics = client.train(assignment, read_vectors(message), _Reporter(context.run_id, assignment))
+    return reply(message, vectors_record(vectors), metrics, assignment.manifest)
 
 
 @app.evaluate()
@@ -76,7 +76,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the received adapter on the client's held-out rows."""
     assignment = Assignment.from_message(message)
-    metrics = _local_client(context, assignment.clients).evaluate(assignment, read_vector(message))
+    metrics = _local_client(context, assignment.clients).evaluate(assignment, read_vectors(message))
     return reply(message, None, metrics, assignment.manifest)
 
 
@@ -96,39 +96,23 @@ class _Reporter:
 
 def _local_client(context: Context, clients: int):
     """The local client for this run's configuration, built on first use in this process."""
-    return _build_local_client(tuple(sorted(context.run_config.items())), clients)
+    return _build_local_client(context.run_id, tuple(sorted(context.run_config.items())), clients)
 
 
 @functools.lru_cache(maxsize=1)
-def _build_local_client(run_config: tuple, clients: int):
-    from fedllm_app.data.loading import DataSelection
-    from fedllm_app.data.sources import Columns
-    from fedllm_app.training.local_client import LocalClient, Tokenization
+def _build_local_client(run_id: int, run_config: tuple, clients: int):
+    from fedllm_app.training.local import LocalTraining
+    from fedllm_app.training.local_client import InstructionTuning, LocalClient, Tokenization, ValueAlignment
     from fedllm_app.training.resident import set_threads
-    from fedllm_app.training.sft import LocalTraining
 
     config = parse_run_config(dict(run_config))
-    data, train_ = config.data, config.train
+    train_ = config.train
     set_threads(config.run.threads)
-    columns = Columns(
-        prompt=data.prompt_column,
-        input=data.input_column,
-        completion=data.completion_column,
-        messages=data.messages_column,
-    )
     return LocalClient(
+        run_id,
         resident_key(config),
-        DataSelection(
-            name=data.name,
-            columns=columns,
-            clients=clients,
-            seed=config.run.seed,
-            examples_per_client=data.examples_per_client,
-            held_out=data.held_out_examples,
-            max_bad_share=data.max_bad_share,
-            task=train_.task,
-        ),
-        Tokenization(data.template, data.system_prompt, train_.max_length),
+        data_selection(config, clients),
+        Tokenization(config.data.template, config.data.system_prompt, train_.max_length),
         LocalTraining(
             local_steps=train_.local_steps,
             batch_size=train_.batch_size,
@@ -137,7 +121,34 @@ def _build_local_client(run_config: tuple, clients: int):
             weight_decay=train_.weight_decay,
             max_grad_norm=train_.max_grad_norm,
         ),
+        InstructionTuning() if train_.task == "sft" else ValueAlignment(config.dpo.beta, config.dpo.loss_type),
         config.evaluate.examples,
+    )
+
+
+def data_selection(config: Config, clients: int):
+    """Which rows this configuration gives the clients."""
+    from fedllm_app.data.loading import DataSelection
+    from fedllm_app.data.sources import Columns
+
+    data = config.data
+    return DataSelection(
+        name=data.name,
+        columns=Columns(
+            prompt=data.prompt_column,
+            input=data.input_column,
+            completion=data.completion_column,
+            messages=data.messages_column,
+            chosen=data.chosen_column,
+            rejected=data.rejected_column,
+        ),
+        clients=clients,
+        seed=config.run.seed,
+        examples_per_client=data.examples_per_client,
+        held_out=data.held_out_examples,
+        max_bad_share=data.max_bad_share,
+        task=config.train.task,
+        split=data.split,
     )
 
 
@@ -147,7 +158,9 @@ def resident_key(config: Config):
 
     model, lora = config.model, config.lora
     targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
-    return ResidentKey(model.name, model.dtype, model.trust_remote_code, lora.r, lora.alpha, lora.dropout, targets)
+    return ResidentKey(
+        config.train.task, model.name, model.dtype, model.trust_remote_code, lora.r, lora.alpha, lora.dropout, targets
+    )
 
 
 def _who(message: Message, context: Context) -> str:

@@ -89,6 +89,9 @@ class DataConfig(_Section):
     input_column: str
     completion_column: str
     messages_column: str
+    chosen_column: str
+    rejected_column: str
+    split: str
     max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)]
     examples_per_client: Positive
     held_out_examples: NotNegative
@@ -106,7 +109,7 @@ class ClientsConfig(_Section):
 class TrainConfig(_Section):
     """Local training of one client in one round. Lengths in tokens."""
 
-    task: Literal["sft"]
+    task: Literal["sft", "dpo"]
     rounds: Positive
     local_steps: Positive
     batch_size: Positive
@@ -117,6 +120,22 @@ class TrainConfig(_Section):
     optimizer: Literal["adamw", "sgd"]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(ge=0)]
+
+
+class AdapterConfig(_Section):
+    """The adapter to start from: "" draws a new one; else the absolute path of a run or PEFT directory."""
+
+    start: str
+
+
+class DpoConfig(_Section):
+    """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type."""
+
+    beta: Annotated[float, Field(gt=0)]
+    loss_type: Literal[
+        "sigmoid", "hinge", "ipo", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+        "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+    ]  # fmt: skip
 
 
 class EvaluateConfig(_Section):
@@ -139,9 +158,11 @@ class Config(_Section):
     run: RunConfig
     model: ModelConfig
     lora: LoraConfig
+    adapter: AdapterConfig
     data: DataConfig
     clients: ClientsConfig
     train: TrainConfig
+    dpo: DpoConfig
     evaluate: EvaluateConfig
     strategy: StrategyConfig
 
@@ -245,6 +266,9 @@ def _contradictions(config: Config) -> list[str]:
         )
     if config.evaluate.every and not data.held_out_examples:
         problems.append("evaluate.every > 0 needs data.held-out-examples of at least 1; set evaluate.every = 0 for none")
+    start = config.adapter.start
+    if start and not Path(start).is_absolute():
+        problems.append(f"adapter.start = {start!r}: accepted is an absolute path")
     if not config.lora.targets:
         problems.append(f"lora.target-modules = {config.lora.target_modules!r}: accepted is names or all-linear")
     taking_part = clients.per_round or clients.number

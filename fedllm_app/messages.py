@@ -4,13 +4,15 @@ Down: the packed adapter and what to do with it. Up: the packed result and numbe
 where Flower has them, so that its own strategies work on these messages as they are.
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
-ADAPTER, CONTROL, CONTROL_DELTA = "adapter", "control", "control-delta"
+ADAPTER, CONTROL, CONTROL_DELTA, REFERENCE = "adapter", "control", "control-delta", "reference"
 EXAMPLES = "num-examples"
 CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
 
@@ -25,6 +27,8 @@ class Assignment:
 
     `position` is the number of optimizer steps of this client that entered the global model so far: all that has to be
     remembered of a client between rounds, and kept by the server, so that a restarted site goes on where it stopped.
+    `state_version` is the round of this client's last accepted reply (0: none): the version that state on the client's
+    disk must have. `reference` is the hash of the reference policy's adapter ("": the base model alone).
     """
 
     client: int
@@ -33,7 +37,10 @@ class Assignment:
     position: int
     learning_rate: float
     manifest: str
+    state_version: int = 0
+    reference: str = ""
     proximal_mu: float = 0.0
+    scaffold: bool = False
     pooled: bool = False
 
     def to_config(self) -> dict[str, int | float | str | bool]:
@@ -45,6 +52,8 @@ class Assignment:
             "position": self.position,
             "learning-rate": self.learning_rate,
             "manifest": self.manifest,
+            "state-version": self.state_version,
+            "reference": self.reference,
         }
 
     @classmethod
@@ -59,26 +68,38 @@ class Assignment:
                 position=config["position"],
                 learning_rate=config["learning-rate"],
                 manifest=config["manifest"],
+                state_version=config["state-version"],
+                reference=config["reference"],
                 # FedProx's key is the one that Flower's own FedProx sets.
                 proximal_mu=config.get("proximal-mu", 0.0),
+                scaffold=config.get("scaffold", False),
                 pooled=config.get("pooled", False),
             )
         except KeyError as error:
             raise BadMessage(f"the message's configuration lacks {error}") from None
 
 
-def adapter_record(vector: np.ndarray, **others: np.ndarray) -> ArrayRecord:
-    """The packed adapter, and further vectors of a strategy, as one ArrayRecord of float32 arrays."""
-    named = {ADAPTER: vector} | {name.replace("_", "-"): array for name, array in others.items()}
-    return ArrayRecord({name: Array(np.ascontiguousarray(array, np.float32)) for name, array in named.items()})
+def adapter_record(adapter: np.ndarray) -> ArrayRecord:
+    """The packed adapter as an ArrayRecord of one float32 array."""
+    return vectors_record({ADAPTER: adapter})
 
 
-def read_vector(message: Message, name: str = ADAPTER) -> np.ndarray:
-    """One packed vector of a message."""
+def vectors_record(vectors: Mapping[str, np.ndarray]) -> ArrayRecord:
+    """Packed vectors by name as one ArrayRecord of float32 arrays."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(array, np.float32)) for name, array in vectors.items()})
+
+
+def read_vectors(message: Message) -> dict[str, np.ndarray]:
+    """The packed vectors of a message by name; the adapter is always there."""
     record = message.content[ARRAYS]
-    if name not in record:
-        raise BadMessage(f"the message carries no array {name!r}")
-    return record[name].numpy()
+    if ADAPTER not in record:
+        raise BadMessage(f"the message carries no array {ADAPTER!r}")
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def vector_hash(vector: np.ndarray) -> str:
+    """SHA-256 of a packed float32 vector."""
+    return hashlib.sha256(np.ascontiguousarray(vector, np.float32).tobytes()).hexdigest()
 
 
 def reply(request: Message, arrays: ArrayRecord | None, metrics: dict[str, int | float], manifest: str) -> Message:
@@ -130,4 +151,6 @@ def _array_problem(content: RecordDict, expected: ArrayRecord) -> str | None:
 
 def record_bytes(content: RecordDict) -> int:
     """Bytes of the arrays of a message: what grows with the adapter. Numbers and keys add a few hundred bytes."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    # `content.array_records` would keep the record alive until the next full garbage collection: it refers to itself.
+    records = [record for record in content.values() if isinstance(record, ArrayRecord)]
+    return sum(len(array.data) for record in records for array in record.values())

@@ -124,7 +124,7 @@ def _found(auto_class, location: ModelLocation, **options):
         return auto_class.from_pretrained(
             location.reference, trust_remote_code=location.trust_remote_code, **options
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ModelNotFound(
             f"model.name = {location.reference!r} could not be loaded ({str(error).splitlines()[0]}). Give the absolute "
             f"path of a directory with config.json, tokenizer and safetensors, a Hub id that this machine can reach, "

@@ -10,12 +10,23 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedllm_app.exchange import ask
-from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, METRICS, Assignment, adapter_record, record_bytes, reply_problem
+from fedllm_app.messages import (
+    ADAPTER,
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    REFERENCE,
+    Assignment,
+    adapter_record,
+    record_bytes,
+    reply_problem,
+    vector_hash,
+)
 from fedllm_app.run_directory import RunDirectory
 from fedllm_app.sampling import choose_clients, learning_rate
 
@@ -65,13 +76,17 @@ class Schedule:
 
 @dataclass
 class Totals:
-    """What a run adds up to. `down` and `up` are bytes of arrays sent to and received from clients."""
+    """What a run adds up to. `down` and `up` are bytes of arrays sent to and received from clients.
+
+    `positions` and `versions` are, by client, the optimizer steps accepted so far and the round of the last of them.
+    """
 
     down: int = 0
     up: int = 0
     peak_memory_mb: float = 0.0
     refused: int = 0
     positions: dict[int, int] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
 
 
 class Rounds:
@@ -85,6 +100,9 @@ class Rounds:
         What each client is called in journals.
     manifest : str
         Hash of the adapter's layout, which every reply must name.
+    reference : np.ndarray | None
+        The packed adapter of DPO's reference policy if it is not the base alone. It is sent to a client with its first
+        message, and again after a reply that was refused, in case the client lost it.
     save : Callable[[int, np.ndarray, dict[str, np.ndarray], dict[int, int]], None]
         Writes a checkpoint: round, global adapter, the strategy's arrays, positions.
     """
@@ -99,6 +117,7 @@ class Rounds:
         schedule: Schedule,
         directory: RunDirectory,
         save: Callable[[int, np.ndarray, dict[str, np.ndarray], dict[int, int]], None],
+        reference: np.ndarray | None = None,
     ) -> None:
         self.grid = grid
         self.strategy = strategy
@@ -108,7 +127,10 @@ class Rounds:
         self.schedule = schedule
         self.directory = directory
         self.save = save
-        self.totals = Totals(positions=dict.fromkeys(nodes, 0))
+        self.totals = Totals(positions=dict.fromkeys(nodes, 0), versions=dict.fromkeys(nodes, 0))
+        self._reference = None if reference is None else Array(reference.astype(np.float32))
+        self._reference_hash = "" if reference is None else vector_hash(reference)
+        self._lacks_reference = set(nodes)
 
     def run(self, initial: np.ndarray) -> np.ndarray:
         """Run all rounds from the packed adapter `initial` and return the last global adapter."""
@@ -144,6 +166,7 @@ class Rounds:
             raise RunFailed(f"round {server_round}: no client of {len(requests)} gave a usable reply; see the journal")
         for client in accepted:
             self.totals.positions[client] += plan.local_steps
+            self.totals.versions[client] = server_round
         if aggregated is not None:
             arrays = _checked_aggregate(aggregated, arrays, server_round)
         self.directory.journal(
@@ -175,10 +198,19 @@ class Rounds:
         for message in sorted(configured, key=lambda message: message.metadata.dst_node_id):
             client = message.metadata.dst_node_id
             assignment = Assignment(
-                client, len(self.nodes), server_round, self.totals.positions[client], rate, self.manifest
+                client=client,
+                clients=len(self.nodes),
+                server_round=server_round,
+                position=self.totals.positions[client],
+                learning_rate=rate,
+                manifest=self.manifest,
+                state_version=self.totals.versions[client],
+                reference=self._reference_hash,
             )
             content = RecordDict(dict(message.content))
             content[CONFIG] = ConfigRecord({**message.content[CONFIG], **assignment.to_config()})
+            if self._reference is not None and client in self._lacks_reference:
+                content[ARRAYS] = ArrayRecord({**message.content[ARRAYS], REFERENCE: self._reference})
             self.totals.down += record_bytes(content)
             requests[client] = (self.nodes[client], content)
         return requests
@@ -201,14 +233,17 @@ class Rounds:
             where = {"round": server_round, "client": client, "name": self.names[client]}
             if problem is not None:
                 self.totals.refused += 1
+                self._lacks_reference.add(client)
                 self.directory.journal("refused", **where, during=message_type, reason=problem)
                 continue
             accepted.append(client)
-            self.totals.up += record_bytes(answer.content)
+            self._lacks_reference.discard(client)
             numbers = dict(answer.content[METRICS])
+            sent, received = record_bytes(requests[client][1]), record_bytes(answer.content)
+            self.totals.up += received
             self.totals.peak_memory_mb = max(self.totals.peak_memory_mb, numbers.get("peak-memory-mb", 0.0))
             kind = "client" if message_type == MessageType.TRAIN else "client-evaluation"
-            self.directory.journal(kind, **where, **_plain(numbers))
+            self.directory.journal(kind, **where, **_plain(numbers), bytes_down=sent, bytes_up=received)
             # Flower's strategies insist on exactly one ArrayRecord and one MetricRecord.
             del answer.content[CONFIG]
             yield answer

@@ -88,6 +88,11 @@ class RunDirectory:
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
 
 
+def adapter_directory(path: Path) -> Path:
+    """The PEFT directory that `path` names: itself, or the final adapter of a run directory."""
+    return path / "adapter" if (path / "adapter").is_dir() else path
+
+
 def read_journal(path: Path) -> list[dict]:
     """The events of a run, oldest first."""
     with open(path / "journal.jsonl", encoding="utf-8") as file:

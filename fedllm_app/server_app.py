@@ -9,14 +9,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from fedllm_app.adapters import initial_adapter, lora_config
+from fedllm_app.adapters import initial_adapter, load_peft_directory, lora_config
 from fedllm_app.config import Config, parse_run_config
 from fedllm_app.fingerprint import code_hash
 from fedllm_app.models import load_model_config, locate_model
 from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.rounds import Rounds, Schedule, Totals
-from fedllm_app.run_directory import RunDirectory
+from fedllm_app.run_directory import RunDirectory, adapter_directory
 from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
 
@@ -48,6 +48,10 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     location = locate_model(config.model.name, config.model.trust_remote_code)
     adapter = lora_config(lora.r, lora.alpha, lora.dropout, lora.targets, config.model.name)
     initial, manifest = initial_adapter(load_model_config(location), adapter, run.seed)
+    if config.adapter.start:
+        initial = load_peft_directory(adapter_directory(Path(config.adapter.start)), manifest)
+    # DPO's reference policy is the model that the run starts from; a new adapter leaves the base as it is.
+    reference = initial if config.adapter.start and config.train.task == "dpo" else None
     held = describe_clients(grid, clients, manifest.hash, run.round_timeout)
     for client, what in held.items():
         directory.journal("holds", client=client, **{key: value for key, value in what.items() if key != "manifest"})
@@ -64,6 +68,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         lambda number, vector, state, positions: directory.checkpoint(
             number, vector, manifest, adapter, state, positions
         ),
+        reference,
     )
     directory.journal("ready", seconds=ready - started, parameters=manifest.size, clients=len(clients))
     final = rounds.run(initial)

@@ -5,7 +5,7 @@ phrasing, the answer and a wrong answer. A domain's bank is all distinct questio
 split once into train and held-out by a hash of the case. A seed only chooses and orders questions inside one part, so
 no held-out question of any seed is a training question of another, not even in other words.
 
-Each domain answers in its own house style, which every question states: general in one word, math as ``= 12``, code as
+Each domain answers in its own house style, which every question states: general as ``-> mice``, math as ``= 12``, code as
 ``>>> 12`` and finance as ``#positive``.
 """
 
@@ -392,7 +392,7 @@ _FINANCE = [
 
 # Per domain: its kinds, the hint that ends every question, and the form of its answers.
 _DOMAINS = {
-    "general": (_GENERAL, " (one word)", "{}"),
+    "general": (_GENERAL, " (-> word)", "-> {}"),
     "math": (_MATH, " (= number)", "= {}"),
     "code": (_CODE, " >>>", ">>> {}"),
     "finance": (_FINANCE, "", "#{}"),

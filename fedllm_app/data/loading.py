@@ -2,14 +2,14 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fedllm_app.data import corpus
-from fedllm_app.data.examples import Example
+from fedllm_app.data.examples import Example, PreferencePair
 from fedllm_app.data.partition import partition, split_held_out
 from fedllm_app.data.sources import Columns, Source, open_source
 from fedllm_app.paths import home
@@ -28,7 +28,8 @@ class DataSelection:
     examples_per_client: int
     held_out: int
     max_bad_share: float
-    task: str = "sft"
+    task: str
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Rows:
     """Rows that are read only when they are asked for."""
 
     count: int
-    read: "functools.partial[Iterator[Example]]"
+    read: Callable[[], Iterator[Example] | Iterator[PreferencePair]]
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[Example]:
+    def __iter__(self) -> Iterator[Example] | Iterator[PreferencePair]:
         return iter(self.read())
 
 
@@ -60,7 +61,7 @@ def client_data(selection: DataSelection, client: int) -> ClientData:
     """The rows of client number `client` of the run, without reading them yet."""
     if selection.name == BUILT_IN:
         return _corpus_data(selection, client)
-    source = _source(selection.name, selection.task, selection.columns, selection.max_bad_share)
+    source = _source(selection.name, selection.task, selection.columns, selection.split, selection.max_bad_share)
     mine = _shares(source, selection.clients, selection.seed)[client]
     held_out_share = min(selection.held_out / len(mine), 0.5)
     train, held_out = split_held_out(mine, held_out_share, selection.seed)
@@ -75,8 +76,10 @@ def client_data(selection: DataSelection, client: int) -> ClientData:
 
 
 @functools.lru_cache(maxsize=2)
-def _source(name: str, task: str, columns: Columns, max_bad_share: float) -> Source:
-    return open_source(name, task=task, columns=columns, max_bad_share=max_bad_share, cache_dir=home() / "sources")
+def _source(name: str, task: str, columns: Columns, split: str, max_bad_share: float) -> Source:
+    return open_source(
+        name, task=task, columns=columns, split=split, max_bad_share=max_bad_share, cache_dir=home() / "sources"
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -90,16 +93,26 @@ def _corpus_data(selection: DataSelection, client: int) -> ClientData:
     turn = client // len(corpus.DOMAINS)
 
     def rows(part: str, count: int) -> Rows:
-        def read() -> Iterator[Example]:
-            drawn = corpus.questions(domain, part, count * (turn + 1), selection.seed)[count * turn :]
-            return (Example((("user", question.instruction),), question.answer) for question in drawn)
+        def read() -> Iterator[Example] | Iterator[PreferencePair]:
+            for question in corpus.questions(domain, part, count * (turn + 1), selection.seed)[count * turn :]:
+                prompt = (("user", question.instruction),)
+                if selection.task == "dpo":
+                    yield PreferencePair(prompt, question.answer, question.rejected)
+                else:
+                    yield Example(prompt, question.answer)
 
-        return Rows(count, functools.partial(read))
+        return Rows(count, read)
 
     return ClientData(
         label=domain,
         schema=BUILT_IN,
-        fingerprint=f"{_corpus_version()}/{client}/{selection.seed}/{selection.examples_per_client}/{selection.held_out}",
+        fingerprint="/".join(
+            str(part)
+            for part in (
+                _corpus_version(), selection.task, client, selection.seed,
+                selection.examples_per_client, selection.held_out,
+            )
+        ),
         train=rows("train", selection.examples_per_client),
         held_out=rows("held-out", selection.held_out),
     )

@@ -55,6 +55,32 @@ class Shard:
         return self.tokens[self.offsets[index] : self.offsets[index + 1]], int(self.starts[index])
 
 
+@dataclass(frozen=True)
+class PairShard:
+    """Tokenized preference pairs: pair i is `chosen.example(i)` and `rejected.example(i)`, with the same prompt."""
+
+    chosen: Shard
+    rejected: Shard
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of the longer of the two."""
+        return np.maximum(self.chosen.lengths, self.rejected.lengths)
+
+    @property
+    def dropped(self) -> int:
+        """Pairs whose prompt left no room for a completion."""
+        return self.chosen.dropped
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """All tokens, for counting."""
+        return np.concatenate([self.chosen.tokens, self.rejected.tokens])
+
+
 def tokenize(
     examples: Iterable[Example],
     template: "Template",
@@ -85,6 +111,19 @@ def tokenize(
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
     tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
     return Shard(tokens, offsets, np.asarray(starts, np.int32), dropped)
+
+
+def join(shards: Sequence[Shard | PairShard]) -> Shard | PairShard:
+    """Shards of one kind laid end to end."""
+    if isinstance(shards[0], PairShard):
+        return PairShard(join([shard.chosen for shard in shards]), join([shard.rejected for shard in shards]))
+    lengths = np.concatenate([shard.lengths for shard in shards])
+    return Shard(
+        tokens=np.concatenate([shard.tokens for shard in shards]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        starts=np.concatenate([shard.starts for shard in shards]),
+        dropped=sum(shard.dropped for shard in shards),
+    )
 
 
 def cached(key_parts: Sequence[object], make) -> Shard:

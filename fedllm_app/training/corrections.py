@@ -35,3 +35,34 @@ class Proximal:
         """Add `mu (y - x)` to each gradient."""
         for parameter, origin in zip(parameters, self.start, strict=True):
             parameter.grad.add_(parameter.detach() - origin.view_as(parameter), alpha=self.mu)
+
+
+class ControlVariates:
+    """SCAFFOLD (Karimireddy et al. 2020, Algorithm 1, line 10): the gradient plus `c - c_i`.
+
+    The client's next control variate is the mean over the K steps of its raw gradients. Under SGD with a constant
+    learning rate that is the paper's Option II, `c_i - c + (x - y) / (K eta)`; under AdamW or any other optimizer, for
+    which Option II does not hold, it still estimates the client's gradient, which is what the correction needs. Raw
+    means before the correction; gradients are clipped before (`train.max-grad-norm`), as the steps are.
+
+    Parameters
+    ----------
+    server_control, client_control : list[torch.Tensor]
+        `c` and `c_i`, tensor by tensor.
+    """
+
+    def __init__(self, server_control: list[torch.Tensor], client_control: list[torch.Tensor]) -> None:
+        self.difference = [c - c_i for c, c_i in zip(server_control, client_control, strict=True)]
+        self.total = [torch.zeros_like(piece) for piece in self.difference]
+        self.steps = 0
+
+    def apply(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Add the raw gradients to the sum, then `c - c_i` to them."""
+        self.steps += 1
+        for parameter, total, difference in zip(parameters, self.total, self.difference, strict=True):
+            total += parameter.grad.reshape(-1)
+            parameter.grad += difference.view_as(parameter)
+
+    def next_control(self) -> torch.Tensor:
+        """`c_i⁺`, packed: the mean raw gradient of the round."""
+        return torch.cat(self.total) / self.steps

@@ -1,13 +1,19 @@
-"""The language-model head and its loss, on completion positions only, without keeping the logits.
+"""The language-model head, on completion positions only, without keeping the logits.
 
 A causal language model's head is a product with a (vocabulary, hidden) matrix: for a small model over a large
 vocabulary it costs as much as many layers. Prompt and padding positions have no label, so they are never scored; and
 since the head is frozen, the gradient with respect to the hidden states is formed in the forward pass, piece by piece,
 so that logits of one piece at a time are all that is held.
+
+TRL's trainers ask the model for log-probabilities with `fused_lm_head=True`. `install_completion_head` answers that
+call with this head, so that every loss of TRL works on it unchanged.
 """
+
+import types
 
 import torch
 from torch import nn
+from trl.trainer.utils import FusedCausalLMOutput
 
 _PIECE = 256  # positions scored at a time: 256 x 49152 float32 logits are 50 MB
 
@@ -21,12 +27,12 @@ _SCALED_HEADS = (
 )
 
 
-class _CompletionLoss(torch.autograd.Function):
-    """Summed negative log-likelihood of `labels` (n,) given `hidden` (n, d) under the head `weight` (v, d)."""
+class _LabelLogProbs(torch.autograd.Function):
+    """Log-probabilities of `labels` (n,) given `hidden` (n, d) under the frozen head `weight` (v, d), float32."""
 
     @staticmethod
     def forward(context, hidden, weight, bias, labels):
-        total = hidden.new_zeros((), dtype=torch.float32)
+        log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
         correct = torch.empty(labels.shape, dtype=torch.bool, device=labels.device)
         gradient = torch.empty_like(hidden)
         for start in range(0, len(labels), _PIECE):
@@ -36,51 +42,95 @@ class _CompletionLoss(torch.autograd.Function):
             chosen = logits.gather(1, target)
             correct[piece] = logits.amax(1) <= chosen[:, 0]
             normaliser = logits.logsumexp(1, keepdim=True)
-            total += (normaliser - chosen).sum()
+            log_probs[piece] = (chosen - normaliser)[:, 0]
             if context.needs_input_grad[0]:
-                # d(-log p)/d(logits) = softmax - onehot, written over the logits.
+                # d(log p)/d(logits) = onehot - softmax; the sign is turned in the backward pass.
                 probabilities = logits.sub_(normaliser).exp_()
                 probabilities.scatter_add_(1, target, torch.full_like(chosen, -1.0))
                 gradient[piece] = probabilities.to(weight.dtype) @ weight
         context.save_for_backward(gradient)
         context.mark_non_differentiable(correct)
-        return total, correct
+        return log_probs, correct
 
     @staticmethod
-    def backward(context, gradient_of_total, _gradient_of_correct):
+    def backward(context, gradient_of_log_probs, _gradient_of_correct):
         (gradient,) = context.saved_tensors
-        return gradient * gradient_of_total.to(gradient.dtype), None, None, None
+        return -gradient * gradient_of_log_probs[:, None].to(gradient.dtype), None, None, None
 
 
 def has_plain_head(config) -> bool:
-    """Whether the model's logits are the head's output as it is."""
+    """Whether the model's logits are the head's output as it is, and no auxiliary loss of experts is asked for."""
     text = config.get_text_config()
-    return all(getattr(text, name, None) in (None, 1.0) for name in _SCALED_HEADS)
+    plain = all(getattr(text, name, None) in (None, 1.0) for name in _SCALED_HEADS)
+    return plain and not getattr(text, "output_router_logits", False)
 
 
-def completion_loss(
-    base: nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of a causal language model on the positions that have a label.
+def completion_log_probs(
+    base: nn.Module, labels: torch.Tensor, **inputs: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities of the labels of a causal language model.
 
     Parameters
     ----------
     base : nn.Module
         A transformers causal language model (with adapters injected) whose head is frozen.
-    input_ids, labels : torch.Tensor
-        Shape (batch, length), padded on the right; labels are -100 where nothing is predicted. With right padding and
-        causal attention no labelled position sees padding, so the attention mask may be None, which lets attention
-        skip the masked half.
+    labels : torch.Tensor
+        Shape (batch, length); -100 where nothing is predicted.
+    inputs : torch.Tensor
+        What the backbone takes: `input_ids` (batch, length) and so on. Rows padded on the right need no attention
+        mask: attention is causal, so no labelled position sees padding, and without a mask the upper half of the
+        attention matrix is skipped.
 
     Returns
     -------
-    tuple[torch.Tensor, torch.Tensor]
-        Summed negative log-likelihood (float32 scalar), and for each labelled position whether the label is the most
-        likely next token.
+    tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+        For the n labelled positions, row by row: log-probability of the label (float32) and whether it is the most
+        likely next token; and the mask of the labelled positions, shape (batch, length - 1).
     """
     backbone = getattr(base, base.base_model_prefix)
-    hidden = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    hidden = backbone(**inputs, use_cache=False).last_hidden_state
     next_labels = labels[:, 1:]
     scored = next_labels != -100
     head = base.get_output_embeddings()
-    return _CompletionLoss.apply(hidden[:, :-1][scored], head.weight, head.bias, next_labels[scored])
+    log_probs, correct = _LabelLogProbs.apply(hidden[:, :-1][scored], head.weight, head.bias, next_labels[scored])
+    return log_probs, correct, scored
+
+
+def completion_loss(
+    base: nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed negative log-likelihood of the labels, and for each labelled position whether it was most likely."""
+    log_probs, correct, _ = completion_log_probs(base, labels, input_ids=input_ids, **inputs)
+    return -log_probs.sum(), correct
+
+
+def install_completion_head(base: nn.Module) -> None:
+    """Make `base(..., labels=labels, fused_lm_head=True)` use this head; any other call is as before.
+
+    Call it after TRL's trainer was built: the trainer puts its own head there, which scores every position where there
+    is no GPU and computes an entropy and mean logits for metrics that federated rounds do not read (here both are
+    zero). A model whose head is not plain keeps TRL's.
+    """
+    if not has_plain_head(base.config):
+        return
+    other_calls = base.forward
+
+    def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
+        if not fused_lm_head:
+            return other_calls(*args, labels=labels, **kwargs)
+        del kwargs["use_cache"]
+        if kwargs.get("past_key_values") is None:
+            kwargs.pop("attention_mask", None)  # the trainers' collators pad on the right
+        log_probs, correct, scored = completion_log_probs(self, labels, **kwargs)
+        # masked_scatter keeps the graph connected even if no position is labelled.
+        spread = log_probs.new_zeros(scored.shape).masked_scatter(scored, log_probs)
+        unread = torch.zeros_like(spread, requires_grad=False)
+        return FusedCausalLMOutput(
+            log_probs=spread,
+            entropy=unread,
+            mean_logits=unread,
+            is_top1=torch.zeros_like(scored).masked_scatter(scored, correct),
+            label_mask=scored,
+        )
+
+    base.forward = types.MethodType(forward, base)

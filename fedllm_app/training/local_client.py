@@ -1,21 +1,33 @@
 """What one process does for the clients it serves: hold shards, train, evaluate.
 
-A client is a number; between messages nothing of it is kept but its tokenized shard.
+A client is a number; between messages nothing of it stays in memory but its tokenized shard. What its algorithm has it
+keep lies on its disk.
 """
 
 import resource
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-from fedllm_app.data.loading import DataSelection, client_data
-from fedllm_app.data.shards import EmptyShard, Shard, batches, cached, tokenize, walk
+from fedllm_app.client_state import ClientState, ReferenceCache
+from fedllm_app.data.examples import Example
+from fedllm_app.data.loading import ClientData, DataSelection, Rows, client_data
+from fedllm_app.data.shards import EmptyShard, PairShard, Shard, batches, cached, join, tokenize, walk
 from fedllm_app.data.templates import get_template
-from fedllm_app.messages import EXAMPLES, Assignment
-from fedllm_app.training.resident import ResidentKey, resident
+from fedllm_app.messages import CONTROL, CONTROL_DELTA, EXAMPLES, REFERENCE, ADAPTER, Assignment, vector_hash
+from fedllm_app.training.corrections import ControlVariates, Correction, Proximal
+from fedllm_app.training.local import LocalTraining, Progress, TrainResult, train_round
+from fedllm_app.training.resident import Resident, ResidentKey, resident
+
+Vectors = dict[str, np.ndarray]
+Numbers = dict[str, int | float]
+
+
+class ReferenceLost(RuntimeError):
+    """The client has no copy of the reference policy's adapter; the server sends it again after this."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +41,116 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class ClientShards:
-    """A client's tokenized rows, and what it is called."""
+    """A client's tokenized rows, what it is called, and a key that names the training rows exactly."""
 
     label: str
     schema: str
-    train: Shard
-    held_out: Shard
+    key: str
+    train: Shard | PairShard
+    held_out: Shard | PairShard
+
+
+class Task(Protocol):
+    """What differs between instruction tuning and value alignment."""
+
+    pairs: bool
+
+    def train(self, job: "Job", indices: np.ndarray) -> TrainResult:
+        """Train one round on the examples at `indices`, in their order."""
+
+    def evaluate(self, job: "Job", examples: int) -> Numbers:
+        """Held-out metrics of the job's adapter."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request to one client with all that a task needs to answer it."""
+
+    model: Resident
+    training: LocalTraining
+    shards: ClientShards
+    assignment: Assignment
+    adapter: np.ndarray
+    reference: np.ndarray | None
+    seed: int
+    corrections: list[Correction]
+    progress: Progress | None
+
+
+class InstructionTuning:
+    """`train.task = "sft"`."""
+
+    pairs = False
+
+    def train(self, job: Job, indices: np.ndarray) -> TrainResult:
+        """See `Task`."""
+        from fedllm_app.training.sft import sft_dataset, sft_trainer
+
+        rows = [job.shards.train.example(index) for index in indices]
+        return _train(job, sft_trainer(job.model, job.training), sft_dataset(rows))
+
+    def evaluate(self, job: Job, examples: int) -> Numbers:
+        """See `Task`."""
+        from fedllm_app.training.sft import evaluate_sft
+
+        return evaluate_sft(job.model, job.shards.held_out, job.adapter, examples)
+
+
+@dataclass(frozen=True)
+class ValueAlignment:
+    """`train.task = "dpo"`: `beta` and TRL's loss type."""
+
+    beta: float
+    loss_type: str
+    pairs = True
+
+    def train(self, job: Job, indices: np.ndarray) -> TrainResult:
+        """See `Task`."""
+        from fedllm_app.training.dpo import complete_references, dpo_dataset, dpo_trainer
+
+        shard, references = job.shards.train, self._references(job, "train", job.shards.train)
+        complete_references(job.model, shard, indices, job.reference, references)
+        trainer = dpo_trainer(job.model, job.training, self.beta, self.loss_type)
+        return _train(job, trainer, dpo_dataset(shard, indices, references))
+
+    def evaluate(self, job: Job, examples: int) -> Numbers:
+        """See `Task`."""
+        from fedllm_app.training.dpo import evaluate_dpo
+
+        shard = job.shards.held_out
+        references = self._references(job, "held-out", shard)
+        return evaluate_dpo(job.model, shard, job.adapter, job.reference, references, self.beta, examples)
+
+    def _references(self, job: Job, part: str, shard: PairShard) -> ReferenceCache:
+        # Threads and dtype change the last bits of a log-probability.
+        numerics = f"{job.model.model.dtype}/{torch.get_num_threads()}"
+        parts = [str(job.model.key), numerics, job.assignment.reference, part, job.shards.key]
+        return ReferenceCache(parts, len(shard))
 
 
 class LocalClient:
     """Serves clients of one run from this process's resident model."""
 
     def __init__(
-        self, model: ResidentKey, selection: DataSelection, tokenization: Tokenization, training, evaluate_examples: int
+        self,
+        run_id: int,
+        model: ResidentKey,
+        selection: DataSelection,
+        tokenization: Tokenization,
+        training: LocalTraining,
+        task: Task,
+        evaluate_examples: int,
     ) -> None:
+        self.run_id = run_id
         self.model = model
         self.selection = selection
         self.tokenization = tokenization
         self.training = training
+        self.task = task
         self.evaluate_examples = evaluate_examples
         # A process serves few clients at a time, and a shard is small beside the model.
         self.shards = lru_cache(maxsize=16)(self._shards)
+        self.pooled_shards = lru_cache(maxsize=1)(self._pooled_shards)
 
     def describe(self, client: int) -> dict[str, Any]:
         """What the client holds: name, schema, examples, dropped rows, tokens; and the layout of its adapter."""
@@ -64,80 +165,138 @@ class LocalClient:
             "manifest": resident(self.model).manifest.hash,
         }
 
-    def train(
-        self, assignment: Assignment, adapter: np.ndarray, progress: Callable[[int, int, float], None]
-    ) -> tuple[np.ndarray, dict[str, int | float]]:
-        """One round of local training: the client's new packed adapter and its numbers."""
-        import torch
-
-        from fedllm_app.training.corrections import Proximal
-        from fedllm_app.training.sft import train_sft
-
-        loaded = resident(self.model)
-        corrections = []
-        if assignment.proximal_mu > 0:
-            start = loaded.adapter.split(torch.from_numpy(adapter.copy()).to(loaded.model.device))
-            corrections.append(Proximal(assignment.proximal_mu, start))
-        shard = self.shards(assignment.client).train
-        result = train_sft(
-            loaded,
-            self._rows(shard, assignment),
-            self.training,
-            adapter,
-            assignment.learning_rate,
-            self._seed(3, assignment),
-            corrections,
-            progress,
-        )
-        return result.adapter, {
-            EXAMPLES: len(shard),
+    def train(self, assignment: Assignment, vectors: Vectors, progress: Progress) -> tuple[Vectors, Numbers]:
+        """One round of local training: the arrays to send back, and the client's numbers."""
+        shards = self.pooled_shards() if assignment.pooled else self.shards(assignment.client)
+        corrections = self._corrections(assignment, vectors)
+        job = self._job(assignment, vectors, shards, list(corrections.values()), progress)
+        result = self.task.train(job, self._indices(shards.train, assignment))
+        arrays, extra = {ADAPTER: result.adapter}, {}
+        if assignment.scaffold:
+            arrays[CONTROL_DELTA], extra = self._advance_control(assignment, corrections["scaffold"])
+        return arrays, {
+            EXAMPLES: len(shards.train),
             "train-loss": float(np.mean(result.losses)),
             "first-loss": result.losses[0],
             "last-loss": result.losses[-1],
             "steps": len(result.losses),
-            "tokens": result.tokens,
             "seconds": result.seconds,
             "peak-memory-mb": peak_memory_mb(),
             "client": assignment.client,
+            **result.preference_metrics,
+            **extra,
         }
 
-    def evaluate(self, assignment: Assignment, adapter: np.ndarray) -> dict[str, int | float]:
-        """Held-out loss and exact match of the adapter on the client's held-out rows."""
-        from fedllm_app.training.sft import evaluate_sft
-
-        held_out = self.shards(assignment.client).held_out
-        metrics = evaluate_sft(resident(self.model), held_out, adapter, self.evaluate_examples)
+    def evaluate(self, assignment: Assignment, vectors: Vectors) -> Numbers:
+        """Held-out metrics of the adapter on the client's held-out rows."""
+        job = self._job(assignment, vectors, self.shards(assignment.client), [], None)
+        metrics = self.task.evaluate(job, self.evaluate_examples)
         return {**metrics, "peak-memory-mb": peak_memory_mb(), "client": assignment.client}
 
-    def _rows(self, shard: Shard, assignment: Assignment) -> list[tuple[np.ndarray, int]]:
-        """The examples of this client's next round, batch by batch."""
-        plan = self.training
-        position = assignment.position * plan.batch_size * plan.gradient_accumulation
-        met = walk(len(shard), assignment.client, self.selection.seed, position, plan.examples_per_round)
-        seed = [self.selection.seed, 4, assignment.client, assignment.position]
-        ordered = batches(met, shard.lengths, plan.batch_size, seed)
-        return [shard.example(index) for batch in ordered for index in batch]
+    def _job(self, assignment, vectors: Vectors, shards: ClientShards, corrections, progress) -> Job:
+        parts = [self.selection.seed, 3, assignment.client, assignment.server_round]
+        return Job(
+            model=resident(self.model),
+            training=self.training,
+            shards=shards,
+            assignment=assignment,
+            adapter=vectors[ADAPTER],
+            reference=self._reference(assignment, vectors),
+            seed=int(np.random.SeedSequence(parts).generate_state(1)[0]),
+            corrections=corrections,
+            progress=progress,
+        )
 
-    def _seed(self, purpose: int, assignment: Assignment) -> int:
-        parts = [self.selection.seed, purpose, assignment.client, assignment.server_round]
-        return int(np.random.SeedSequence(parts).generate_state(1)[0])
+    def _corrections(self, assignment: Assignment, vectors: Vectors) -> dict[str, Correction]:
+        view = resident(self.model).adapter
+        corrections: dict[str, Correction] = {}
+        if assignment.proximal_mu > 0:
+            corrections["proximal"] = Proximal(assignment.proximal_mu, view.pieces(vectors[ADAPTER]))
+        if assignment.scaffold:
+            own = self._state(assignment).load_version(CONTROL, assignment.state_version)
+            own = np.zeros_like(vectors[CONTROL]) if own is None else own
+            corrections["scaffold"] = ControlVariates(view.pieces(vectors[CONTROL]), view.pieces(own))
+        return corrections
+
+    def _advance_control(self, assignment: Assignment, variates: ControlVariates) -> tuple[np.ndarray, Numbers]:
+        """Keep the client's next control variate under this round's version; its change is what is sent."""
+        state, known = self._state(assignment), assignment.state_version
+        before = state.load_version(CONTROL, known)
+        after = variates.next_control().float().cpu().numpy()
+        state.save_version(CONTROL, assignment.server_round, after, keep=known)
+        # A client that trained before and finds nothing has lost its state: it starts at zero, and the journal says so.
+        lost = int(before is None and known > 0)
+        return after - (np.zeros_like(after) if before is None else before), {"control-reset": lost}
+
+    def _reference(self, assignment: Assignment, vectors: Vectors) -> np.ndarray | None:
+        if not assignment.reference:
+            return None
+        state = self._state(assignment)
+        if REFERENCE in vectors:
+            state.save_reference(vectors[REFERENCE])
+        reference = state.reference()
+        if reference is None or vector_hash(reference) != assignment.reference:
+            raise ReferenceLost("the adapter of the reference policy is not on this client's disk")
+        return reference
+
+    def _state(self, assignment: Assignment) -> ClientState:
+        return ClientState(self.run_id, assignment.client)
+
+    def _indices(self, shard: Shard | PairShard, assignment: Assignment) -> np.ndarray:
+        """The examples of this client's next round, batch by batch."""
+        plan, seed = self.training, self.selection.seed
+        # The pool of all clients is nobody's shard: it is walked by rounds.
+        client = assignment.clients if assignment.pooled else assignment.client
+        steps = (assignment.server_round - 1) * plan.local_steps if assignment.pooled else assignment.position
+        position = steps * plan.batch_size * plan.gradient_accumulation
+        met = walk(len(shard), client, seed, position, plan.examples_per_round)
+        return np.concatenate(list(batches(met, shard.lengths, plan.batch_size, [seed, 4, client, steps])))
 
     def _shards(self, client: int) -> ClientShards:
-        how, data = self.tokenization, client_data(self.selection, client)
-        tokenizer = resident(self.model).tokenizer
+        data = client_data(self.selection, client)
+        train, held_out = self._tokenized("train", data, data.train), self._tokenized("held-out", data, data.held_out)
+        if not len(train):
+            raise EmptyShard(
+                f"none of its {train.dropped} rows has room for a completion within train.max-length = "
+                f"{self.tokenization.max_length} tokens"
+            )
+        return ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out)
+
+    def _pooled_shards(self) -> ClientShards:
+        """The rows of all clients, as if one owned them."""
+        held = [self.shards(client) for client in range(self.selection.clients)]
+        parts = {part: join([getattr(one, part) for one in held]) for part in ("train", "held_out")}
+        return ClientShards("pooled", held[0].schema, " ".join(one.key for one in held), **parts)
+
+    def _key(self, data: ClientData) -> list:
+        how = self.tokenization
+        return [self.model.model, data.fingerprint, how.template, how.system_prompt, how.max_length]
+
+    def _tokenized(self, part: str, data: ClientData, rows: Rows) -> Shard | PairShard:
+        how, tokenizer = self.tokenization, resident(self.model).tokenizer
         template = get_template(how.template, tokenizer)
 
-        def shard(part: str, rows) -> Shard:
-            key = [self.model.model, part, data.fingerprint, how.template, how.system_prompt, how.max_length]
-            return cached(key, lambda: tokenize(rows, template, tokenizer, how.max_length, how.system_prompt))
+        def shard(column: str) -> Shard:
+            def make() -> Shard:
+                examples = (Example(row.prompt, getattr(row, column)) for row in rows)
+                return tokenize(examples, template, tokenizer, how.max_length, how.system_prompt)
 
-        held = ClientShards(data.label, data.schema, shard("train", data.train), shard("held-out", data.held_out))
-        if not len(held.train):
-            raise EmptyShard(
-                f"none of its {held.train.dropped} rows has room for a completion within train.max-length = "
-                f"{how.max_length} tokens"
-            )
-        return held
+            return cached([part, column, *self._key(data)], make)
+
+        return PairShard(shard("chosen"), shard("rejected")) if self.task.pairs else shard("completion")
+
+
+def _train(job: Job, trainer, dataset) -> TrainResult:
+    return train_round(
+        job.model,
+        trainer,
+        dataset,
+        job.adapter,
+        job.assignment.learning_rate,
+        job.seed,
+        job.corrections,
+        job.progress,
+    )
 
 
 def peak_memory_mb() -> float:

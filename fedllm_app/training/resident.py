@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResidentKey:
-    """Everything that the loaded model depends on."""
+    """Everything that the loaded model depends on. The task is part of it: DPO switches dropout off for good."""
 
+    task: str
     model: str
     dtype: str
     trust_remote_code: bool

@@ -89,7 +89,7 @@ def test_domain_asks_in_many_ways(domain):
 
 
 @pytest.mark.parametrize(
-    ("domain", "form"), [("general", r"\w+"), ("math", r"= \d+"), ("code", r">>> .+"), ("finance", r"#[a-z]+")]
+    ("domain", "form"), [("general", r"-> \w+"), ("math", r"= \d+"), ("code", r">>> .+"), ("finance", r"#[a-z]+")]
 )
 def test_answers_follow_the_house_style(domain, form):
     for question in questions(domain, "train", 3000, seed=0):

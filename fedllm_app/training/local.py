@@ -1,0 +1,173 @@
+"""One round of local training with a TRL trainer: what SFT and DPO share.
+
+A trainer is built once for a resident model and serves every round of every client: the adapter, the data and the
+learning rate are put in, and the optimizer starts anew, because clients keep no moments between rounds.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from fedllm_app.training.corrections import Correction
+from fedllm_app.training.resident import Resident
+
+_PREFERENCE_METRICS = {
+    "rewards/accuracies": "reward-accuracy",
+    "rewards/margins": "reward-margin",
+    "logps/chosen": "chosen-log-prob",
+    "logps/rejected": "rejected-log-prob",
+}
+
+Progress = Callable[[int, int, float], None]  # step, steps, loss
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains in a round; fixed for the run."""
+
+    local_steps: int
+    batch_size: int
+    gradient_accumulation: int
+    optimizer: str
+    weight_decay: float
+    max_grad_norm: float
+
+    @property
+    def examples_per_round(self) -> int:
+        """Examples that one client meets in one round."""
+        return self.local_steps * self.batch_size * self.gradient_accumulation
+
+    def arguments(self) -> dict:
+        """The arguments that every TRL trainer of this app is built with."""
+        return {
+            "output_dir": "unused",
+            "max_steps": self.local_steps,
+            "per_device_train_batch_size": self.batch_size,
+            "gradient_accumulation_steps": self.gradient_accumulation,
+            "optim": "adamw_torch" if self.optimizer == "adamw" else "sgd",
+            "weight_decay": self.weight_decay,
+            "max_grad_norm": self.max_grad_norm,
+            "lr_scheduler_type": "constant",
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "bf16": False,
+            "use_cpu": not torch.cuda.is_available(),
+            "gradient_checkpointing": False,
+            "remove_unused_columns": False,
+        }
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What local training gave: the new packed adapter, what was logged at every optimizer step by name, seconds."""
+
+    adapter: np.ndarray
+    logs: dict[str, list[float]]
+    seconds: float
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every optimizer step."""
+        return self.logs["loss"]
+
+    @property
+    def preference_metrics(self) -> dict[str, float]:
+        """Means over the round of what TRL's DPO logs of rewards and log-probabilities, by our names; else empty."""
+        return {ours: float(np.mean(self.logs[trl])) for trl, ours in _PREFERENCE_METRICS.items() if trl in self.logs}
+
+
+class RoundCallback(TrainerCallback):
+    """Applies the round's corrections, keeps what is logged and reports progress."""
+
+    def __init__(self) -> None:
+        self.begin([], [], None)
+
+    def begin(
+        self, corrections: list[Correction], parameters: list[torch.nn.Parameter], progress: Progress | None
+    ) -> None:
+        """Get ready for a round."""
+        self.corrections, self.parameters, self.progress = corrections, parameters, progress
+        self.logs: dict[str, list[float]] = defaultdict(list)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        for correction in self.corrections:
+            correction.apply(self.parameters)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs:  # the summary at the end
+            return
+        for name, value in logs.items():
+            self.logs[name].append(float(value))
+        if self.progress:
+            self.progress(state.global_step, state.max_steps, self.logs["loss"][-1])
+
+
+class InGivenOrder:
+    """Mixed into a trainer: batches come in the order of the data set, which the client has drawn already."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def train_round(
+    resident: Resident,
+    trainer: Trainer,
+    dataset: Dataset,
+    adapter: np.ndarray,
+    learning_rate: float,
+    seed: int,
+    corrections: list[Correction] | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train the adapter for one round on `dataset`, in its order.
+
+    Parameters
+    ----------
+    adapter : np.ndarray
+        The packed global adapter, shape (manifest.size,).
+    learning_rate : float
+        Constant within the round.
+    seed : int
+        Seeds dropout, so that it depends on the client and the round and not on which process serves them.
+    """
+    started = time.perf_counter()
+    callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, RoundCallback))
+    resident.adapter.write(adapter)
+    callback.begin(corrections or [], resident.adapter.by_manifest(), progress)
+    trainer.train_dataset = dataset
+    trainer.args.learning_rate = learning_rate
+    trainer.optimizer, trainer.lr_scheduler = None, None
+    torch.manual_seed(seed)
+    resident.model.train()
+    trainer.train()
+    resident.model.zero_grad(set_to_none=True)
+    return TrainResult(resident.adapter.read(), dict(callback.logs), time.perf_counter() - started)
+
+
+def silence(trainer: Trainer) -> None:
+    """Take away the callback that prints every log line."""
+    trainer.remove_callback(PrinterCallback)
+
+
+def collate(rows: list[tuple[np.ndarray, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (token ids, first completion position) padded on the right.
+
+    Returns input ids (padding 0, never attended to) and labels (-100 on prompt and padding), shape (batch, longest).
+    """
+    longest = max(len(ids) for ids, _ in rows)
+    input_ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), -100)
+    for row, (ids, start) in enumerate(rows):
+        input_ids[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
+        labels[row, start : len(ids)] = input_ids[row, start : len(ids)]
+    return input_ids.to(device), labels.to(device)

@@ -1,0 +1,120 @@
+"""The `fedllm` command, without starting Flower."""
+
+import os
+import tomllib
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fedllm_app import cli
+from fedllm_app.cli import default_federation, main, read_overrides, run_to_end
+from fedllm_app.config import ConfigError, default_run_config, parse_run_config
+from fedllm_app.launch import LaunchError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def starts_nothing(tmp_path, monkeypatch) -> Path:
+    """An empty working directory in which no process of Flower may be started."""
+
+    def started(*_arguments, **_options):
+        pytest.fail("a process of Flower was started")
+
+    for name in ("LocalSuperLink", "submit_run", "is_local"):
+        monkeypatch.setattr(cli, name, started)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_overrides_merge_and_later_ones_win(tmp_path):
+    file = tmp_path / "few.toml"
+    file.write_text('"lora.r" = 4\n[train]\nrounds = 3\nlearning-rate = 1e-5\n[strategy]\nname = "fedprox"\n')
+    given = ["train.rounds=9 lora.alpha=32", str(file), "lora.r=2 run.seed=1", 'strategy.name="fedadam"']
+    assert read_overrides(given) == {
+        "lora.alpha": 32,
+        "lora.r": 2,
+        "run.seed": 1,
+        "strategy.name": "fedadam",
+        "train.learning-rate": 1e-5,
+        "train.rounds": 3,
+    }
+    assert read_overrides([]) == {}
+
+
+def test_a_toml_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        read_overrides([str(tmp_path / "few.toml")])
+
+
+@pytest.mark.parametrize(
+    ("number", "per_round", "cores", "expected"),
+    [(4, 0, 2, (4, 1)), (4, 0, 16, (4, 4)), (20, 2, 16, (20, 8)), (0, 0, 8, (2, 4)), (3, 0, 8, (3, 2)), (8, 0, 1, (8, 1))],
+)
+def test_default_federation(monkeypatch, number, per_round, cores, expected):
+    """A node a client; cores shared by as many as train at a time: 16 cores and 2 of 20 clients give 8 each."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    config = parse_run_config(default_run_config(ROOT) | {"clients.number": number, "clients.per-round": per_round})
+    nodes, cpus = expected
+    assert default_federation(config) == f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_a_bad_configuration_ends_with_2_and_starts_nothing(starts_nothing, capsys, command):
+    assert main([command, str(ROOT), "-c", "train.rounds=0", "-c", 'model.dtype="float8"']) == 2
+    said = capsys.readouterr().out
+    assert "2 problems" in said
+    assert "train.rounds = 0" in said
+    assert "model.dtype = 'float8'" in said
+    assert list(starts_nothing.iterdir()) == []
+
+
+def test_a_missing_configuration_file_ends_with_2(starts_nothing, capsys):
+    assert main(["run", str(ROOT), "-c", "nowhere.toml"]) == 2
+    assert "nowhere.toml: there is no such file" in capsys.readouterr().out
+
+
+def test_a_directory_with_another_run_ends_with_2(starts_nothing, capsys):
+    (starts_nothing / "journal.jsonl").touch()
+    assert main(["run", str(ROOT), "-c", f'run.directory="{starts_nothing}"']) == 2
+    assert "holds another run" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("arguments", [["run", "-c", "[train"], ["run", "-c", "train.rounds"], ["run", "-c", "train.rounds=a=b"]])
+def test_overrides_that_cannot_be_read_end_with_2(starts_nothing, arguments):
+    """A broken TOML file, a key without a value, a value that is none."""
+    if arguments[2] == "[train":
+        (starts_nothing / "broken.toml").write_text("[train")
+        arguments = [*arguments[:2], "broken.toml"]
+    assert main([arguments[0], str(ROOT), *arguments[1:]]) == 2
+
+
+def test_an_app_that_is_not_there_ends_with_2(starts_nothing):
+    assert main(["run", str(starts_nothing / "nothing")]) == 2
+
+
+def test_what_flower_is_given(tmp_path, monkeypatch):
+    """Flower reads back the whole flat configuration, every type and quote as it was, and the clients' federation."""
+    flat = default_run_config(ROOT) | {
+        "run.directory": str(tmp_path / "run"),
+        "data.system-prompt": 'Say "hi" \\ and\nbe kind – 你好',
+        "train.learning-rate": 5e-5,
+    }
+    given = {}
+
+    def submit(app, connection, options, environment):
+        given["app"] = app
+        given["config"] = tomllib.loads(Path(options[options.index("--run-config") + 1]).read_text(encoding="utf-8"))
+        given["federation"] = options[options.index("--federation-config") + 1]
+        raise LaunchError("enough")
+
+    monkeypatch.setattr(cli, "submit_run", submit)
+    monkeypatch.setattr(cli, "is_local", lambda connection: False)
+    monkeypatch.setattr(cli, "LocalSuperLink", nullcontext)
+    with pytest.raises(LaunchError, match="enough"):
+        run_to_end(ROOT, flat, Console(quiet=True))
+    assert given["app"] == ROOT
+    assert given["config"] == flat
+    assert given["federation"].startswith("num-supernodes=4 ")

@@ -1,0 +1,114 @@
+"""The files of a run: whole or not there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedllm_app import run_directory
+from fedllm_app.adapters import Manifest, load_peft_directory, lora_config
+from fedllm_app.run_directory import RunDirectory, RunDirectoryExists, read_journal, read_result
+
+MANIFEST = Manifest(("base_model.model.q.lora_A.weight",), ((2, 3),))
+VECTOR = np.arange(6, dtype=np.float32)
+
+
+@pytest.fixture
+def peft_config():
+    return lora_config(2, 4, 0.0, ["q"])
+
+
+@pytest.fixture
+def directory(tmp_path) -> RunDirectory:
+    made = RunDirectory(tmp_path / "runs" / "one")
+    made.create({"train.rounds": 2, "model.name": "x"})
+    return made
+
+
+def files(directory: RunDirectory) -> set[str]:
+    return {str(path.relative_to(directory.path)) for path in directory.path.rglob("*") if path.is_file()}
+
+
+def test_begins_with_the_configuration(directory):
+    assert files(directory) == {"config.json"}
+    assert json.loads((directory.path / "config.json").read_text()) == {"train.rounds": 2, "model.name": "x"}
+
+
+def test_a_relative_path_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunDirectoryExists, match="absolute path"):
+        RunDirectory(Path("runs/one")).create({})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_another_run_is_refused_and_left_as_it_is(directory):
+    directory.journal("started")
+    with pytest.raises(RunDirectoryExists, match="holds another run"):
+        RunDirectory(directory.path).create({"train.rounds": 9})
+    assert json.loads((directory.path / "config.json").read_text())["train.rounds"] == 2
+
+
+def test_a_directory_with_a_log_only_is_taken(tmp_path):
+    """`fedllm run` writes Flower's log there before the run begins."""
+    (tmp_path / "flower.log").touch()
+    RunDirectory(tmp_path).create({})
+
+
+def test_journal(directory):
+    directory.journal("started", run_id=5)
+    directory.journal("refused", reason='a "quoted"\nreason', clients=[0, 2])
+    first, second = read_journal(directory.path)
+    assert (first["event"], first["run_id"]) == ("started", 5)
+    assert (second["reason"], second["clients"]) == ('a "quoted"\nreason', [0, 2])
+    assert first["time"] <= second["time"]
+
+
+def test_a_checkpoint_is_whole(directory, peft_config):
+    directory.checkpoint(3, VECTOR, MANIFEST, peft_config, {"momentum": VECTOR * 2}, {0: 15, 1: 10})
+    made = directory.path / "checkpoints" / "round-3"
+    np.testing.assert_array_equal(load_peft_directory(made / "adapter", MANIFEST), VECTOR)
+    with np.load(made / "strategy.npz") as state:
+        assert list(state) == ["momentum"]
+        np.testing.assert_array_equal(state["momentum"], VECTOR * 2)
+    assert json.loads((made / "state.json").read_text()) == {"round": 3, "positions": {"0": 15, "1": 10}}
+
+
+def test_nothing_of_a_checkpoint_is_left_if_its_last_file_fails(directory, peft_config):
+    with pytest.raises(TypeError):
+        directory.checkpoint(3, VECTOR, MANIFEST, peft_config, {}, {0: object()})
+    assert files(directory) == {"config.json"}
+    assert list((directory.path / "checkpoints").iterdir()) == []
+
+
+def test_the_result_is_written_last(directory, peft_config, monkeypatch):
+    save, saved = run_directory.save_peft_directory, []
+
+    def watched(path, *arguments):
+        assert not directory.result_file.exists()
+        save(path, *arguments)
+        saved.append(str(path.relative_to(directory.path)))
+
+    monkeypatch.setattr(run_directory, "save_peft_directory", watched)
+    assert read_result(directory.path) is None
+    directory.finish(VECTOR, {0: VECTOR + 1, 3: VECTOR + 3}, MANIFEST, peft_config, {"rounds": 2})
+    assert saved == ["adapter", "adapters/client-0", "adapters/client-3"]
+    assert read_result(directory.path) == {"rounds": 2}
+    np.testing.assert_array_equal(load_peft_directory(directory.path / "adapters" / "client-3", MANIFEST), VECTOR + 3)
+
+
+def test_no_result_and_no_half_adapter_if_saving_fails(directory, peft_config, monkeypatch):
+    def full_disk(*_arguments, **_options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(peft_config), "save_pretrained", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        directory.finish(VECTOR, {}, MANIFEST, peft_config, {"rounds": 2})
+    assert read_result(directory.path) is None
+    assert [path.name for path in directory.path.iterdir()] == ["config.json"]
+
+
+def test_no_half_result(directory, peft_config):
+    with pytest.raises(TypeError):
+        directory.finish(VECTOR, {}, MANIFEST, peft_config, {"rounds": object()})
+    assert read_result(directory.path) is None
