@@ -86,9 +86,11 @@ class _Reporter:
     def __init__(self, run_id: int, assignment: Assignment) -> None:
         self.run_id, self.assignment, self.logged = run_id, assignment, 0.0
 
-    def __call__(self, step: int, steps: int, loss: float) -> None:
+    def __call__(self, step: int, steps: int, loss: float | None) -> None:
         where = {"round": self.assignment.server_round, "client": self.assignment.client}
         progress.report(self.run_id, **where, step=step, steps=steps, loss=loss)
+        if loss is None:
+            return
         if step == steps or time.monotonic() - self.logged > _LOG_EVERY:
             self.logged = time.monotonic()
             log(INFO, "round %d client %d step %d/%d loss %.4f", *where.values(), step, steps, loss)
@@ -96,11 +98,12 @@ class _Reporter:
 
 def _local_client(context: Context, clients: int):
     """The local client for this run's configuration, built on first use in this process."""
-    return _build_local_client(context.run_id, tuple(sorted(context.run_config.items())), clients)
+    return build_local_client(context.run_id, tuple(sorted(context.run_config.items())), clients)
 
 
 @functools.lru_cache(maxsize=1)
-def _build_local_client(run_id: int, run_config: tuple, clients: int):
+def build_local_client(run_id: int, run_config: tuple, clients: int):
+    """The local client of a run for this configuration: `run_config` as sorted items, so that it can be a key."""
     from fedllm_app.training.local import LocalTraining
     from fedllm_app.training.local_client import InstructionTuning, LocalClient, Tokenization, ValueAlignment
     from fedllm_app.training.resident import set_threads

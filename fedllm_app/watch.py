@@ -47,6 +47,8 @@ class Watch:
 
     def step(self, line: dict) -> None:
         """Show one optimizer step of one client."""
+        if line["loss"] is None:
+            return
         self._steps[line["round"], line["client"]] = line["step"]
         text = (
             f"round {line['round']}/{self.rounds} · client {line['client']} {self.names.get(line['client'], '')} · "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedllm_app.messages import Assignment, adapter_record, failure, read_vector, record_bytes, reply
+from fedllm_app.messages import Assignment, adapter_record, failure, read_vectors, record_bytes, reply, vector_hash
 from fedllm_app.rounds import Rounds, RunFailed, Schedule
 from fedllm_app.run_directory import RunDirectory, read_journal
 from fedllm_app.sampling import choose_clients
@@ -26,11 +26,15 @@ class Clients:
         self.moves, self.bad = moves, bad or {}
         self.assigned: list[tuple[str, Assignment]] = []
         self.received: list[np.ndarray] = []
+        self.references: list[tuple[int, int]] = []
 
     def __call__(self, message: Message) -> Message | None:
         job = Assignment.from_message(message)
         self.assigned.append((message.metadata.message_type, job))
-        self.received.append(read_vector(message))
+        vectors = read_vectors(message)
+        self.received.append(vectors["adapter"])
+        if "reference" in vectors:
+            self.references.append((job.server_round, job.client))
         wrong = self.bad.get((job.server_round, job.client))
         if wrong == SILENT:
             return None
@@ -39,7 +43,7 @@ class Clients:
         move, examples = self.moves[job.client]
         if message.metadata.message_type == "evaluate":
             return reply(message, None, {"num-examples": examples, "eval-loss": 1.0 + job.client}, job.manifest)
-        moved = read_vector(message) + np.float32(move)
+        moved = vectors["adapter"] + np.float32(move)
         if wrong == "nan":
             moved[0] = np.nan
         metrics = {"num-examples": examples, "train-loss": 1.0 + job.client, "peak-memory-mb": 100.0 * (job.client + 1)}
@@ -53,7 +57,7 @@ class Clients:
 def loop(tmp_path, make_grid):
     """A function that makes the `Rounds` of some clients; what it saves is kept in its attribute `saved`."""
 
-    def make(clients, strategy="fedavg", number=2, arrival=None, **schedule):
+    def make(clients, strategy="fedavg", number=2, arrival=None, reference=None, **schedule):
         plan = {
             "rounds": 1, "per_round": 0, "local_steps": 5, "max_learning_rate": 2e-3, "min_learning_rate": 2e-4,
             "evaluate_every": 0, "checkpoint_every": 0, "round_timeout": 5.0, "seed": 7,
@@ -70,6 +74,7 @@ def loop(tmp_path, make_grid):
             Schedule(**plan | schedule),
             directory,
             lambda *state: saved.append((*state[:3], dict(state[3]))),
+            reference,
         )
         rounds.saved = saved
         return rounds
@@ -155,6 +160,23 @@ def test_only_accepted_clients_advance(loop):
         (1, 0, 0), (1, 1, 0), (2, 0, 5), (2, 1, 0), (3, 0, 5), (3, 1, 5),
     ]  # fmt: skip
     assert rounds.totals.positions == {0: 10, 1: 10}
+    assert [job.state_version for job in clients.trained()] == [0, 0, 1, 0, 1, 2]
+
+
+def test_the_reference_is_sent_once_and_again_after_a_refusal(loop):
+    """Client 1's reply of round 2 is refused, so it gets the reference policy in rounds 1 and 3, client 0 in round 1."""
+    reference = np.array([0.5, 0.25], np.float32)
+    clients = Clients(bad={(2, 1): "error"})
+    loop(clients, rounds=4, reference=reference).run(START)
+    assert clients.references == [(1, 0), (1, 1), (3, 1)]
+    assert {job.reference for _, job in clients.assigned} == {vector_hash(reference)}
+
+
+def test_without_a_reference_none_is_named_or_sent(loop):
+    clients = Clients()
+    loop(clients).run(START)
+    assert clients.references == []
+    assert {job.reference for _, job in clients.assigned} == {""}
 
 
 def test_learning_rates_are_the_cosines(loop):

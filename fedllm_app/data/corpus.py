@@ -5,8 +5,8 @@ phrasing, the answer and a wrong answer. A domain's bank is all distinct questio
 split once into train and held-out by a hash of the case. A seed only chooses and orders questions inside one part, so
 no held-out question of any seed is a training question of another, not even in other words.
 
-Each domain answers in its own house style, which every question states: general as ``-> mice``, math as ``= 12``, code as
-``>>> 12`` and finance as ``#positive``.
+Each domain answers in its own house style, which every question states: general as ``-> mice``, math as ``= 12``,
+code as ``>>> 12`` and finance as ``#positive``.
 """
 
 import hashlib

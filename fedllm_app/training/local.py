@@ -25,7 +25,7 @@ _PREFERENCE_METRICS = {
     "logps/rejected": "rejected-log-prob",
 }
 
-Progress = Callable[[int, int, float], None]  # step, steps, loss
+Progress = Callable[[int, int, float | None], None]  # step, steps, loss; step 0 without a loss when training begins
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ class RoundCallback(TrainerCallback):
         """Get ready for a round."""
         self.corrections, self.parameters, self.progress = corrections, parameters, progress
         self.logs: dict[str, list[float]] = defaultdict(list)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.progress:
+            self.progress(0, state.max_steps, None)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         for correction in self.corrections:

@@ -1,0 +1,228 @@
+"""What federation costs: rounds, start-up and memory against plain TRL in the same run, as one JSON line.
+
+    python benchmarks/overhead.py --data /absolute/path/of/gsm8k/train.jsonl
+    python benchmarks/overhead.py --task dpo --data /absolute/path/of/hh-rlhf/harmless.jsonl
+
+SFT: SmolLM2-135M, 4 clients, 2 a round, 2 rounds of 5 steps, batch 4, length 256, LoRA r=8 on q_proj and v_proj, Alpaca
+template, bfloat16, against 20 steps of TRL's SFTTrainer on rows of the same file. `rounds_ratio` is the time of the
+rounds (first message out to last aggregation) over TRL's.
+
+DPO: the time of a step of this app's trainer, with the reference's log-probabilities in the cache, over that of TRL's
+DPOTrainer without precomputation, on the same batches in the same process.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = "smollm2-135m-instruct"
+STEPS, BATCH, LENGTH = 20, 4, 256
+
+
+def main() -> None:
+    """Run one of the two comparisons and print its line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="absolute path of the data file")
+    parser.add_argument("--task", choices=("sft", "dpo"), default="sft")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--plain-trl", action="store_true", help=argparse.SUPPRESS)
+    parsed = parser.parse_args()
+    if parsed.plain_trl:
+        print(json.dumps(plain_trl_sft(Path(parsed.data), parsed.dtype)))
+    elif parsed.task == "sft":
+        print(json.dumps(compare_sft(Path(parsed.data), parsed.dtype)))
+    else:
+        print(json.dumps(compare_dpo(Path(parsed.data), parsed.dtype)))
+
+
+def compare_sft(data: Path, dtype: str) -> dict:
+    """The federated run through Flower, then plain TRL in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "run"
+        federated(data, dtype, directory)
+        journal = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+        result = json.loads((directory / "result.json").read_text())
+        command = [sys.executable, __file__, "--plain-trl", "--data", str(data), "--dtype", dtype]
+        trl = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        first_step = (directory / "first-step").read_text()
+    rounds = sum(event["seconds"] for event in journal if event["event"] == "round")
+    return {
+        "benchmark": "overhead-sft",
+        "dtype": dtype,
+        "cores": os.cpu_count(),
+        "rounds_seconds": round(rounds, 2),
+        "trl_seconds": round(trl["seconds"], 2),
+        "rounds_ratio": round(rounds / trl["seconds"], 3),
+        "startup_seconds": round(float(first_step), 2),
+        "peak_client_memory_gb": round(result["peak_client_memory_mb"] / 1024, 2),
+        "trl_peak_memory_gb": round(trl["peak_memory_mb"] / 1024, 2),
+    }
+
+
+def federated(data: Path, dtype: str, directory: Path) -> None:
+    """One run under `flwr run`, watched only for the moment of its first training step."""
+    from fedllm_app.launch import LocalSuperLink, submit_run
+    from fedllm_app.progress import Tail, progress_file
+
+    overrides = {
+        "run.directory": directory, "data.name": data, "data.template": "alpaca", "model.name": MODEL,
+        "model.dtype": dtype, "lora.target-modules": "q_proj,v_proj", "evaluate.every": 0,
+    }  # fmt: skip
+    text = " ".join(f"{key}='{value}'" if isinstance(value, str | Path) else f"{key}={value}"
+                    for key, value in overrides.items())
+    numbers = (f"clients.number=4 clients.per-round=2 train.rounds=2 train.local-steps=5 train.batch-size={BATCH} "
+               f"train.max-length={LENGTH} train.learning-rate=1e-4 train.min-learning-rate=1e-5")
+    options = ["--run-config", f"{text} {numbers}",
+               "--federation-config", "num-supernodes=4 client-resources-num-cpus=1"]
+    directory.mkdir()
+    started = time.time()
+    with LocalSuperLink(directory / "flower.log") as superlink:
+        run_id = submit_run(ROOT, None, options, superlink.environment)
+        steps, first = Tail(progress_file(run_id)), None
+        while not (directory / "result.json").is_file():
+            if "failed" in [json.loads(line)["event"] for line in _lines(directory / "journal.jsonl")]:
+                raise RuntimeError((directory / "flower.log").read_text()[-3000:])
+            for line in steps.new():
+                first = first or line["time"]
+            time.sleep(0.5)
+    (directory / "first-step").write_text(str(first - started))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def plain_trl_sft(data: Path, dtype: str) -> dict:
+    """TRL's SFTTrainer as its documentation uses it, on rows of the same file: seconds of 20 steps."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from fedllm_app.adapters import lora_config
+    from fedllm_app.data.sources import open_source
+    from fedllm_app.data.templates import get_template
+    from fedllm_app.models import locate_model
+    from fedllm_app.paths import home
+    from fedllm_app.training.local_client import peak_memory_mb
+
+    location = locate_model(MODEL).reference
+    tokenizer = AutoTokenizer.from_pretrained(location)
+    template = get_template("alpaca", tokenizer)
+    source = open_source(str(data), task="sft", cache_dir=home() / "sources", max_bad_share=0.01)
+    rows = [{"prompt": template.render_prompt(e.prompt, ""), "completion": e.completion}
+            for e in source.examples(range(STEPS * BATCH))]
+    arguments = SFTConfig(
+        output_dir="unused", max_steps=STEPS, per_device_train_batch_size=BATCH, max_length=LENGTH, learning_rate=1e-4,
+        save_strategy="no", report_to=[], disable_tqdm=True, bf16=False, gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(), logging_steps=1,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype)),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(8, 16, 0.0, ["q_proj", "v_proj"]),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    return {"seconds": time.perf_counter() - started, "peak_memory_mb": peak_memory_mb()}
+
+
+def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:
+    """Seconds a step of both DPO trainers on the same batches, in turns, in one process."""
+    import numpy as np
+
+    from fedllm_app.data.shards import walk
+    from fedllm_app.training.dpo import ReferenceCache, complete_references, dpo_dataset, dpo_trainer
+    from fedllm_app.training.local import LocalTraining, train_round
+    from fedllm_app.training.resident import ResidentKey, resident, set_threads
+
+    set_threads(0)
+    os.environ["FEDLLM_HOME"] = os.environ.get("FEDLLM_HOME") or str(Path.home() / ".fedllm")
+    model = resident(ResidentKey("dpo", MODEL, dtype, False, 8, 16, 0.0, ("q_proj", "v_proj")))
+    shard = _pair_shard(data, model)
+    indices = walk(len(shard), 0, 0, 0, steps * BATCH)
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = ReferenceCache(["benchmark"], len(shard))
+        cache.path = Path(scratch) / "references.npy"
+        cache.values[:] = np.nan
+        complete_references(model, shard, indices, None, cache)
+    dataset = dpo_dataset(shard, indices, cache)
+    training = LocalTraining(steps, BATCH, 1, "adamw", 0.0, 1.0)
+    start = model.adapter.read()
+    plain = _plain_trl_dpo(model, training)
+    ours = []
+    trl = []
+    for _ in range(2):
+        began = time.perf_counter()
+        plain(dataset.remove_columns(["ref_chosen_logps", "ref_rejected_logps"]))
+        trl.append(time.perf_counter() - began)
+        result = train_round(model, dpo_trainer(model, training, 0.1, "sigmoid"), dataset, start, 1e-4, 0)
+        ours.append(result.seconds)
+    return {
+        "benchmark": "overhead-dpo",
+        "dtype": dtype,
+        "cores": os.cpu_count(),
+        "step_seconds": round(min(ours) / steps, 3),
+        "trl_step_seconds": round(min(trl) / steps, 3),
+        "step_ratio": round(min(ours) / min(trl), 3),
+    }
+
+
+def _pair_shard(data: Path, model):
+    from fedllm_app.data.examples import Example
+    from fedllm_app.data.shards import PairShard, tokenize
+    from fedllm_app.data.sources import open_source
+    from fedllm_app.data.templates import get_template
+    from fedllm_app.paths import home
+
+    source = open_source(str(data), task="dpo", cache_dir=home() / "sources", max_bad_share=0.01)
+    template = get_template("alpaca", model.tokenizer)
+    parts = []
+    for column in ("chosen", "rejected"):
+        rows = (Example(pair.prompt, getattr(pair, column)) for pair in source.examples(range(200)))
+        parts.append(tokenize(rows, template, model.tokenizer, LENGTH, ""))
+    return PairShard(*parts)
+
+
+def _plain_trl_dpo(model, training):
+    """TRL's DPOTrainer on a second copy of the base, with a new LoRA adapter and the reference run at every step."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import DPOConfig, DPOTrainer
+
+    from fedllm_app.adapters import lora_config
+    from fedllm_app.models import locate_model
+    from fedllm_app.training.local import InGivenOrder, silence
+
+    class Plain(InGivenOrder, DPOTrainer):
+        """Same batches in the same order, nothing else changed."""
+
+    base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=getattr(torch, model.key.dtype))
+    trainer = Plain(
+        base,
+        args=DPOConfig(**training.arguments(), max_length=None),
+        train_dataset=Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}),
+        processing_class=model.tokenizer,
+        peft_config=lora_config(8, 16, 0.0, ["q_proj", "v_proj"]),
+    )
+    silence(trainer)
+
+    def train(dataset) -> None:
+        trainer.train_dataset = dataset
+        trainer.optimizer, trainer.lr_scheduler = None, None
+        trainer.train()
+
+    return train
+
+
+if __name__ == "__main__":
+    main()

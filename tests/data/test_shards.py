@@ -1,0 +1,200 @@
+"""Tokenized shards. A token is a byte; <|begin|> is 0 and <|end|> is 1.
+
+The tokenizer's template makes of "Hi": <|begin|> + "user\\n" + "Hi" + <|end|> + "\\n" + <|begin|> + "assistant\\n",
+that is 1 + 5 + 2 + 1 + 1 + 1 + 10 = 21 tokens; the completion "Yo" + <|end|> is 3 more.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fedllm_app.data.examples import Example
+from fedllm_app.data.shards import EmptyShard, Shard, batches, cached, join, tokenize, walk
+from fedllm_app.data.templates import get_template
+from fedllm_app.models import load_tokenizer, locate_model
+
+BEGIN, END = 0, 1
+HI = Example((("user", "Hi"),), "Yo")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return load_tokenizer(locate_model(str(tiny_model)))
+
+
+def made(tokenizer, examples, max_length=100, template="tokenizer", system_prompt=None) -> Shard:
+    return tokenize(examples, get_template(template, tokenizer), tokenizer, max_length, system_prompt)
+
+
+def test_the_completion_begins_after_the_prompt_and_ends_with_the_end_token(tokenizer):
+    shard = made(tokenizer, [HI])
+    ids, start = shard.example(0)
+    assert (len(ids), start) == (24, 21)
+    assert tokenizer.decode(ids[:start]) == "<|begin|>user\nHi<|end|>\n<|begin|>assistant\n"
+    assert tokenizer.decode(ids[start:]) == "Yo<|end|>"
+    assert ids[-1] == END
+    assert ids.dtype == np.int32
+
+
+def test_a_completion_that_holds_the_templates_words_is_whole(tokenizer):
+    """Where a marker is searched for in token ids, the completion would begin after its last occurrence."""
+    ids, start = made(tokenizer, [Example(HI.prompt, "a\nassistant\nb")]).example(0)
+    assert start == 21
+    assert tokenizer.decode(ids[start:]) == "a\nassistant\nb<|end|>"
+
+
+def test_a_row_whose_prompt_fills_the_window_is_dropped_and_counted(tokenizer):
+    """Prompts of 21, 20 and 29 tokens in a window of 21: only the second leaves room."""
+    long = [HI, Example((("user", "H"),), "Yo"), Example((("user", "0123456789"),), "Yo")]
+    shard = made(tokenizer, long, max_length=21)
+    assert (len(shard), shard.dropped) == (1, 2)
+    ids, start = shard.example(0)
+    assert (len(ids), start) == (21, 20)
+    assert tokenizer.decode(ids[start:]) == "Y"
+
+
+@pytest.mark.parametrize(("max_length", "kept"), [(22, "Y"), (23, "Yo"), (24, "Yo<|end|>"), (25, "Yo<|end|>")])
+def test_a_long_completion_is_cut_without_an_end_token(tokenizer, max_length, kept):
+    shard = made(tokenizer, [HI], max_length=max_length)
+    ids, start = shard.example(0)
+    assert tokenizer.decode(ids[start:]) == kept
+    assert shard.dropped == 0
+
+
+@pytest.mark.parametrize(("template", "begins"), [("tokenizer", 2), ("alpaca", 1), ("chatml", 1), ("none", 1)])
+def test_the_begin_token_stands_there_once(tokenizer, template, begins):
+    """The tokenizer's own template opens both turns with it; the others write it at the beginning alone."""
+    ids, _ = made(tokenizer, [HI], max_length=500, template=template).example(0)
+    assert ids[0] == BEGIN
+    assert ids[1] != BEGIN
+    assert (ids == BEGIN).sum() == begins
+
+
+def test_the_begin_token_is_added_where_the_template_leaves_it_out(tokenizer, tmp_path):
+    file = tmp_path / "bare.jinja"
+    file.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    ids, start = made(tokenizer, [HI], template=str(file)).example(0)
+    assert tokenizer.decode(ids) == "<|begin|>HiYo<|end|>"
+    assert start == 3
+
+
+def test_a_system_prompt_comes_first(tokenizer):
+    """<|begin|> + "system\\n" + "Be" + <|end|> + "\\n" are 1 + 7 + 2 + 1 + 1 = 12 tokens more."""
+    ids, start = made(tokenizer, [HI], system_prompt="Be").example(0)
+    assert start == 33
+    assert tokenizer.decode(ids[:12]) == "<|begin|>system\nBe<|end|>\n"
+
+
+def test_rows_lie_end_to_end(tokenizer):
+    """"é" is two bytes, so two tokens. The middle row is dropped."""
+    rows = [HI, Example((("user", "x" * 90),), "no"), Example((("user", ""),), "é")]
+    shard = made(tokenizer, rows, max_length=60)
+    assert (len(shard), shard.dropped) == (2, 1)
+    assert shard.lengths.tolist() == [24, 22]
+    assert shard.offsets.tolist() == [0, 24, 46]
+    assert shard.starts.tolist() == [21, 19]
+    assert tokenizer.decode(shard.example(1)[0][19:]) == "é<|end|>"
+
+
+def test_no_rows(tokenizer):
+    shard = made(tokenizer, [])
+    assert (len(shard), shard.dropped, len(shard.tokens)) == (0, 0, 0)
+
+
+def test_join(tokenizer):
+    one = made(tokenizer, [HI, Example((("user", "x" * 90),), "no")], max_length=60)
+    two = made(tokenizer, [Example((("user", "Bye"),), "z"), HI])
+    both = join([one, two])
+    assert (len(both), both.dropped) == (3, 1)
+    for index, (shard, at) in enumerate([(one, 0), (two, 0), (two, 1)]):
+        np.testing.assert_array_equal(both.example(index)[0], shard.example(at)[0])
+        assert both.example(index)[1] == shard.example(at)[1]
+
+
+def test_an_epoch_covers_the_shard_without_repetition():
+    for epoch in range(4):
+        assert sorted(walk(7, client=1, seed=3, position=7 * epoch, count=7)) == list(range(7))
+
+
+def test_a_walk_over_epochs_covers_each_of_them():
+    """23 examples of a shard of 10: two whole epochs and three different ones of the third."""
+    met = walk(10, client=0, seed=0, position=0, count=23)
+    assert len(met) == 23
+    assert sorted(met[:10]) == sorted(met[10:20]) == list(range(10))
+    assert len(set(met[20:])) == 3
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 7, 10])
+def test_a_walk_goes_on_where_it_stopped(cut):
+    """However 10 examples of a shard of 7 are asked for, they are the same."""
+    whole = walk(7, client=2, seed=5, position=3, count=10)
+    parts = [walk(7, 2, 5, 3, cut)] if cut else []
+    parts += [walk(7, 2, 5, 3 + cut, 10 - cut)] if cut < 10 else []
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_client_seed_and_epoch_each_give_another_order():
+    """Of 50! orders, no two are alike."""
+    orders = [
+        tuple(walk(50, client=client, seed=seed, position=50 * epoch, count=50))
+        for client, seed, epoch in itertools.product(range(3), range(3), range(3))
+    ]
+    assert len(set(orders)) == 27
+
+
+def test_an_empty_shard_cannot_be_walked():
+    with pytest.raises(EmptyShard):
+        walk(0, client=0, seed=0, position=0, count=1)
+
+
+def test_batches_group_by_length_and_meet_every_example_once():
+    """Lengths 9, 1, 5, 3, 7, 2 of examples 0 to 5: {1, 5} are shortest, then {3, 2}, then {4, 0}."""
+    lengths = np.array([9, 1, 5, 3, 7, 2])
+    cut = list(batches(np.array([5, 4, 3, 2, 1, 0]), lengths, 2, [1]))
+    assert sorted(sorted(batch.tolist()) for batch in cut) == [[0, 4], [1, 5], [2, 3]]
+
+
+def test_an_example_that_is_met_twice_stays_twice():
+    """A round longer than the shard."""
+    cut = np.concatenate(list(batches(np.array([0, 1, 1, 0]), np.array([4, 2]), 2, [1])))
+    assert sorted(cut) == [0, 0, 1, 1]
+
+
+def test_the_order_of_batches_is_seeded():
+    indices, lengths = np.arange(60), np.arange(60)
+
+    def order(seed):
+        return tuple(np.concatenate(list(batches(indices, lengths, 2, seed))))
+
+    assert order([1, 2]) == order([1, 2])
+    assert len({order([1, 2]), order([1, 3]), order([2, 2]), tuple(indices)}) == 4
+
+
+def test_a_shard_is_made_once_for_each_key(app_home, tokenizer):
+    shard = made(tokenizer, [HI, HI])
+    makes = []
+
+    def make():
+        makes.append(None)
+        return shard
+
+    first, second = cached(["rows", 128], make), cached(["rows", 128], make)
+    assert len(makes) == 1
+    for name in ("tokens", "offsets", "starts"):
+        np.testing.assert_array_equal(getattr(second, name), getattr(shard, name))
+        assert getattr(second, name).dtype == getattr(first, name).dtype
+    assert second.dropped == shard.dropped
+    for other in (["rows", 64], ["rows", "128"], ["other", 128], ["rows"]):
+        cached(other, make)
+    assert len(makes) == 5
+    assert len(list((app_home / "shards").iterdir())) == 5
+
+
+def test_nothing_is_kept_if_making_fails(app_home):
+    def fail():
+        raise EmptyShard("no rows")
+
+    with pytest.raises(EmptyShard):
+        cached(["rows"], fail)
+    assert not list(app_home.rglob("*.npz"))
