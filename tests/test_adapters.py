@@ -140,12 +140,16 @@ def test_by_manifest_gives_parameters_in_its_order(tiny_model):
     assert all(parameter.is_leaf and parameter.requires_grad for parameter in view.by_manifest())
 
 
-def test_split_follows_the_manifest(tiny_model):
+def test_pieces_are_copies_in_the_manifests_order(tiny_model):
     _, manifest, adapter = draw(tiny_model)
     _, view = view_of(tiny_model, adapter)
-    pieces = view.split(torch.arange(896.0))
+    vector = np.arange(896, dtype=np.float32)
+    pieces = view.pieces(vector)
+    vector[:] = 0
     assert [len(piece) for piece in pieces] == manifest.sizes
     assert torch.equal(torch.cat(pieces), torch.arange(896.0))
+    with pytest.raises(AdapterError, match=r"\(896,\)"):
+        view.pieces(vector[1:])
 
 
 def test_target_modules_that_do_not_exist(tiny_model):

@@ -51,7 +51,14 @@ def test_a_toml_file_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "per_round", "cores", "expected"),
-    [(4, 0, 2, (4, 1)), (4, 0, 16, (4, 4)), (20, 2, 16, (20, 8)), (0, 0, 8, (2, 4)), (3, 0, 8, (3, 2)), (8, 0, 1, (8, 1))],
+    [
+        (4, 0, 2, (4, 1)),
+        (4, 0, 16, (4, 4)),
+        (20, 2, 16, (20, 8)),
+        (0, 0, 8, (2, 4)),
+        (3, 0, 8, (3, 2)),
+        (8, 0, 1, (8, 1)),
+    ],
 )
 def test_default_federation(monkeypatch, number, per_round, cores, expected):
     """A node a client; cores shared by as many as train at a time: 16 cores and 2 of 20 clients give 8 each."""

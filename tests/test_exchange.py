@@ -51,14 +51,16 @@ def test_messages_are_addressed_and_limited_in_time(make_grid):
 
 def test_one_node_may_serve_several_clients(make_grid):
     """Four clients on two nodes: each gets the reply to its own message, though they arrive backwards."""
-    requests = {client: (10 + client % 2, RecordDict({"arrays": adapter_record(np.array([client]))})) for client in range(4)}
+    contents = [RecordDict({"arrays": adapter_record(np.array([client]))}) for client in range(4)]
+    requests = {client: (10 + client % 2, content) for client, content in enumerate(contents)}
 
     def same(message):
         return Message(message.content, reply_to=message)
 
     order = {f"message-{number:04d}": -number for number in range(4)}
     grid = make_grid(same, arrival=lambda message: order[message.metadata.message_id])
-    assert [(client, node_of(reply)) for client, reply in ask(grid, requests, "train", 5.0)] == [(c, c) for c in range(4)]
+    got = [(client, node_of(reply)) for client, reply in ask(grid, requests, "train", 5.0)]
+    assert got == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
 def test_whoever_is_silent_gives_none(make_grid):
@@ -71,11 +73,19 @@ def test_whoever_is_silent_gives_none(make_grid):
 
 
 def test_whoever_cannot_be_reached_gives_none_without_waiting(make_grid):
-    """The time-out is an hour: waiting for the one that was never asked would hang."""
+    """One reply a look: two looks bring all that can come, and there is no third."""
     grid = make_grid(echo, unreachable=[70])
-    got = dict(ask(grid, REQUESTS, "train", 3600.0))
+    got = dict(ask(grid, REQUESTS, "train", 0.2))
+    assert grid.pulls == 2
     assert got[1] is None
     assert {client for client, reply in got.items() if reply is not None} == {0, 2}
+
+
+@pytest.mark.xfail(strict=True, reason="_in_order takes the unreachable for late, and waits for everybody else first")
+def test_whoever_cannot_be_reached_holds_nobody_back(make_grid):
+    """One reply a look: client 0 after one look, 1 at once, 2 after two."""
+    grid = make_grid(echo, unreachable=[70], arrival=arriving(0, 2))
+    assert [(client, grid.pulls) for client, _ in ask(grid, REQUESTS, "train", 5.0)] == [(0, 1), (1, 1), (2, 2)]
 
 
 def test_an_error_under_another_node_id_finds_its_client(make_grid):

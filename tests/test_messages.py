@@ -21,7 +21,14 @@ MANIFEST = "a1b2"
 SENT = adapter_record(np.array([1.0, 2.0, 3.0]))
 GOOD = {"num-examples": 4, "train-loss": 0.5}
 JOB = Assignment(
-    client=2, clients=5, server_round=3, position=40, learning_rate=1e-4, manifest=MANIFEST, state_version=2, reference="r"
+    client=2,
+    clients=5,
+    server_round=3,
+    position=40,
+    learning_rate=1e-4,
+    manifest=MANIFEST,
+    state_version=2,
+    reference="r",
 )
 
 
@@ -43,7 +50,8 @@ def test_assignment_round_trip():
 
 
 def test_assignment_takes_the_keys_of_strategies():
-    read = Assignment.from_message(request(**JOB.to_config(), **{"proximal-mu": 0.25, "scaffold": True, "pooled": True}))
+    config = JOB.to_config() | {"proximal-mu": 0.25, "scaffold": True, "pooled": True}
+    read = Assignment.from_message(request(**config))
     assert (read.proximal_mu, read.scaffold, read.pooled) == (0.25, True, True)
 
 
@@ -67,7 +75,8 @@ def test_read_vectors():
     read = read_vectors(request())
     assert list(read) == ["adapter"]
     np.testing.assert_array_equal(read["adapter"], [1.0, 2.0, 3.0])
-    without = Message(RecordDict({"arrays": vectors_record({"control": np.zeros(1)})}), dst_node_id=7, message_type="train")
+    content = RecordDict({"arrays": vectors_record({"control": np.zeros(1)})})
+    without = Message(content, dst_node_id=7, message_type="train")
     with pytest.raises(BadMessage, match="'adapter'"):
         read_vectors(without)
 
@@ -79,13 +88,15 @@ def test_vector_hash_is_that_of_the_float32_bytes():
 
 
 def test_record_bytes_counts_every_array():
-    content = RecordDict({"arrays": vectors_record({"adapter": np.zeros(3), "control": np.zeros(50)}), "metrics": MetricRecord(GOOD)})
+    record = vectors_record({"adapter": np.zeros(3), "control": np.zeros(50)})
+    content = RecordDict({"arrays": record, "metrics": MetricRecord(GOOD)})
     assert record_bytes(content) == sum(len(array.data) for array in content["arrays"].values()) >= 4 * 53
 
 
 def test_a_good_reply_may_pass():
     assert reply_problem(answer(), SENT, MANIFEST) is None
-    assert reply_problem(answer(arrays(adapter=np.ones(3, "f4"), control_delta=np.ones(3, "f4"))), SENT, MANIFEST) is None
+    two = arrays(adapter=np.ones(3, "f4"), control_delta=np.ones(3, "f4"))
+    assert reply_problem(answer(two), SENT, MANIFEST) is None
 
 
 def test_an_evaluation_needs_no_arrays():

@@ -178,8 +178,8 @@ def test_auto_is_bfloat16_where_hardware_multiplies_it(monkeypatch, cuda, cuda_b
 
 @pytest.mark.slow
 def test_the_packaged_model(monkeypatch):
-    """134,515,008 parameters, the head tied to the embedding: 49,152 · 576 = 28,311,552 of them there. Each of 30 layers
-    has 576 · (576 + 192 + 192 + 576) in attention, 3 · 576 · 1536 in its MLP and 2 · 576 in norms, 3,540,096 together;
+    """134,515,008 parameters, the head tied to the embedding: 49,152 · 576 = 28,311,552 of them there. Each of 30
+    layers has 576 · (576 + 192 + 192 + 576) in attention, 3 · 576 · 1536 in its MLP and 2 · 576 in norms, 3,540,096 together;
     the last norm 576: 28,311,552 + 30 · 3,540,096 + 576.
     """
     try:

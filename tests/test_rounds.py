@@ -96,7 +96,8 @@ def test_two_rounds(loop):
         (1, [0, 1], 1.75),
         (2, [0, 1], 1.75),
     ]
-    told = [(event["round"], event["client"], event["name"], event["num_examples"]) for event in events(rounds, "client")]
+    keys = ("round", "client", "name", "num_examples")
+    told = [tuple(event[key] for key in keys) for event in events(rounds, "client")]
     assert told == [(1, 0, "owner 0", 1), (1, 1, "owner 1", 3), (2, 0, "owner 0", 1), (2, 1, "owner 1", 3)]
 
 
@@ -164,7 +165,7 @@ def test_only_accepted_clients_advance(loop):
 
 
 def test_the_reference_is_sent_once_and_again_after_a_refusal(loop):
-    """Client 1's reply of round 2 is refused, so it gets the reference policy in rounds 1 and 3, client 0 in round 1."""
+    """Client 1's reply of round 2 is refused, so it gets the reference policy in rounds 1 and 3, client 0 in 1."""
     reference = np.array([0.5, 0.25], np.float32)
     clients = Clients(bad={(2, 1): "error"})
     loop(clients, rounds=4, reference=reference).run(START)

@@ -1,0 +1,140 @@
+"""Every name of the table, through the real server and the real clients, for SFT and for DPO, without processes."""
+
+import copy
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+from fedllm_app import client_app, server_app
+from fedllm_app.config import parse_run_config
+from fedllm_app.run_directory import RunDirectory, read_journal, read_result
+from fedllm_app.strategies.registry import STRATEGIES
+from fedllm_app.training import resident
+
+CLIENTS = 7  # enough for Bulyan with one attacker: 4 f + 3
+
+
+class InProcessGrid:
+    """A simulation's grid whose nodes are this process: each message goes through the ClientApp at once."""
+
+    def __init__(self, run_config: dict, nodes: int) -> None:
+        self.contexts = {
+            node + 100: Context(
+                run_id=5,
+                node_id=node + 100,
+                node_config={"partition-id": node, "num-partitions": nodes},
+                state=RecordDict(),
+                run_config=run_config,
+            )
+            for node in range(nodes)
+        }
+        self.replies: dict[str, Message] = {}
+
+    def get_node_ids(self):
+        return list(self.contexts)
+
+    def push_messages(self, messages):
+        ids = []
+        for message in messages:
+            message.metadata._message_id = f"message-{len(self.replies)}-{message.metadata.dst_node_id}"
+            content = copy.deepcopy(message.content)  # what a network does
+            sent = Message(content, dst_node_id=message.metadata.dst_node_id, message_type=message.metadata.message_type)
+            sent.metadata._message_id = message.metadata.message_id
+            self.replies[message.metadata.message_id] = client_app.app(sent, self.contexts[message.metadata.dst_node_id])
+            ids.append(message.metadata.message_id)
+        return ids
+
+    def pull_messages(self, message_ids):
+        return [self.replies.pop(name) for name in list(message_ids) if name in self.replies]
+
+
+def run_in_process(flat: dict, directory) -> bytes:
+    """One whole run; the bytes of the final adapter."""
+    flat = flat | {"run.directory": str(directory)}
+    run = RunDirectory(directory)
+    run.create(flat)
+    server_app._run(InProcessGrid(flat, CLIENTS), parse_run_config(flat), run, 0.0)
+    return (directory / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def clean_process():
+    """Start and leave without a resident model."""
+    resident.release()
+    client_app.build_local_client.cache_clear()
+    yield
+    resident.release()
+
+
+@pytest.mark.parametrize("task", ["sft", "dpo"])
+@pytest.mark.parametrize("name", list(STRATEGIES))
+def test_strategy_runs_moves_adapters_and_leaves_no_trace(name, task, run_config, tmp_path):
+    """Two rounds of seven clients: losses finite, adapters moved; the same run again gives the same bytes.
+
+    `local` has no global adapter: its clients' own must have moved instead.
+    """
+    flat = run_config | {
+        "strategy.name": name, "train.task": task, "clients.number": CLIENTS, "train.local-steps": 1,
+        "data.examples-per-client": 6, "data.held-out-examples": 2,
+    }  # fmt: skip
+    once = run_in_process(flat, tmp_path / "once")
+    again = run_in_process(flat, tmp_path / "again")
+    assert once == again
+    result, journal = read_result(tmp_path / "once"), read_journal(tmp_path / "once")
+    losses = [event["train_loss"] for event in journal if event["event"] == "client"]
+    assert len(losses) == 2 * (1 if name == "centralized" else CLIENTS)
+    assert np.isfinite(losses).all()
+    assert result["refused_replies"] == 0
+    if name == "local":
+        assert result["adapter_moved"] == 0
+        own = [(tmp_path / "once" / "adapters" / f"client-{k}" / "adapter_model.safetensors").read_bytes() for k in range(CLIENTS)]
+        assert len({*own, once}) == CLIENTS + 1
+    else:
+        assert result["adapter_moved"] > 1e-4
+    if task == "dpo":
+        assert all(0 <= event["reward_accuracy"] <= 1 for event in journal if event["event"] == "client-evaluation")
+
+
+def test_identities_through_the_whole_app(run_config, tmp_path):
+    """fedprox with mu = 0 and fedavgm with beta = 0, eta = 1 are fedavg to float32 rounding; equal shards make
+    scaffold's first round fedavg's, and its second another."""
+    flat = run_config | {"clients.number": CLIENTS, "train.local-steps": 1, "evaluate.every": 0}
+    variants = {
+        "fedavg": {}, "fedprox": {"strategy.fedprox.mu": 0.0}, "scaffold": {},
+        "fedavgm": {"strategy.fedavgm.beta": 0.0, "strategy.fedavgm.eta-s": 1.0},
+    }  # fmt: skip
+    final = {}
+    for rounds in (1, 2):
+        for name, hyper in variants.items():
+            directory = tmp_path / f"{name}-{rounds}"
+            run_in_process(flat | hyper | {"strategy.name": name, "train.rounds": rounds}, directory)
+            final[name, rounds] = load(directory)
+    for rounds in (1, 2):
+        for name in ("fedprox", "fedavgm"):
+            np.testing.assert_allclose(final[name, rounds], final["fedavg", rounds], atol=1e-6)
+    np.testing.assert_allclose(final["scaffold", 1], final["fedavg", 1], atol=1e-6)
+    assert np.abs(final["scaffold", 2] - final["fedavg", 2]).max() > 1e-5
+
+
+def load(directory) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(directory / "adapter" / "adapter_model.safetensors")
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)])
+
+
+def test_partial_participation_goes_on_where_a_client_stopped(run_config, tmp_path):
+    """3 of 7 clients a round: the seeded choice is the same twice, and another seed chooses others."""
+    flat = run_config | {"clients.number": CLIENTS, "clients.per-round": 3, "train.rounds": 4, "evaluate.every": 0,
+                         "train.local-steps": 1, "strategy.name": "scaffold"}  # fmt: skip
+    chosen = {}
+    for label, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_in_process(flat | {"run.seed": seed}, tmp_path / label)
+        journal = read_journal(tmp_path / label)
+        chosen[label] = [event["clients"] for event in journal if event["event"] == "round-started"]
+    assert chosen["a"] == chosen["b"]
+    assert chosen["a"] != chosen["c"]
+    assert all(len(clients) == 3 for clients in chosen["a"])
+
+
