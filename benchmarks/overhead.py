@@ -116,7 +116,7 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(location)
     template = get_template("alpaca", tokenizer)
     source = open_source(str(data), task="sft", cache_dir=home() / "sources", max_bad_share=0.01)
-    rows = [{"prompt": template.render_prompt(e.prompt, ""), "completion": e.completion}
+    rows = [{"prompt": template.render_prompt(e.prompt, None), "completion": e.completion}
             for e in source.examples(range(STEPS * BATCH))]
     arguments = SFTConfig(
         output_dir="unused", max_steps=STEPS, per_device_train_batch_size=BATCH, max_length=LENGTH, learning_rate=1e-4,
@@ -188,7 +188,7 @@ def _pair_shard(data: Path, model):
     parts = []
     for column in ("chosen", "rejected"):
         rows = (Example(pair.prompt, getattr(pair, column)) for pair in source.examples(range(200)))
-        parts.append(tokenize(rows, template, model.tokenizer, LENGTH, ""))
+        parts.append(tokenize(rows, template, model.tokenizer, LENGTH, None))
     return PairShard(*parts)
 
 

@@ -78,11 +78,16 @@ def lora_config(r: int, alpha: int, dropout: float, targets: list[str] | str, ba
 def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.PeftModel":
     """Put the adapter into `base`, with float32 adapter weights. `AdapterError` if no module is a target."""
     from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     try:
-        return get_peft_model(base, adapter)
+        model = get_peft_model(base, adapter)
     except ValueError as error:
         raise AdapterError(f"lora.target-modules does not fit this model: {str(error).splitlines()[0]}") from error
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        # Losses multiply hidden states by the head's weight directly, so an adapter on it would never be trained.
+        raise AdapterError("lora.target-modules names the language-model head: accepted are modules below it")
+    return model
 
 
 class AdapterView:
@@ -92,7 +97,7 @@ class AdapterView:
         from peft import get_peft_model_state_dict
 
         # The state dict shares storage with the parameters, so copying into its tensors swaps adapters in place.
-        state = get_peft_model_state_dict(model)
+        state = get_peft_model_state_dict(model, save_embedding_layers=False)
         self._tensors = list(state.values())
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.manifest = Manifest(tuple(state), tuple(tuple(tensor.shape) for tensor in self._tensors))
@@ -160,7 +165,7 @@ def meta_manifest(model: "peft.PeftModel") -> Manifest:
     """The layout of the adapter of a model without storage (on the meta device)."""
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return Manifest(tuple(state), tuple(tuple(tensor.shape) for tensor in state.values()))
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of `fedllm`; returns the exit status."""
     parsed = _parser().parse_args(arguments)
     console = Console()
+    # Ended by another process (a job scheduler, a time limit), it must take Flower's processes along as on Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return parsed.command(parsed, console)
     except (ConfigError, LaunchError) as error:
@@ -34,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped", style="red")
         return 130
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not stop the taking down
+    raise KeyboardInterrupt
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:
@@ -98,6 +106,7 @@ def _new_directory(name: str) -> Path:
 
 def read_overrides(given: list[str]) -> dict[str, bool | int | float | str]:
     """Merge `--run-config` values: TOML files and "key=value key=value" strings, later ones win."""
+    import click
     from flwr.common.config import parse_config_args
 
     merged: dict[str, bool | int | float | str] = {}
@@ -106,10 +115,18 @@ def read_overrides(given: list[str]) -> dict[str, bool | int | float | str]:
         if value.endswith(".toml"):
             if not path.is_file():
                 raise ConfigError([f"--run-config {value}: there is no such file"])
-            with open(path, "rb") as file:
-                merged |= flatten(tomllib.load(file))
+            try:
+                merged |= flatten(tomllib.loads(path.read_text(encoding="utf-8")))
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise ConfigError([f"--run-config {value}: {error}"]) from error
         else:
-            merged |= parse_config_args([value])
+            try:
+                pairs = parse_config_args([value])
+            except click.ClickException:
+                pairs = {}
+            if not pairs:
+                raise ConfigError([f"--run-config {value}: accepted is 'key=value key=value', text in double quotes"])
+            merged |= pairs
     return merged
 
 

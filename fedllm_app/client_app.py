@@ -115,7 +115,7 @@ def build_local_client(run_id: int, run_config: tuple, clients: int):
         run_id,
         resident_key(config),
         data_selection(config, clients),
-        Tokenization(config.data.template, config.data.system_prompt, train_.max_length),
+        Tokenization(config.data.template, config.data.system_prompt or None, train_.max_length),
         LocalTraining(
             local_steps=train_.local_steps,
             batch_size=train_.batch_size,
@@ -157,12 +157,20 @@ def data_selection(config: Config, clients: int):
 
 def resident_key(config: Config):
     """What this configuration's resident model is known by."""
+    from fedllm_app.models import choose_attention
     from fedllm_app.training.resident import ResidentKey
 
     model, lora = config.model, config.lora
-    targets = lora.targets if isinstance(lora.targets, str) else tuple(lora.targets)
     return ResidentKey(
-        config.train.task, model.name, model.dtype, model.trust_remote_code, lora.r, lora.alpha, lora.dropout, targets
+        task=config.train.task,
+        model=model.name,
+        dtype=model.dtype,
+        trust_remote_code=model.trust_remote_code,
+        lora_r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        lora_targets=lora.targets if isinstance(lora.targets, str) else tuple(lora.targets),
+        attention=choose_attention(model.attention, config.train.max_length),
     )
 
 

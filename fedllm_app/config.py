@@ -62,6 +62,7 @@ class ModelConfig(_Section):
 
     name: Annotated[str, Field(min_length=1)]
     dtype: Literal["auto", "float32", "bfloat16"]
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"]
     trust_remote_code: bool
 
 
@@ -178,7 +179,8 @@ def parse_run_config(flat: FlatConfig) -> Config:
     try:
         config = Config.model_validate(sections)
     except ValidationError as error:
-        problems.extend(_explain(entry, known) for entry in error.errors())
+        # The registry has checked the hyper-parameters, and says what each accepts.
+        problems.extend(_explain(entry, known) for entry in error.errors() if entry["loc"][:2] != ("strategy", "hyper"))
         raise ConfigError(problems) from None
     problems = problems or _contradictions(config)
     if problems:
@@ -188,6 +190,8 @@ def parse_run_config(flat: FlatConfig) -> Config:
 
 def default_run_config(project: Path) -> dict[str, bool | int | float | str]:
     """The flat defaults that stand in `project`/pyproject.toml."""
+    if not (project / "pyproject.toml").is_file():
+        raise ConfigError([f"{project} holds no app: {project / 'pyproject.toml'} does not exist"])
     with open(project / "pyproject.toml", "rb") as file:
         return flatten(tomllib.load(file)["tool"]["flwr"]["app"]["config"])
 
@@ -266,6 +270,9 @@ def _contradictions(config: Config) -> list[str]:
         )
     if config.evaluate.every and not data.held_out_examples:
         problems.append("evaluate.every > 0 needs data.held-out-examples of at least 1; set evaluate.every = 0 for none")
+    directory = config.run.directory
+    if directory and not Path(directory).is_absolute():
+        problems.append(f"run.directory = {directory!r}: accepted is an absolute path, or \"\" for a new one")
     start = config.adapter.start
     if start and not Path(start).is_absolute():
         problems.append(f"adapter.start = {start!r}: accepted is an absolute path")

@@ -10,23 +10,32 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from fedllm_app.adapters import Manifest, load_peft_directory
+from fedllm_app.client_app import resident_key
 from fedllm_app.config import Config
 from fedllm_app.data import corpus
+from fedllm_app.data.templates import get_template
 from fedllm_app.paths import write_text
 from fedllm_app.report import plot_run
+from fedllm_app.training.local_client import peak_memory_mb
+from fedllm_app.training.resident import Resident, resident, set_threads
 
 QUESTIONS = 60  # held-out questions a domain
-_NEW_TOKENS = 12  # the longest answers of the corpus have fewer
+_NEW_TOKENS = 24
 
 RunIt = Callable[[Mapping[str, object]], None]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracy of every model on every domain, best mean first, and the questions behind it."""
+    """Which questions every model answers exactly, by domain, and from those the figures of the table."""
 
-    accuracy: dict[str, dict[str, float]]
-    replies: dict[str, dict[str, list]]
+    exact: dict[str, dict[str, np.ndarray]]
+
+    @property
+    def accuracy(self) -> dict[str, dict[str, float]]:
+        """Share of exact answers of every model on every domain."""
+        return {model: {d: float(hits.mean()) for d, hits in domains.items()} for model, domains in self.exact.items()}
 
     def mean(self, model: str) -> float:
         """Mean accuracy over the domains."""
@@ -50,50 +59,58 @@ def demo(config: Config, directory: Path, run: RunIt, console: Console) -> None:
     console.rule("2/3 each client alone, for the same number of steps")
     run({"run.directory": str(directory / "alone"), "strategy.name": "local"})
     console.rule(f"3/3 {QUESTIONS} held-out questions a domain, the same for every model")
-    comparison = compare(config, directory, console)
+    set_threads(0)
+    model = resident(resident_key(config))
+    models = load_models(directory, model.manifest)
+    comparison = compare(config, model, models, console)
     figure = directory / "training.png"
     plot_run(directory / "federated", figure, "Federated training: SmolLM2-135M-Instruct, four domains")
     console.print(_table(comparison))
-    _sample(comparison, console)
-    _write(comparison, directory / "comparison.json")
+    sample = _sample(config, model, models, comparison, console)
+    seconds = time.monotonic() - started
+    _write(comparison, sample, seconds, directory / "comparison.json")
     console.print(f"figure: {figure}", soft_wrap=True)
     console.print(f"run directory: {directory}", soft_wrap=True)
-    console.print(f"all of it took {time.monotonic() - started:.0f} s")
+    console.print(
+        f"all of it took {seconds:.0f} s; peak memory of this process {peak_memory_mb():.0f} MB, of a client: above"
+    )
 
 
-def compare(config: Config, directory: Path, console: Console) -> Comparison:
-    """Grade base, clients alone and federated model on the same held-out questions."""
-    from fedllm_app.adapters import load_peft_directory
-    from fedllm_app.client_app import resident_key
-    from fedllm_app.data.templates import get_template
-    from fedllm_app.evaluation.exact_match import grade
-    from fedllm_app.training.resident import resident, set_threads
+def held_out_questions(config: Config) -> dict[str, list[corpus.Question]]:
+    """The questions that all models are asked, by domain; none of them is in any client's training part."""
+    return {domain: corpus.questions(domain, "held-out", QUESTIONS, config.run.seed) for domain in corpus.DOMAINS}
 
-    set_threads(0)
-    loaded = resident(resident_key(config))
-    template = get_template(config.data.template, loaded.tokenizer)
-    models = {"base": None}
-    models |= {f"{domain} alone": directory / "alone" / "adapters" / f"client-{client}"
-               for client, domain in enumerate(corpus.DOMAINS)}
-    models["federated"] = directory / "federated" / "adapter"
-    accuracy, replies = {}, {}
+
+def load_models(directory: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """The packed adapter of every model by name; the base is the adapter of zeros."""
+    paths = {
+        f"{domain} alone": directory / "alone" / "adapters" / f"client-{client}"
+        for client, domain in enumerate(corpus.DOMAINS)
+    }
+    paths["federated"] = directory / "federated" / "adapter"
+    trained = {name: load_peft_directory(path, manifest) for name, path in paths.items()}
+    return {"base": np.zeros(manifest.size, np.float32)} | trained
+
+
+def compare(config: Config, model: Resident, models: dict[str, np.ndarray], console: Console) -> Comparison:
+    """Ask base, clients alone and federated model the same held-out questions."""
+    from fedllm_app.data.examples import Example
+    from fedllm_app.data.shards import tokenize
+    from fedllm_app.training.sft import score_rows
+
+    template = get_template(config.data.template, model.tokenizer)
+    shards = {}
+    for domain, asked in held_out_questions(config).items():
+        rows = [Example((("user", question.instruction),), question.answer) for question in asked]
+        system = config.data.system_prompt or None
+        shards[domain] = tokenize(rows, template, model.tokenizer, config.train.max_length, system)
+    exact = {}
     for name, adapter in models.items():
         began = time.monotonic()
-        vector = (np.zeros(loaded.manifest.size, np.float32) if adapter is None
-                  else load_peft_directory(adapter, loaded.manifest))
-        loaded.adapter.write(vector)
-        replies[name] = {}
-        for domain in corpus.DOMAINS:
-            asked = corpus.questions(domain, "held-out", QUESTIONS, config.run.seed)
-            prompts = [template.render_prompt((("user", q.instruction),), config.data.system_prompt) for q in asked]
-            answers = [question.answer for question in asked]
-            replies[name][domain] = grade(
-                loaded.model, loaded.tokenizer, prompts, answers, corpus.matches, _NEW_TOKENS
-            )
-        accuracy[name] = {d: float(np.mean([g.right for g in graded])) for d, graded in replies[name].items()}
-        shown = ", ".join(f"{domain} {value:.0%}" for domain, value in accuracy[name].items())
+        exact[name] = {domain: score_rows(model, shard, adapter, QUESTIONS).exact for domain, shard in shards.items()}
+        shown = ", ".join(f"{domain} {hits.mean():.0%}" for domain, hits in exact[name].items())
         console.print(f"  {name}: {shown} ({time.monotonic() - began:.0f} s)", highlight=False)
-    return Comparison(accuracy, replies)
+    return Comparison(exact)
 
 
 def _table(comparison: Comparison) -> Table:
@@ -108,29 +125,34 @@ def _table(comparison: Comparison) -> Table:
     return table
 
 
-def _sample(comparison: Comparison, console: Console) -> None:
-    """Show a question that the two models answer differently, if there is one."""
-    pairs = [
-        (before, after)
-        for domain in corpus.DOMAINS
-        for before, after in zip(comparison.replies["base"][domain], comparison.replies["federated"][domain], strict=True)
-    ]
-    before, after = next(((b, a) for b, a in pairs if a.right and not b.right), pairs[0])
-    console.print("a held-out question:", before.prompt.strip(), markup=False, highlight=False)
-    for name, graded in (("base", before), ("federated", after)):
-        verdict = "right" if graded.right else "wrong"
-        console.print(f"  {name}: {graded.reply.strip()!r} ({verdict}; expected {graded.answer!r})", markup=False)
+def _sample(
+    config: Config, model: Resident, models: dict[str, np.ndarray], comparison: Comparison, console: Console
+) -> dict[str, str]:
+    """Have base and federated model answer a question that only the latter gets right, if there is one."""
+    from fedllm_app.evaluation.generation import generate
+
+    asked = [question for questions in held_out_questions(config).values() for question in questions]
+    base, federated = (np.concatenate(list(comparison.exact[name].values())) for name in ("base", "federated"))
+    chosen = asked[int(np.argmax(federated & ~base))]
+    template = get_template(config.data.template, model.tokenizer)
+    prompt = template.render_prompt((("user", chosen.instruction),), config.data.system_prompt or None)
+    sample = {"question": chosen.instruction, "expected": chosen.answer}
+    console.print(f"a held-out question: {chosen.instruction}", markup=False, highlight=False)
+    for name in ("base", "federated"):
+        model.adapter.write(models[name])
+        sample[name] = generate(model.model, model.tokenizer, [prompt], _NEW_TOKENS)[0].strip()
+        console.print(f"  {name}: {sample[name]}", markup=False, highlight=False)
+    console.print(f"  expected: {chosen.answer}", markup=False, highlight=False)
+    return sample
 
 
-def _write(comparison: Comparison, file: Path) -> None:
+def _write(comparison: Comparison, sample: dict[str, str], seconds: float, file: Path) -> None:
     content = {
         "questions_per_domain": QUESTIONS,
         "accuracy": comparison.accuracy,
         "mean": {model: comparison.mean(model) for model in comparison.accuracy},
         "average_rank": {model: comparison.rank(model) for model in comparison.accuracy},
-        "replies": {
-            model: {domain: [[g.prompt, g.answer, g.reply, g.right] for g in graded] for domain, graded in domains.items()}
-            for model, domains in comparison.replies.items()
-        },
+        "sample": sample,
+        "seconds": seconds,
     }
     write_text(file, json.dumps(content, indent=1) + "\n")

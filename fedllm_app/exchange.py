@@ -1,6 +1,7 @@
 """Sending one message to each of some clients and handing on the replies, over any Flower grid."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import Message, RecordDict
@@ -44,24 +45,30 @@ def ask(
         for message_id in grid.push_messages([message]):
             if message_id is not None:
                 pending[message_id] = client
-    yield from _in_order(list(requests), _arrivals(grid, pending, timeout))
+    unreachable = requests.keys() - pending.values()
+    yield from _in_order(list(requests), unreachable, _arrivals(grid, pending, timeout))
 
 
 def _arrivals(grid: Grid, pending: dict[str, int], timeout: float) -> Iterator[tuple[int, Message]]:
     deadline = time.monotonic() + timeout
-    while pending and time.monotonic() < deadline:
-        for message in grid.pull_messages(list(pending)):
-            client = pending.pop(message.metadata.reply_to_message_id, None)
-            if client is not None:
-                yield client, message
-        if pending:
+    late = False
+    while pending and not late:
+        late = time.monotonic() >= deadline  # one more look: a reply may have come while another was aggregated
+        arrived = deque(grid.pull_messages(list(pending)))
+        while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
+            client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
+            if client is None:
+                arrived.popleft()
+            else:
+                yield client, arrived.popleft()
+        if pending and not late:
             time.sleep(_PULL_INTERVAL)
 
 
 def _in_order(
-    clients: list[int], arrivals: Iterable[tuple[int, Message]]
+    clients: list[int], unreachable: Iterable[int], arrivals: Iterable[tuple[int, Message]]
 ) -> Iterator[tuple[int, Message | None]]:
-    early: dict[int, Message] = {}
+    early: dict[int, Message | None] = dict.fromkeys(unreachable)
     arrivals = iter(arrivals)
     for client in clients:
         while client not in early:
@@ -69,4 +76,5 @@ def _in_order(
             if arrived is None:
                 break
             early[arrived[0]] = arrived[1]
+            del arrived
         yield client, early.pop(client, None)

@@ -5,7 +5,7 @@ where Flower has them, so that its own strategies work on these messages as they
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,10 +115,12 @@ def failure(request: Message, reason: str) -> Message:
     return Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=request)
 
 
-def reply_problem(answer: Message, expected: ArrayRecord | None, manifest: str) -> str | None:
+def reply_problem(
+    answer: Message, expected: ArrayRecord | None, manifest: str, required: Iterable[str] = (ADAPTER,)
+) -> str | None:
     """Why a reply must not reach the strategy, or None if it may.
 
-    Checked: error replies, the manifest, arrays by name, shape and dtype against `expected` (None for evaluate replies,
+    `required` names the arrays that the strategy needs. Checked: error replies, the manifest, arrays by name, shape and dtype against `expected` (None for evaluate replies,
     which carry none), finite values, finite numbers, at least one example.
     """
     if answer.has_error():
@@ -128,23 +130,26 @@ def reply_problem(answer: Message, expected: ArrayRecord | None, manifest: str) 
         return f"the reply carries no {EXAMPLES}"
     if CONFIG not in content or content[CONFIG].get("manifest") != manifest:
         return "the reply was computed under another adapter manifest"
-    if not np.isfinite(content[METRICS][EXAMPLES]) or content[METRICS][EXAMPLES] <= 0:
-        return f"{EXAMPLES} is {content[METRICS][EXAMPLES]}"
+    examples = content[METRICS][EXAMPLES]
+    if not isinstance(examples, int | float) or not np.isfinite(examples) or examples <= 0:
+        return f"{EXAMPLES} is {examples!r}"
     odd = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
     if odd:
         return f"{odd[0]} is not finite"
-    return None if expected is None else _array_problem(content, expected)
+    return None if expected is None else _array_problem(content, expected, required)
 
 
-def _array_problem(content: RecordDict, expected: ArrayRecord) -> str | None:
-    if ARRAYS not in content or ADAPTER not in content[ARRAYS]:
-        return "the reply carries no adapter"
+def _array_problem(content: RecordDict, expected: ArrayRecord, required: Iterable[str]) -> str | None:
+    lacking = [name for name in required if ARRAYS not in content or name not in content[ARRAYS]]
+    if lacking:
+        return f"the reply carries no {lacking[0]}"
     for name, array in content[ARRAYS].items():
-        if tuple(array.shape) != tuple(expected[ADAPTER].shape):
-            return f"{name} has shape {tuple(array.shape)}, sent was {tuple(expected[ADAPTER].shape)}"
-        if array.dtype != "float32":
-            return f"{name} has dtype {array.dtype}, accepted is float32"
-        if not np.isfinite(array.numpy()).all():
+        vector = array.numpy()  # what the bytes hold; the record's own label is only a claim
+        if vector.shape != tuple(expected[ADAPTER].shape):
+            return f"{name} has shape {vector.shape}, sent was {tuple(expected[ADAPTER].shape)}"
+        if vector.dtype != np.float32:
+            return f"{name} has dtype {vector.dtype}, accepted is float32"
+        if not np.isfinite(vector).all():
             return f"{name} has values that are not finite"
     return None
 

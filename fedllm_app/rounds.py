@@ -29,6 +29,7 @@ from fedllm_app.messages import (
 )
 from fedllm_app.run_directory import RunDirectory
 from fedllm_app.sampling import choose_clients, learning_rate
+from fedllm_app.strategies.fedavg import FedAvg
 
 
 @runtime_checkable
@@ -128,6 +129,7 @@ class Rounds:
         self.directory = directory
         self.save = save
         self.totals = Totals(positions=dict.fromkeys(nodes, 0), versions=dict.fromkeys(nodes, 0))
+        self._required = strategy.reply_arrays if isinstance(strategy, FedAvg) else (ADAPTER,)
         self._reference = None if reference is None else Array(reference.astype(np.float32))
         self._reference_hash = "" if reference is None else vector_hash(reference)
         self._lacks_reference = set(nodes)
@@ -228,7 +230,7 @@ class Rounds:
             problem = (
                 f"no reply within run.round-timeout = {self.schedule.round_timeout:g} s"
                 if answer is None
-                else reply_problem(answer, expected, self.manifest)
+                else reply_problem(answer, expected, self.manifest, self._required)
             )
             where = {"round": server_round, "client": client, "name": self.names[client]}
             if problem is not None:

@@ -8,6 +8,14 @@ from rich.table import Table
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
 
 
+_METRICS = {
+    "eval_loss": "loss",
+    "exact_match": "exact match",
+    "reward_accuracy": "reward accuracy",
+    "reward_margin": "margin",
+}
+
+
 class Watch:
     """Turns the events of a run's journal and the steps of its clients into lines on a terminal."""
 
@@ -89,15 +97,15 @@ class Watch:
 
     def _round(self, event: dict) -> None:
         self.console.print(
-            f"round {event['round']}/{self.rounds}: training loss {event['train_loss']:.3f} from "
+            f"round {event['round']}/{self.rounds}: training loss {_number(event['train_loss'])} from "
             f"{len(event['clients'])} clients in {event['seconds']:.1f} s",
             highlight=False,
         )
 
     def _evaluation(self, event: dict) -> None:
-        match = event.get("exact_match")
-        shown = "" if match is None else f", exact match {match:.1%}"
-        self.console.print(f"  held-out after round {event['round']}: loss {event['eval_loss']:.3f}{shown}", highlight=False)
+        metrics = [(name, label) for name, label in _METRICS.items() if name in event]
+        shown = ", ".join(f"{label} {_number(event[name])}" for name, label in metrics) or "no usable reply"
+        self.console.print(f"  held-out after round {event['round']}: {shown}", highlight=False)
 
     def _refused(self, event: dict) -> None:
         self.console.print(
@@ -123,3 +131,7 @@ def summary(result: dict, directory: str) -> Table:
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

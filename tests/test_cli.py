@@ -89,24 +89,20 @@ def test_a_directory_with_another_run_ends_with_2(starts_nothing, capsys):
     assert "holds another run" in capsys.readouterr().out.replace("\n", " ")
 
 
-@pytest.mark.xfail(strict=True, reason="read_overrides lets TOMLDecodeError through")
 def test_a_broken_configuration_file_ends_with_2(starts_nothing):
     (starts_nothing / "broken.toml").write_text("[train")
     assert main(["run", str(ROOT), "-c", "broken.toml"]) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="Flower's parser leaves out what is no pair, and the run begins without it")
 def test_a_key_without_a_value_ends_with_2(starts_nothing):
     assert main(["run", str(ROOT), "-c", "train.rounds"]) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="read_overrides lets Flower's ClickException through")
 def test_a_value_that_is_none_ends_with_2(starts_nothing):
     """Text must be quoted: the shell takes the quotes of strategy.name="fedprox" away."""
     assert main(["run", str(ROOT), "-c", "strategy.name=fedprox"]) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="default_run_config lets FileNotFoundError through")
 def test_an_app_that_is_not_there_ends_with_2(starts_nothing):
     assert main(["run", str(starts_nothing / "nothing")]) == 2
 

@@ -81,7 +81,6 @@ def test_whoever_cannot_be_reached_gives_none_without_waiting(make_grid):
     assert {client for client, reply in got.items() if reply is not None} == {0, 2}
 
 
-@pytest.mark.xfail(strict=True, reason="_in_order takes the unreachable for late, and waits for everybody else first")
 def test_whoever_cannot_be_reached_holds_nobody_back(make_grid):
     """One reply a look: client 0 after one look, 1 at once, 2 after two."""
     grid = make_grid(echo, unreachable=[70], arrival=arriving(0, 2))
@@ -113,7 +112,6 @@ def test_a_reply_that_nobody_asked_for_is_left_out(make_grid):
     assert [(client, node_of(reply)) for client, reply in ask(grid, REQUESTS, "train", 5.0)] == list(NODES.items())
 
 
-@pytest.mark.xfail(strict=True, reason="_arrivals and _in_order hold the last reply while they wait for the next")
 def test_a_reply_is_let_go_once_it_was_handed_on(make_grid):
     """When the grid is looked at again, no reply that was handed on before is alive."""
     grid = make_grid(echo)

@@ -7,6 +7,7 @@ keep lies on its disk.
 import resource
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -270,7 +271,9 @@ class LocalClient:
 
     def _key(self, data: ClientData) -> list:
         how = self.tokenization
-        return [self.model.model, data.fingerprint, how.template, how.system_prompt, how.max_length]
+        file = Path(how.template)
+        template = file.read_text(encoding="utf-8") if file.is_absolute() else how.template
+        return [resident(self.model).tokenizer_hash, data.fingerprint, template, how.system_prompt, how.max_length]
 
     def _tokenized(self, part: str, data: ClientData, rows: Rows) -> Shard | PairShard:
         how, tokenizer = self.tokenization, resident(self.model).tokenizer

@@ -5,6 +5,8 @@ for every message is the largest avoidable cost). Clients share it: before each 
 nothing of one client is left for the next.
 """
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +33,7 @@ class ResidentKey:
     lora_alpha: int
     lora_dropout: float
     lora_targets: tuple[str, ...] | str
+    attention: str = "sdpa"
 
 
 @dataclass
@@ -46,10 +49,18 @@ class Resident:
         return load_tokenizer(locate_model(self.key.model, self.key.trust_remote_code))
 
     @cached_property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 over what the tokenizer does to text: its vocabulary and rules, special tokens and chat template."""
+        tokenizer = self.tokenizer
+        rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+        text = "\n".join([rules, str(tokenizer.special_tokens_map), str(tokenizer.chat_template)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
     def model(self) -> "PeftModel":
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
         location = locate_model(self.key.model, self.key.trust_remote_code)
-        base = load_base_model(location, choose_dtype(self.key.dtype))
+        base = load_base_model(location, choose_dtype(self.key.dtype), self.key.attention)
         targets = self.key.lora_targets if isinstance(self.key.lora_targets, str) else list(self.key.lora_targets)
         adapter = lora_config(self.key.lora_r, self.key.lora_alpha, self.key.lora_dropout, targets, self.key.model)
         return add_adapter(base, adapter)

@@ -1,5 +1,7 @@
 """Instruction tuning: TRL's SFTTrainer on a resident model."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -39,31 +41,49 @@ def sft_dataset(rows: list[Row]) -> Dataset:
     return Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": labels})
 
 
+@dataclass(frozen=True)
+class RowScores:
+    """Of each row: summed negative log-likelihood and number of completion tokens, and whether all were most likely."""
+
+    losses: np.ndarray
+    tokens: np.ndarray
+    exact: np.ndarray
+
+
 @torch.no_grad()
-def evaluate_sft(
-    resident: Resident, shard: Shard, adapter: np.ndarray, examples: int, batch_size: int = 16
-) -> dict[str, int | float]:
-    """Held-out loss and exact match of `adapter` on the first `examples` rows of a shard.
+def score_rows(resident: Resident, shard: Shard, adapter: np.ndarray, examples: int, batch_size: int = 20) -> RowScores:
+    """Score the first `examples` rows of a shard under `adapter`.
 
-    Exact match counts the rows whose completion greedy decoding would produce token by token, end token included: given
-    the right tokens so far, each next one must be the most likely. That needs one forward pass and no decoding loop.
-
-    Returns
-    -------
-    dict[str, int | float]
-        `num-examples`, `eval-loss` (mean over completion tokens) and `exact-match` (share of rows).
+    A row is exact if greedy decoding would produce its completion token by token, end token included: given the right
+    tokens so far, each next one must be the most likely. That takes one forward pass and no decoding loop.
     """
     resident.adapter.write(adapter)
     resident.model.eval()
     base = resident.model.get_base_model()
-    total, tokens, exact = 0.0, 0, 0
     order = np.argsort(shard.lengths[:examples], kind="stable")
+    losses, tokens, exact = np.zeros(len(order)), np.zeros(len(order), int), np.zeros(len(order), bool)
     for start in range(0, len(order), batch_size):
-        rows = [shard.example(index) for index in order[start : start + batch_size]]
-        input_ids, labels = collate(rows, resident.model.device)
+        batch = order[start : start + batch_size]
+        input_ids, labels = collate([shard.example(index) for index in batch], resident.model.device)
         log_probs, correct, scored = completion_log_probs(base, labels, input_ids=input_ids)
-        total -= float(log_probs.sum())
-        tokens += len(correct)
+        losses[batch] = -log_probs.new_zeros(scored.shape).masked_scatter(scored, log_probs).sum(1).cpu().numpy()
+        tokens[batch] = scored.sum(1).cpu().numpy()
         wrong = torch.zeros_like(scored).masked_scatter(scored, ~correct)
-        exact += int((~wrong.any(1)).sum())
-    return {"num-examples": len(order), "eval-loss": total / tokens, "exact-match": exact / len(order)}
+        exact[batch] = (~wrong.any(1)).cpu().numpy()
+    return RowScores(losses, tokens, exact)
+
+
+def evaluate_sft(resident: Resident, shard: Shard, adapter: np.ndarray, examples: int) -> dict[str, int | float]:
+    """Held-out metrics of `adapter` on the first `examples` rows of a shard.
+
+    Returns
+    -------
+    dict[str, int | float]
+        `num-examples`, `eval-loss` (mean over completion tokens) and `exact-match` (share of exact rows).
+    """
+    scores = score_rows(resident, shard, adapter, examples)
+    return {
+        "num-examples": len(scores.exact),
+        "eval-loss": float(scores.losses.sum() / scores.tokens.sum()),
+        "exact-match": float(scores.exact.mean()),
+    }

@@ -1,4 +1,4 @@
-"""The corpus: same arguments, same questions; no question on both sides; answers that an independent reading confirms."""
+"""The corpus: same arguments, same questions; no question on both sides; answers an independent reading confirms."""
 
 import re
 from collections import Counter

@@ -103,7 +103,7 @@ def test_exact_match_counts_rows_whose_every_token_is_most_likely(model, start):
         np.array([len(prompt) for prompt in prompts]),
         0,
     )
-    metrics = evaluate_sft(model, shard, start, examples=3, batch_size=2)
+    metrics = evaluate_sft(model, shard, start, examples=3)
     assert metrics["num-examples"] == 3
     assert metrics["exact-match"] == pytest.approx(2 / 3)
     assert metrics["eval-loss"] == pytest.approx(float(np.concatenate(losses).mean()), abs=1e-4)
