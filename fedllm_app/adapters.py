@@ -4,15 +4,18 @@ Only the packed vector travels. Its layout is the manifest: names, shapes and th
 """
 
 import hashlib
+import importlib.metadata
 import json
 import math
-from dataclasses import dataclass
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedllm_app.paths import atomic_path
+from fedllm_app.models import ModelLocation, load_model_config
+from fedllm_app.paths import atomic_path, home, write_text
 
 if TYPE_CHECKING:
     import peft
@@ -59,6 +62,17 @@ class Manifest:
             odd = sorted(set(tensors) ^ set(self.names))[:3]
             raise AdapterError(f"the tensors do not fit the manifest; the first that differ: {', '.join(odd)}")
         return np.concatenate([np.asarray(tensors[name], dtype=np.float32).ravel() for name in self.names])
+
+
+@dataclass(frozen=True)
+class LoraValues:
+    """What determines a LoRA adapter beside the model; `base` is its name, for whoever loads the finished adapter."""
+
+    r: int
+    alpha: int
+    dropout: float
+    targets: list[str] | str
+    base: str
 
 
 def lora_config(r: int, alpha: int, dropout: float, targets: list[str] | str, base: str = "") -> "peft.LoraConfig":
@@ -152,13 +166,56 @@ def initial_adapter(
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(model_config)
     manifest = meta_manifest(add_adapter(skeleton, adapter))
+    return draw_adapter(manifest, seed), manifest
+
+
+def draw_adapter(manifest: Manifest, seed: int) -> np.ndarray:
+    """The seeded initial LoRA adapter of a layout; see `initial_adapter`."""
     random = np.random.default_rng([seed, 0])
     tensors = {}
     for name, shape in zip(manifest.names, manifest.shapes, strict=True):
         bound = 1.0 / math.sqrt(shape[-1])
         drawn = random.uniform(-bound, bound, shape) if "lora_A" in name else np.zeros(shape)
         tensors[name] = drawn.astype(np.float32)
-    return manifest.pack(tensors), manifest
+    return manifest.pack(tensors)
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """The text of PEFT's adapter_config.json."""
+
+    text: str
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Write it as PEFT's own configurations do."""
+        (directory / "adapter_config.json").write_text(self.text, encoding="utf-8")
+
+
+def adapter_layout(location: ModelLocation, values: LoraValues) -> tuple[Manifest, AdapterSettings]:
+    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights.
+
+    Finding it takes PEFT and transformers, whose import is a good part of a run's start. For a model in a local
+    directory it is therefore found once, and kept under a key of all that it depends on.
+    """
+    config = Path(location.reference) / "config.json"
+    cache = None
+    if config.is_file():
+        versions = [importlib.metadata.version(name) for name in ("peft", "transformers")]
+        key = json.dumps([config.read_text(encoding="utf-8"), asdict(values), versions])
+        cache = home() / "layouts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        if cache.is_file():
+            kept = json.loads(cache.read_text(encoding="utf-8"))
+            shapes = tuple(tuple(shape) for shape in kept["shapes"])
+            return Manifest(tuple(kept["names"]), shapes), AdapterSettings(kept["settings"])
+    adapter = lora_config(**asdict(values))
+    _, manifest = initial_adapter(load_model_config(location), adapter, seed=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter.save_pretrained(scratch)
+        settings = AdapterSettings((Path(scratch) / "adapter_config.json").read_text(encoding="utf-8"))
+    if cache is not None:
+        kept = {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
+        write_text(cache, json.dumps(kept))
+    return manifest, settings
 
 
 def meta_manifest(model: "peft.PeftModel") -> Manifest:
@@ -169,7 +226,9 @@ def meta_manifest(model: "peft.PeftModel") -> Manifest:
     return Manifest(tuple(state), tuple(tuple(tensor.shape) for tensor in state.values()))
 
 
-def save_peft_directory(directory: Path, vector: np.ndarray, manifest: Manifest, adapter: "peft.PeftConfig") -> None:
+def save_peft_directory(
+    directory: Path, vector: np.ndarray, manifest: Manifest, adapter: "AdapterSettings | peft.PeftConfig"
+) -> None:
     """Write the adapter as PEFT does, so that `PeftModel.from_pretrained` and inference servers load it as it is."""
     from safetensors.numpy import save_file
 

@@ -81,6 +81,9 @@ def flower_environment() -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": os.environ.get("FLWR_TELEMETRY_ENABLED", "0"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Actors bring an environment of their own, so workers that Ray starts in advance are never used.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
         # Flower starts its helpers by name.
         "PATH": beside_python + os.pathsep + os.environ.get("PATH", ""),
     }

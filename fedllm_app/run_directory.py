@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedllm_app.adapters import Manifest, save_peft_directory
+from fedllm_app.adapters import AdapterSettings, Manifest, save_peft_directory
 from fedllm_app.paths import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class RunDirectory:
         server_round: int,
         adapter: np.ndarray,
         manifest: Manifest,
-        peft_config: "peft.PeftConfig",
+        peft_config: "AdapterSettings | peft.PeftConfig",
         state: Mapping[str, np.ndarray],
         positions: Mapping[int, int],
     ) -> None:
@@ -78,7 +78,7 @@ class RunDirectory:
         adapter: np.ndarray,
         alone: Mapping[int, np.ndarray],
         manifest: Manifest,
-        peft_config: "peft.PeftConfig",
+        peft_config: "AdapterSettings | peft.PeftConfig",
         result: Mapping[str, object],
     ) -> None:
         """Write the final adapter, those of clients that trained alone, and then, last of all, the result."""

@@ -9,10 +9,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from fedllm_app.adapters import initial_adapter, load_peft_directory, lora_config
+from fedllm_app.adapters import LoraValues, adapter_layout, draw_adapter, load_peft_directory
 from fedllm_app.config import Config, parse_run_config
 from fedllm_app.fingerprint import code_hash
-from fedllm_app.models import load_model_config, locate_model
+from fedllm_app.models import locate_model
 from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.rounds import Rounds, Schedule, Totals
@@ -46,8 +46,9 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(clients))
     location = locate_model(config.model.name, config.model.trust_remote_code)
-    adapter = lora_config(lora.r, lora.alpha, lora.dropout, lora.targets, config.model.name)
-    initial, manifest = initial_adapter(load_model_config(location), adapter, run.seed)
+    values = LoraValues(lora.r, lora.alpha, lora.dropout, lora.targets, config.model.name)
+    manifest, adapter = adapter_layout(location, values)
+    initial = draw_adapter(manifest, run.seed)
     if config.adapter.start:
         initial = load_peft_directory(adapter_directory(Path(config.adapter.start)), manifest)
     # DPO's reference policy is the model that the run starts from; a new adapter leaves the base as it is.

@@ -224,3 +224,21 @@ def test_nothing_is_left_if_saving_fails(tiny_model, tmp_path):
     with pytest.raises(AdapterError):
         save_peft_directory(tmp_path / "adapter", vector[:-1], manifest, adapter)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_layout_is_kept_and_equals_the_drawn_one(tiny_model, monkeypatch):
+    """The second time nothing of PEFT is asked; other LoRA values or another model configuration are another key."""
+    from fedllm_app import adapters
+
+    location = locate_model(str(tiny_model))
+    values = adapters.LoraValues(4, 8, 0.0, ["q_proj", "v_proj"], "tiny")
+    manifest, settings = adapters.adapter_layout(location, values)
+    assert manifest == initial_adapter(load_model_config(location), lora_config(4, 8, 0.0, ["q_proj", "v_proj"]), 0)[1]
+
+    def fail(*_args, **_options):
+        raise AssertionError("found again")
+
+    monkeypatch.setattr(adapters, "initial_adapter", fail)
+    assert adapters.adapter_layout(location, values) == (manifest, settings)
+    with pytest.raises(AssertionError, match="found again"):
+        adapters.adapter_layout(location, adapters.LoraValues(5, 8, 0.0, ["q_proj", "v_proj"], "tiny"))

@@ -173,7 +173,7 @@ def test_a_wrong_hyperparameter_of_the_chosen_strategy_is_one_problem(value):
     ("overrides", "told"),
     [
         ({"clients__number": 4, "clients__per_round": 5}, "clients.per-round = 5: accepted is 0 (all) to"),
-        ({"train__min_learning_rate": 3e-3}, "at most train.learning-rate = 0.003"),
+        ({"train__min_learning_rate": 4e-3}, "at most train.learning-rate = 0.003"),
         ({"data__held_out_examples": 0}, "needs data.held-out-examples"),
         ({"lora__target_modules": " , "}, "lora.target-modules = ' , '"),
         ({"strategy__name": "krum"}, "'krum' needs at least 5 clients a round, the configuration has 4"),
