@@ -197,11 +197,12 @@ def _plain_trl_dpo(model, training):
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
+    from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
     from fedllm_app.adapters import lora_config
     from fedllm_app.models import locate_model
-    from fedllm_app.training.local import InGivenOrder, silence
+    from fedllm_app.training.local import InGivenOrder
 
     class Plain(InGivenOrder, DPOTrainer):
         """Same batches in the same order, nothing else changed."""
@@ -214,7 +215,7 @@ def _plain_trl_dpo(model, training):
         processing_class=model.tokenizer,
         peft_config=lora_config(8, 16, 0.0, ["q_proj", "v_proj"]),
     )
-    silence(trainer)
+    trainer.remove_callback(PrinterCallback)
 
     def train(dataset) -> None:
         trainer.train_dataset = dataset

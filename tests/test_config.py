@@ -203,7 +203,10 @@ def test_contradictions_are_told_together():
     ],
 )
 def test_what_only_looks_like_a_contradiction_is_accepted(overrides):
-    parse_run_config(DEFAULTS | overrides)
+    parsed = parse_run_config(DEFAULTS | overrides).model_dump(by_alias=True)
+    for key, value in overrides.items():
+        section, name = key.split(".")
+        assert parsed[section][name] == value
 
 
 def test_a_strategy_by_class_path_is_left_to_the_run():

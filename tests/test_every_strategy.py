@@ -9,10 +9,8 @@ from flwr.app import Context, Message, RecordDict
 from fedllm_app import client_app, server_app
 from fedllm_app.config import parse_run_config
 from fedllm_app.run_directory import RunDirectory, read_journal, read_result
-from fedllm_app.strategies.registry import STRATEGIES
+from fedllm_app.strategies.registry import STRATEGIES, minimum_clients
 from fedllm_app.training import resident
-
-CLIENTS = 7  # enough for Bulyan with one attacker: 4 f + 3
 
 
 class InProcessGrid:
@@ -54,7 +52,7 @@ def run_in_process(flat: dict, directory) -> bytes:
     flat = flat | {"run.directory": str(directory)}
     run = RunDirectory(directory)
     run.create(flat)
-    server_app._run(InProcessGrid(flat, CLIENTS), parse_run_config(flat), run, 0.0)
+    server_app._run(InProcessGrid(flat, flat["clients.number"]), parse_run_config(flat), run, 0.0)
     return (directory / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
@@ -70,12 +68,13 @@ def clean_process():
 @pytest.mark.parametrize("task", ["sft", "dpo"])
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_strategy_runs_moves_adapters_and_leaves_no_trace(name, task, run_config, tmp_path):
-    """Two rounds of seven clients: losses finite, adapters moved; the same run again gives the same bytes.
+    """Two rounds of three clients, or as many as the strategy needs: losses finite, adapters moved; the same run again gives the same bytes.
 
     `local` has no global adapter: its clients' own must have moved instead.
     """
+    clients = max(3, minimum_clients(name, {}))
     flat = run_config | {
-        "strategy.name": name, "train.task": task, "clients.number": CLIENTS, "train.local-steps": 1,
+        "strategy.name": name, "train.task": task, "clients.number": clients, "train.local-steps": 1,
         "data.examples-per-client": 6, "data.held-out-examples": 2,
     }  # fmt: skip
     once = run_in_process(flat, tmp_path / "once")
@@ -83,13 +82,13 @@ def test_strategy_runs_moves_adapters_and_leaves_no_trace(name, task, run_config
     assert once == again
     result, journal = read_result(tmp_path / "once"), read_journal(tmp_path / "once")
     losses = [event["train_loss"] for event in journal if event["event"] == "client"]
-    assert len(losses) == 2 * (1 if name == "centralized" else CLIENTS)
+    assert len(losses) == 2 * (1 if name == "centralized" else clients)
     assert np.isfinite(losses).all()
     assert result["refused_replies"] == 0
     if name == "local":
         assert result["adapter_moved"] == 0
-        own = [(tmp_path / "once" / "adapters" / f"client-{k}" / "adapter_model.safetensors").read_bytes() for k in range(CLIENTS)]
-        assert len({*own, once}) == CLIENTS + 1
+        own = [(tmp_path / "once" / "adapters" / f"client-{k}" / "adapter_model.safetensors").read_bytes() for k in range(clients)]
+        assert len({*own, once}) == clients + 1
     else:
         assert result["adapter_moved"] > 1e-4
     if task == "dpo":
@@ -99,7 +98,7 @@ def test_strategy_runs_moves_adapters_and_leaves_no_trace(name, task, run_config
 def test_identities_through_the_whole_app(run_config, tmp_path):
     """fedprox with mu = 0 and fedavgm with beta = 0, eta = 1 are fedavg to float32 rounding; equal shards make
     scaffold's first round fedavg's, and its second another."""
-    flat = run_config | {"clients.number": CLIENTS, "train.local-steps": 1, "evaluate.every": 0}
+    flat = run_config | {"clients.number": 3, "train.local-steps": 1, "evaluate.every": 0}
     variants = {
         "fedavg": {}, "fedprox": {"strategy.fedprox.mu": 0.0}, "scaffold": {},
         "fedavgm": {"strategy.fedavgm.beta": 0.0, "strategy.fedavgm.eta-s": 1.0},
@@ -126,7 +125,7 @@ def load(directory) -> np.ndarray:
 
 def test_partial_participation_goes_on_where_a_client_stopped(run_config, tmp_path):
     """3 of 7 clients a round: the seeded choice is the same twice, and another seed chooses others."""
-    flat = run_config | {"clients.number": CLIENTS, "clients.per-round": 3, "train.rounds": 4, "evaluate.every": 0,
+    flat = run_config | {"clients.number": 7, "clients.per-round": 3, "train.rounds": 4, "evaluate.every": 0,
                          "train.local-steps": 1, "strategy.name": "scaffold"}  # fmt: skip
     chosen = {}
     for label, seed in (("a", 1), ("b", 1), ("c", 2)):

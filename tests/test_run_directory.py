@@ -53,6 +53,7 @@ def test_a_directory_with_a_log_only_is_taken(tmp_path):
     """`fedllm run` writes Flower's log there before the run begins."""
     (tmp_path / "flower.log").touch()
     RunDirectory(tmp_path).create({})
+    assert (tmp_path / "config.json").is_file()
 
 
 def test_journal(directory):

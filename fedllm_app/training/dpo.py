@@ -15,8 +15,8 @@ from trl import DPOConfig, DPOTrainer
 
 from fedllm_app.client_state import ReferenceCache
 from fedllm_app.data.shards import PairShard
-from fedllm_app.training.head import completion_log_probs, install_completion_head
-from fedllm_app.training.local import InGivenOrder, LocalTraining, RoundCallback, collate, silence
+from fedllm_app.training.head import completion_log_probs
+from fedllm_app.training.local import InGivenOrder, LocalTraining, collate, resident_trainer
 from fedllm_app.training.resident import Resident
 
 _TRL_REFERENCE = "ref"
@@ -35,20 +35,12 @@ class PreferenceTrainer(InGivenOrder, DPOTrainer):
 
 def dpo_trainer(resident: Resident, training: LocalTraining, beta: float, loss_type: str) -> PreferenceTrainer:
     """The one DPO trainer of a resident model and these settings."""
-    key = (training, beta, loss_type)
-    if key not in resident.trainers:
-        placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
-        trainer = PreferenceTrainer(
-            resident.model,
-            args=DPOConfig(**training.arguments(), beta=beta, loss_type=[loss_type], max_length=None),
-            train_dataset=placeholder,
-            processing_class=resident.tokenizer,
-            callbacks=[RoundCallback()],
-        )
-        silence(trainer)
-        install_completion_head(resident.model.get_base_model())
-        resident.trainers[key] = trainer
-    return resident.trainers[key]
+
+    def arguments() -> DPOConfig:
+        return DPOConfig(**training.arguments(), beta=beta, loss_type=[loss_type], max_length=None)
+
+    placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
+    return resident_trainer(resident, (training, beta, loss_type), PreferenceTrainer, arguments, placeholder)
 
 
 def dpo_dataset(shard: PairShard, indices: np.ndarray, references: ReferenceCache) -> Dataset:

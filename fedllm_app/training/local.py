@@ -6,16 +6,17 @@ learning rate are put in, and the optimizer starts anew, because clients keep no
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from fedllm_app.training.corrections import Correction
+from fedllm_app.training.head import install_completion_head
 from fedllm_app.training.resident import Resident
 
 _PREFERENCE_METRICS = {
@@ -158,9 +159,32 @@ def train_round(
     return TrainResult(resident.adapter.read(), dict(callback.logs), time.perf_counter() - started)
 
 
-def silence(trainer: Trainer) -> None:
-    """Take away the callback that prints every log line."""
-    trainer.remove_callback(PrinterCallback)
+def resident_trainer(
+    resident: Resident,
+    key: Hashable,
+    trainer_class: type[Trainer],
+    arguments: Callable[[], TrainingArguments],
+    placeholder: Dataset,
+) -> Trainer:
+    """The one trainer of a resident model for `key`, built on first use with a data set that only has the right form.
+
+    Building it anew for every message would wrap the model's forward once more each time. `arguments` is called only
+    when one is built, because making them resets accelerate's state, on which an earlier trainer depends; that one is
+    let go.
+    """
+    if key not in resident.trainers:
+        resident.trainers.clear()
+        trainer = trainer_class(
+            resident.model,
+            args=arguments(),
+            train_dataset=placeholder,
+            processing_class=resident.tokenizer,
+            callbacks=[RoundCallback()],
+        )
+        trainer.remove_callback(PrinterCallback)  # it prints every log line
+        install_completion_head(resident.model.get_base_model())
+        resident.trainers[key] = trainer
+    return resident.trainers[key]
 
 
 def collate(rows: list[tuple[np.ndarray, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,8 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from fedllm_app.data.shards import Shard
-from fedllm_app.training.head import completion_log_probs, install_completion_head
-from fedllm_app.training.local import InGivenOrder, LocalTraining, RoundCallback, collate, silence
+from fedllm_app.training.head import completion_log_probs
+from fedllm_app.training.local import InGivenOrder, LocalTraining, collate, resident_trainer
 from fedllm_app.training.resident import Resident
 
 Row = tuple[np.ndarray, int]  # token ids, position of the first completion token
@@ -21,18 +21,12 @@ class InstructionTrainer(InGivenOrder, SFTTrainer):
 
 def sft_trainer(resident: Resident, training: LocalTraining) -> InstructionTrainer:
     """The one SFT trainer of a resident model and these settings."""
-    if training not in resident.trainers:
-        trainer = InstructionTrainer(
-            resident.model,
-            args=SFTConfig(**training.arguments(), dataset_kwargs={"skip_prepare_dataset": True}),
-            train_dataset=sft_dataset([(np.zeros(2, np.int32), 1)]),
-            processing_class=resident.tokenizer,
-            callbacks=[RoundCallback()],
-        )
-        silence(trainer)
-        install_completion_head(resident.model.get_base_model())
-        resident.trainers[training] = trainer
-    return resident.trainers[training]
+
+    def arguments() -> SFTConfig:
+        return SFTConfig(**training.arguments(), dataset_kwargs={"skip_prepare_dataset": True})
+
+    placeholder = sft_dataset([(np.zeros(2, np.int32), 1)])
+    return resident_trainer(resident, training, InstructionTrainer, arguments, placeholder)
 
 
 def sft_dataset(rows: list[Row]) -> Dataset:

@@ -57,6 +57,17 @@ def test_a_second_client_finds_nothing_of_the_first(model, training, rows, start
     assert again.losses == first.losses
 
 
+def test_another_trainer_does_not_break_the_first(model, training, rows, start):
+    """Two settings in turn on one resident model: the first gives the same bytes before and after the second."""
+    other = LocalTraining(1, 2, 1, "sgd", 0.0, 0.0)
+    results = [
+        train_round(model, sft_trainer(model, plan), sft_dataset(rows[: plan.examples_per_round]), start, 1e-2, seed=0)
+        for plan in (training, other, training)
+    ]
+    assert results[0].adapter.tobytes() == results[2].adapter.tobytes()
+    assert results[0].adapter.tobytes() != results[1].adapter.tobytes()
+
+
 def test_dropout_depends_on_the_seed_alone(tiny_model, training, rows, start):
     """With LoRA dropout the seed that is given decides, and not what ran before in the process."""
     from fedllm_app.training.resident import ResidentKey, resident
