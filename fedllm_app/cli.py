@@ -96,7 +96,10 @@ def run_to_end(
     if finished:
         console.print(summary(read_result(directory), str(directory)))
     else:
-        console.print(f"the run failed; the end of {log_file}:\n{tail(log_file)}", style="red", markup=False)
+        journal = Tail(RunDirectory(directory).journal_file).new()
+        if not any(event["event"] == "failed" for event in journal):  # else its reason was shown
+            console.print(f"the end of {log_file}:\n{tail(log_file)}", markup=False, highlight=False)
+        console.print(f"the run failed; its files: {directory}", style="red", markup=False, highlight=False)
     return finished
 
 

@@ -49,6 +49,7 @@ class Watch:
             "round": self._round,
             "evaluation": self._evaluation,
             "refused": self._refused,
+            "failed": self._failed,
         }.get(event["event"])
         if show:
             show(event)
@@ -113,6 +114,9 @@ class Watch:
             f"{event['reason']}",
             style="yellow",
         )
+
+    def _failed(self, event: dict) -> None:
+        self.console.print(event["reason"], style="red", markup=False, highlight=False)
 
 
 def summary(result: dict, directory: str) -> Table:
