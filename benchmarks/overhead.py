@@ -1,11 +1,15 @@
 """What federation costs: rounds, start-up and memory against plain TRL in the same run, as one JSON line.
 
     python benchmarks/overhead.py --data /absolute/path/of/gsm8k/train.jsonl
+    python benchmarks/overhead.py --task loss --data /absolute/path/of/gsm8k/train.jsonl
     python benchmarks/overhead.py --task dpo --data /absolute/path/of/hh-rlhf/harmless.jsonl
 
 SFT: SmolLM2-135M, 4 clients, 2 a round, 2 rounds of 5 steps, batch 4, length 256, LoRA r=8 on q_proj and v_proj, Alpaca
 template, bfloat16, against 20 steps of TRL's SFTTrainer on rows of the same file. `rounds_ratio` is the time of the
 rounds (first message out to last aggregation) over TRL's.
+
+Loss: the largest difference of a step's loss between this app's trainer and TRL's SFTTrainer with its own head, over
+5 steps on the same batches from the same adapter (its B not zero, so that it counts), and both sequences.
 
 DPO: the time of a step of this app's trainer, with the reference's log-probabilities in the cache, over that of TRL's
 DPOTrainer without precomputation, on the same batches in the same process.
@@ -29,7 +33,7 @@ def main() -> None:
     """Run one of the two comparisons and print its line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="absolute path of the data file")
-    parser.add_argument("--task", choices=("sft", "dpo"), default="sft")
+    parser.add_argument("--task", choices=("sft", "loss", "dpo"), default="sft")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--plain-trl", action="store_true", help=argparse.SUPPRESS)
     parsed = parser.parse_args()
@@ -37,6 +41,8 @@ def main() -> None:
         print(json.dumps(plain_trl_sft(Path(parsed.data), parsed.dtype)))
     elif parsed.task == "sft":
         print(json.dumps(compare_sft(Path(parsed.data), parsed.dtype)))
+    elif parsed.task == "loss":
+        print(json.dumps(compare_loss(Path(parsed.data), parsed.dtype)))
     else:
         print(json.dumps(compare_dpo(Path(parsed.data), parsed.dtype)))
 
@@ -133,6 +139,53 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     started = time.perf_counter()
     trainer.train()
     return {"seconds": time.perf_counter() - started, "peak_memory_mb": peak_memory_mb()}
+
+
+def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
+    """The loss of every step of this app's SFT trainer and of TRL's, on copies of the same model."""
+    import numpy as np
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from fedllm_app.adapters import AdapterView, draw_adapter, lora_config
+    from fedllm_app.data.sources import open_source
+    from fedllm_app.data.templates import get_template
+    from fedllm_app.data.shards import tokenize
+    from fedllm_app.models import locate_model
+    from fedllm_app.paths import home
+    from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round
+    from fedllm_app.training.resident import ResidentKey, resident, set_threads
+    from fedllm_app.training.sft import sft_dataset, sft_trainer
+
+    class Plain(InGivenOrder, SFTTrainer):
+        """Same batches in the same order, nothing else changed."""
+
+    set_threads(0)
+    model = resident(ResidentKey("sft", MODEL, dtype, False, 8, 16, 0.0, ("q_proj", "v_proj")))
+    source = open_source(str(data), task="sft", cache_dir=home() / "sources", max_bad_share=0.01)
+    template = get_template("alpaca", model.tokenizer)
+    shard = tokenize(source.examples(range(steps * BATCH)), template, model.tokenizer, LENGTH, None)
+    dataset = sft_dataset([shard.example(index) for index in range(steps * BATCH)])
+    start = draw_adapter(model.manifest, 0)
+    start += np.random.default_rng(0).normal(0, 0.01, start.shape).astype(np.float32)
+    training = LocalTraining(steps, BATCH, 1, "adamw", 0.0, 1.0)
+    ours = train_round(model, sft_trainer(model, training), dataset, start, 1e-4, 0).losses
+    base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=getattr(torch, dtype))
+    plain = get_peft_model(base, lora_config(8, 16, 0.0, ["q_proj", "v_proj"]))
+    AdapterView(plain).write(start)
+    arguments = training.arguments() | {"learning_rate": 1e-4, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    trainer = Plain(plain, args=SFTConfig(**arguments), train_dataset=dataset, processing_class=model.tokenizer)
+    trainer.train()
+    trl = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "benchmark": "overhead-loss",
+        "dtype": dtype,
+        "largest_difference": round(max(abs(a - b) for a, b in zip(ours, trl, strict=True)), 6),
+        "losses": [round(float(loss), 4) for loss in ours],
+        "trl_losses": [round(float(loss), 4) for loss in trl],
+    }
 
 
 def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:

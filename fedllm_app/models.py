@@ -5,6 +5,7 @@ The base never travels and never changes; the server reads its configuration onl
 
 import importlib.metadata
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +105,15 @@ def load_base_model(location: ModelLocation, dtype: "torch.dtype", attention: st
     model.requires_grad_(False)
     model.config.use_cache = False
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def leave_out_bitsandbytes() -> None:
+    """Keep PEFT from importing bitsandbytes, for a process that will not quantize; no effect once PEFT is imported.
+
+    PEFT imports it wherever it is installed, and torch's compiler with it: a second of every client's start.
+    """
+    if "peft" not in sys.modules and "bitsandbytes" not in sys.modules:
+        sys.modules["bitsandbytes"] = None  # the import system's way of saying that a module cannot be had
 
 
 def choose_dtype(name: str) -> "torch.dtype":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
+import peft  # noqa: F401  before anything leaves bitsandbytes out: the quantization tests share this process
 import pytest
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity

@@ -96,14 +96,6 @@ def completion_log_probs(
     return log_probs, correct, scored
 
 
-def completion_loss(
-    base: nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed negative log-likelihood of the labels, and for each labelled position whether it was most likely."""
-    log_probs, correct, _ = completion_log_probs(base, labels, input_ids=input_ids, **inputs)
-    return -log_probs.sum(), correct
-
-
 def install_completion_head(base: nn.Module) -> None:
     """Make `base(..., labels=labels, fused_lm_head=True)` use this head; any other call is as before.
 

@@ -8,7 +8,7 @@ from torch import nn
 from fedllm_app.adapters import AdapterView, add_adapter, lora_config
 from fedllm_app.models import load_base_model, locate_model
 from fedllm_app.training import head
-from fedllm_app.training.head import completion_log_probs, completion_loss, has_plain_head, install_completion_head
+from fedllm_app.training.head import completion_log_probs, has_plain_head, install_completion_head
 
 IDS = torch.tensor(np.random.default_rng(0).integers(3, 300, (3, 9)))
 # Rows of 9, 6 and 7 tokens, padded on the right; completions begin at 4, 5 and 1: 5 + 1 + 6 = 12 labels.
@@ -39,6 +39,12 @@ def full_log_probs(model):
 
 def full_loss(model):
     return nn.functional.nll_loss(full_log_probs(model).flatten(0, 1), LABELS[:, 1:].flatten(), reduction="sum")
+
+
+def completion_loss(base, ids, labels):
+    """Summed negative log-likelihood of the labels by the head under test, and which were most likely."""
+    log_probs, correct, _ = completion_log_probs(base, labels, input_ids=ids)
+    return -log_probs.sum(), correct
 
 
 def gradients(model, loss):
