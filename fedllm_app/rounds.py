@@ -90,6 +90,11 @@ class Totals:
     versions: dict[int, int] = field(default_factory=dict)
 
 
+def evaluation_rounds(rounds: int, every: int) -> list[int]:
+    """After which rounds clients evaluate: before the first (0), every so many, and after the last; none for 0."""
+    return sorted({0, rounds, *range(every, rounds + 1, every)}) if every else []
+
+
 class Rounds:
     """Runs the rounds of one experiment.
 
@@ -137,19 +142,17 @@ class Rounds:
     def run(self, initial: np.ndarray) -> np.ndarray:
         """Run all rounds from the packed adapter `initial` and return the last global adapter."""
         arrays = adapter_record(initial)
-        if self.schedule.evaluate_every:
+        evaluated = evaluation_rounds(self.schedule.rounds, self.schedule.evaluate_every)
+        if 0 in evaluated:
             self._evaluate(0, arrays)
         for server_round in range(1, self.schedule.rounds + 1):
             arrays = self._train(server_round, arrays)
-            if self._due(server_round, self.schedule.evaluate_every):
+            if server_round in evaluated:
                 self._evaluate(server_round, arrays)
             if self.schedule.checkpoint_every and server_round % self.schedule.checkpoint_every == 0:
                 state = self.strategy.state_arrays() if isinstance(self.strategy, KeepsState) else {}
                 self.save(server_round, arrays[ADAPTER].numpy(), state, self.totals.positions)
         return arrays[ADAPTER].numpy()
-
-    def _due(self, server_round: int, every: int) -> bool:
-        return bool(every) and (server_round % every == 0 or server_round == self.schedule.rounds)
 
     def _train(self, server_round: int, arrays: ArrayRecord) -> ArrayRecord:
         plan = self.schedule

@@ -20,5 +20,10 @@ class Centralized(FedAvg):
     ) -> Iterable[Message]:
         """Send x to the client with the lowest id only."""
         config["pooled"] = True
-        messages = super().configure_train(server_round, arrays, config, grid)
-        return [min(messages, key=lambda message: message.metadata.dst_node_id)]
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        alone = self.taking_part([message.metadata.dst_node_id for message in messages])
+        return [message for message in messages if message.metadata.dst_node_id in alone]
+
+    def taking_part(self, chosen: list[int]) -> list[int]:
+        """Return the lowest id."""
+        return [min(chosen)]

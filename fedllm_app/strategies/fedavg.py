@@ -39,7 +39,8 @@ class FedAvg(strategy.FedAvg):
     float64 sum and lets it go, and refuses what cannot be averaged. It sends to every node that the grid shows: the
     round loop has drawn the clients, seeded, before.
 
-    A subclass overrides `_server_step`, and `state_names` if it keeps vectors between rounds.
+    A subclass overrides `_server_step`, `state_names` if it keeps vectors between rounds, and `sent_arrays` and
+    `reply_arrays` if more than the adapter travels.
 
     Raises
     ------
@@ -49,6 +50,7 @@ class FedAvg(strategy.FedAvg):
         No example was trained on, or `aggregate_train` was called before `configure_train`.
     """
 
+    sent_arrays: ClassVar[tuple[str, ...]] = (ADAPTER,)
     reply_arrays: ClassVar[tuple[str, ...]] = (ADAPTER,)
     state_names: ClassVar[tuple[str, ...]] = ()
 
@@ -63,6 +65,10 @@ class FedAvg(strategy.FedAvg):
         self.current = arrays[ADAPTER].numpy()
         self._check_state(self.current.shape)
         return super().configure_train(server_round, arrays, config, grid)
+
+    def taking_part(self, chosen: list[int]) -> list[int]:
+        """Return which of the clients drawn for a round are sent a message to train."""
+        return chosen
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

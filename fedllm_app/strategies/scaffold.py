@@ -42,6 +42,7 @@ class Scaffold(FedAvg):
     that enters it. The theory of the paper covers SGD; under an adaptive optimizer the correction is a heuristic.
     """
 
+    sent_arrays: ClassVar[tuple[str, ...]] = (ADAPTER, CONTROL)
     reply_arrays: ClassVar[tuple[str, ...]] = (ADAPTER, CONTROL_DELTA)
     state_names: ClassVar[tuple[str, ...]] = (CONTROL,)
 

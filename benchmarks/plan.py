@@ -1,0 +1,83 @@
+"""`fedllm plan` against what runs then need: bytes and the peak memory of a client, one JSON line a configuration.
+
+    python benchmarks/plan.py --data /absolute/path/of/gsm8k/train.jsonl --pairs /absolute/path/of/hh-rlhf/harmless.jsonl
+
+Every configuration is planned in a process of its own, as a user would, and then run for one round.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from fedllm_app.cli import run_to_end
+from fedllm_app.config import default_run_config
+from fedllm_app.run_directory import read_result
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    """Plan, run and compare every configuration."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="absolute path of rows for instruction tuning")
+    parser.add_argument("--pairs", required=True, help="absolute path of preference pairs")
+    parser.add_argument("--plan", help=argparse.SUPPRESS)
+    parsed = parser.parse_args()
+    if parsed.plan:
+        print(json.dumps(planned(json.loads(parsed.plan))))
+        return
+    for name, overrides in configurations(parsed.data, parsed.pairs).items():
+        print(json.dumps({"benchmark": "plan", "configuration": name, **compare(overrides)}), flush=True)
+
+
+def configurations(data: str, pairs: str) -> dict[str, dict]:
+    """What is compared: the defaults, longer rows, float32, checkpointing, SCAFFOLD, value alignment."""
+    long = {"data.name": data, "data.template": "alpaca", "train.max-length": 256, "train.batch-size": 4}
+    return {
+        "defaults": {},
+        "256 tokens": long,
+        "256 tokens, float32": long | {"model.dtype": "float32"},
+        "256 tokens, checkpointing": long | {"train.gradient-checkpointing": True, "train.batch-size": 8},
+        "256 tokens, scaffold": long | {"strategy.name": "scaffold"},
+        "pairs of 128 tokens": {
+            "train.task": "dpo", "data.name": pairs, "data.template": "alpaca", "train.max-length": 128,
+            "train.batch-size": 4,
+        },
+    }  # fmt: skip
+
+
+def compare(overrides: dict) -> dict:
+    """Predicted and measured figures of one configuration, and the ratio of the two for memory."""
+    flat = default_run_config(ROOT) | {"train.rounds": 1, "train.local-steps": 4, "evaluate.every": 0} | overrides
+    command = [sys.executable, __file__, "--data", "", "--pairs", "", "--plan", json.dumps(flat)]
+    plan = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "run"
+        if not run_to_end(ROOT, flat | {"run.directory": str(directory)}, Console(quiet=True)):
+            raise RuntimeError(f"the run failed: {(directory / 'flower.log').read_text()[-2000:]}")
+        result = read_result(directory)
+    measured = result["peak_client_memory_mb"]
+    return {
+        "bytes_planned": plan["bytes"],
+        "bytes_measured": [result["bytes_down"], result["bytes_up"]],
+        "memory_planned_mb": round(plan["memory_mb"]),
+        "memory_measured_mb": round(measured),
+        "memory_ratio": round(plan["memory_mb"] / measured, 3),
+    }
+
+
+def planned(flat: dict) -> dict:
+    """The plan of a configuration, in a process that does nothing else."""
+    from fedllm_app.plan import make_plan
+
+    plan = make_plan(flat)
+    return {"bytes": [plan.traffic.down, plan.traffic.up], "memory_mb": plan.client_memory / 2**20}
+
+
+if __name__ == "__main__":
+    main()

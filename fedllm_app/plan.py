@@ -1,0 +1,206 @@
+"""`fedllm plan`: what a configuration will cost, before anything runs: parameters, bytes, memory, steps, tokens, examples.
+
+Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then uses.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+from flwr.app import RecordDict
+from rich.console import Console
+from rich.table import Table
+
+from fedllm_app.adapter_methods import add_adapter, peft_config
+from fedllm_app.adapters import manifest_of
+from fedllm_app.client_app import build_local_client
+from fedllm_app.config import Config, FlatConfig, parse_run_config
+from fedllm_app.messages import ADAPTER, ARRAYS, Assignment, record_bytes, vectors_record
+from fedllm_app.models import choose_dtype, load_model_config, locate_model
+from fedllm_app.rounds import evaluation_rounds
+from fedllm_app.sampling import choose_clients
+from fedllm_app.strategies.fedavg import FedAvg
+from fedllm_app.strategies.registry import build_strategy
+from fedllm_app.training.memory import TrainingMemory, training_memory
+from fedllm_app.values import adapter_values, model_values
+
+_SHOWN = 10  # clients listed one by one
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of arrays: of one training message to a client and of its reply, and of the whole run both ways.
+
+    As the journal counts them. A client whose reply is refused, or that does not answer, changes them.
+    """
+
+    message: int
+    reply: int
+    down: int
+    up: int
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a client brings: its name, usable examples, rows dropped for length, held-out examples."""
+
+    name: str
+    examples: int
+    dropped: int
+    held_out: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
+    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read."""
+
+    trained: int
+    frozen: int
+    traffic: Traffic
+    memory: TrainingMemory
+    process: int
+    rows: int
+    length: int
+    clients: list[Holding]
+    rounds: int
+    steps: int
+    tokens: int
+
+    @property
+    def client_memory(self) -> int:
+        """Bytes of a client's process while it trains on a CPU."""
+        return self.process + self.memory.total
+
+
+def make_plan(flat: FlatConfig) -> Plan:
+    """Find all figures of a configuration, given flat. `ConfigError`, and the errors of data and models, as in a run."""
+    config = parse_run_config(flat)
+    number = config.clients.number
+    if not number:
+        raise ValueError("clients.number = 0: a plan needs the number of clients")
+    client = build_local_client(0, tuple(sorted(flat.items())), number)
+    holdings = [_holding(client.shards(k)) for k in range(number)]
+    strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
+    chosen = _chosen(config, strategy)
+    steps, tokens, rows, length = _work(config, client, chosen)
+    process = psutil.Process().memory_info().rss
+    model = _skeleton(config)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    values = model_values(config)
+    return Plan(
+        trained=trained,
+        frozen=sum(parameter.numel() for parameter in model.parameters()) - trained,
+        traffic=_traffic(config, strategy, manifest_of(model).size, chosen),
+        memory=training_memory(
+            model, rows, length, config.train.optimizer, values.quantization, values.double_quantization
+        ),
+        process=process,
+        rows=rows,
+        length=length,
+        clients=holdings,
+        rounds=config.train.rounds,
+        steps=steps,
+        tokens=tokens,
+    )
+
+
+def _holding(held) -> Holding:
+    return Holding(held.label, len(held.train), held.train.dropped + held.held_out.dropped, len(held.held_out))
+
+
+def _chosen(config: Config, strategy) -> list[list[int]]:
+    """The clients that train in every round, as the run will draw them."""
+    clients = config.clients
+    rounds = range(1, config.train.rounds + 1)
+    drawn = [choose_clients(clients.number, clients.per_round, config.run.seed, number) for number in rounds]
+    return [strategy.taking_part(those) for those in drawn] if isinstance(strategy, FedAvg) else drawn
+
+
+def _work(config: Config, client, chosen: list[list[int]]) -> tuple[int, int, int, int]:
+    """Optimizer steps and tokens of the whole run, and rows and length of its largest batch."""
+    pooled, pairs = config.strategy.name == "centralized", config.train.task == "dpo"
+    batch = config.train.batch_size
+    positions: dict[int, int] = {}
+    tokens, largest = 0, (0, 0)
+    for number, those in enumerate(chosen, start=1):
+        for one in those:
+            shard = (client.pooled_shards() if pooled else client.shards(one)).train
+            assignment = Assignment(one, config.clients.number, number, positions.get(one, 0), 0.0, "", pooled=pooled)
+            indices = client.indices(shard, assignment)
+            lengths = shard.lengths[indices].reshape(-1, batch)
+            tokens += int(np.sum(shard.total_lengths[indices]))
+            largest = max(largest, (int(lengths.max()), batch * (2 if pairs else 1)))
+            positions[one] = positions.get(one, 0) + config.train.local_steps
+    return sum(map(len, chosen)) * config.train.local_steps, tokens, largest[1], largest[0]
+
+
+def _skeleton(config: Config):
+    """The model with its adapter, without storage, as a client would load it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    values = model_values(config)
+    model_config = load_model_config(locate_model(values.name, values.trust_remote_code))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(
+            model_config, dtype=choose_dtype(values.dtype), attn_implementation=values.attention
+        )
+    base.requires_grad_(False)
+    model = add_adapter(base, peft_config(adapter_values(config)))
+    if config.train.gradient_checkpointing:
+        base.gradient_checkpointing_enable()
+    return model
+
+
+def _traffic(config: Config, strategy, size: int, chosen: list[list[int]]) -> Traffic:
+    """Bytes as `rounds.Rounds` will count them."""
+    vector = record_bytes(RecordDict({ARRAYS: vectors_record({ADAPTER: np.zeros(size, np.float32)})}))
+    known = isinstance(strategy, FedAvg)
+    message = vector * (len(strategy.sent_arrays) if known else 1)
+    reply = vector * (len(strategy.reply_arrays) if known else 1)
+    trainings = sum(map(len, chosen))
+    clients, seed = config.clients, config.run.seed
+    evaluated = [
+        choose_clients(clients.number, clients.per_round, seed, max(number, 1))
+        for number in evaluation_rounds(config.train.rounds, config.evaluate.every)
+    ]
+    down = trainings * message + sum(map(len, evaluated)) * vector
+    if config.adapter.start and config.train.task == "dpo":  # the reference policy, once to each client
+        down += vector * len({client for those in (*chosen, *evaluated) for client in those})
+    return Traffic(message, reply, down, trainings * reply)
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print the figures as a table, and the clients below it."""
+    memory, traffic = plan.memory, plan.traffic
+    table = Table(title="plan", show_header=False)
+    for label, value in (
+        ("parameters trained, frozen", f"{plan.trained:,}, {plan.frozen:,}"),
+        ("bytes of a message, a reply", f"{traffic.message:,}, {traffic.reply:,}"),
+        ("bytes a round, mean", f"{(traffic.down + traffic.up) // plan.rounds:,}"),
+        ("bytes of the run, to clients and back", f"{traffic.down:,}, {traffic.up:,}"),
+        ("memory of a client on a CPU", _mb(plan.client_memory)),
+        ("  its process: Python, libraries, rows", _mb(plan.process)),
+        ("  base weights", _mb(memory.weights)),
+        ("  adapter; gradient and optimizer", f"{_mb(memory.adapter)}; {_mb(memory.optimizer)}"),
+        (f"  activations of {plan.rows} x {plan.length} tokens", _mb(memory.activations)),
+        ("memory of a client on a GPU, beside its context", _mb(memory.total)),
+        ("optimizer steps, tokens, of all clients", f"{plan.steps:,}, {plan.tokens:,}"),
+    ):
+        table.add_row(label, value)
+    console.print(table)
+    clients = Table(title="clients")
+    for column in ("client", "name", "examples", "dropped for length", "held out"):
+        clients.add_column(column, justify="left" if column == "name" else "right")
+    for number, held in enumerate(plan.clients[:_SHOWN]):
+        clients.add_row(str(number), held.name, f"{held.examples:,}", f"{held.dropped:,}", f"{held.held_out:,}")
+    if len(plan.clients) > _SHOWN:
+        rest = plan.clients[_SHOWN:]
+        examples, dropped = sum(held.examples for held in rest), sum(held.dropped for held in rest)
+        clients.add_row("…", f"{len(rest)} more", f"{examples:,}", f"{dropped:,}", f"{sum(h.held_out for h in rest):,}")
+    console.print(clients)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:,.0f} MB"

@@ -1,0 +1,135 @@
+"""What training one batch needs in memory, found without weights: the model is walked once with tensors that have a shape
+and no storage, and autograd is asked what it would keep."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import Parameter
+
+from fedllm_app.training.head import _PIECE as PIECE
+
+# Measured with benchmarks/plan.py: the allocator's gaps and what backward holds for a moment, relative to what forward
+# kept; and the libraries' own buffers for matrix products.
+_OVERHEAD = 1.35
+_WORKSPACE = 128 * 2**20
+
+# Of a piece of logits: float32, its copy while it is made, and the weight's dtype for the product with the head.
+_HEAD_BYTES = 12
+
+_NF4_BLOCK = 64
+_DOUBLE_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one client while it trains, beside the process itself."""
+
+    weights: int
+    adapter: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """Their sum."""
+        return self.weights + self.adapter + self.optimizer + self.activations
+
+
+def training_memory(
+    model: torch.nn.Module, rows: int, length: int, optimizer: str, quantization: str = "none", double: bool = False
+) -> TrainingMemory:
+    """Estimate the memory of training a batch of `rows` rows of `length` tokens.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A PEFT model on the meta device, its base in the dtype that it would be loaded in.
+    optimizer : str
+        "adamw" keeps two numbers a parameter, "sgd" none.
+    quantization : str
+        "none", "int8" or "nf4" (`double`: with quantized scales) for the base's linear layers below the head.
+    """
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return TrainingMemory(
+        weights=weight_bytes(model, quantization, double),
+        adapter=4 * trained,
+        optimizer=4 * trained * (3 if optimizer == "adamw" else 1),  # the gradient is counted here
+        activations=_head_bytes(model) + _WORKSPACE + int(_OVERHEAD * kept_for_backward(model, rows, length)),
+    )
+
+
+def weight_bytes(model: torch.nn.Module, quantization: str = "none", double: bool = False) -> int:
+    """Bytes of the frozen weights, tied ones once; bitsandbytes quantizes all linear layers but the head."""
+    frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+    plain = sum(p.numel() * p.element_size() for p in frozen.values())
+    if quantization == "none":
+        return plain
+    head = model.get_output_embeddings()
+    saved = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not head and id(module.weight) in frozen:
+            weight = module.weight
+            saved += weight.numel() * weight.element_size() - _quantized_bytes(weight, quantization, double)
+    return int(plain - saved)
+
+
+def _quantized_bytes(weight: torch.Tensor, quantization: str, double: bool) -> float:
+    if quantization == "int8":
+        return weight.numel() + 4 * weight.shape[0]  # a float32 scale a row
+    blocks = math.ceil(weight.numel() / _NF4_BLOCK)
+    return weight.numel() / 2 + (blocks + 4 * blocks / _DOUBLE_BLOCK if double else 4 * blocks)
+
+
+def _head_bytes(model: torch.nn.Module) -> int:
+    return PIECE * model.get_output_embeddings().weight.shape[0] * _HEAD_BYTES
+
+
+def kept_for_backward(model: torch.nn.Module, rows: int, length: int) -> int:
+    """Bytes that autograd keeps of a forward pass through the backbone, every storage once, parameters not counted.
+
+    With gradient checkpointing on, what one layer keeps while it is computed anew is added.
+    """
+    base = model.get_base_model()
+    backbone = getattr(base, base.base_model_prefix)
+    model.train()
+    with FakeTensorMode():
+        own = _make_fake(model)
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage  # held, so that its address is not given to another
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            output = backbone(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
+        total = sum(storage.nbytes() for storage in kept.values())
+        del output
+    if base.is_activation_checkpointing:
+        base.gradient_checkpointing_disable()
+        total += kept_for_backward(model, rows, length) // base.config.get_text_config().num_hidden_layers
+        base.gradient_checkpointing_enable()
+    return total
+
+
+def _make_fake(model: torch.nn.Module) -> set[int]:
+    """Replace all tensors of the model by ones on the CPU without storage; the addresses of their storages."""
+    made: dict[int, Parameter] = {}
+    addresses = set()
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) not in made:
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                made[id(parameter)] = Parameter(empty, requires_grad=parameter.requires_grad)
+            module._parameters[name] = made[id(parameter)]
+            addresses.add(made[id(parameter)].untyped_storage()._cdata)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
+                addresses.add(module._buffers[name].untyped_storage()._cdata)
+    return addresses

@@ -1,0 +1,74 @@
+"""`fedllm plan` against runs: bytes exactly, steps, tokens and examples by the journal."""
+
+import pytest
+from in_process import run_in_process
+from rich.console import Console
+
+from fedllm_app.plan import make_plan, show_plan
+from fedllm_app.run_directory import read_journal, read_result
+
+
+@pytest.mark.parametrize("task", ["sft", "dpo"])
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "local", "centralized", "fedmedian"])
+def test_bytes_are_those_of_the_run(name, task, run_config, tmp_path):
+    """Three of four clients a round, evaluation after rounds 2 and 3 and before the first."""
+    flat = run_config | {
+        "strategy.name": name, "train.task": task, "clients.number": 4, "clients.per-round": 3, "train.rounds": 3,
+        "train.local-steps": 1, "data.examples-per-client": 6, "data.held-out-examples": 2, "evaluate.every": 2,
+    }  # fmt: skip
+    plan = make_plan(flat)
+    run_in_process(flat, tmp_path / "run")
+    result, journal = read_result(tmp_path / "run"), read_journal(tmp_path / "run")
+    assert (plan.traffic.down, plan.traffic.up) == (result["bytes_down"], result["bytes_up"])
+    trained = [event for event in journal if event["event"] == "client"]
+    assert {(event["bytes_down"], event["bytes_up"]) for event in trained} == {(plan.traffic.message, plan.traffic.reply)}
+    assert plan.steps == sum(event["steps"] for event in trained)
+
+
+def test_bytes_with_a_reference_policy(run_config, tmp_path):
+    """The second stage of the pipeline sends the reference once to each client that is ever asked."""
+    flat = run_config | {"train.rounds": 1, "train.local-steps": 1, "clients.number": 3, "evaluate.every": 0}
+    run_in_process(flat, tmp_path / "first")
+    second = flat | {"train.task": "dpo", "adapter.start": str(tmp_path / "first"), "clients.per-round": 2,
+                     "train.rounds": 2}  # fmt: skip
+    plan = make_plan(second)
+    run_in_process(second, tmp_path / "second")
+    result = read_result(tmp_path / "second")
+    assert (plan.traffic.down, plan.traffic.up) == (result["bytes_down"], result["bytes_up"])
+
+
+def test_clients_and_tokens(run_config, tmp_path):
+    """Examples and dropped rows are what the clients said that they hold; one epoch reads every token once.
+
+    Two rounds of 2 steps of 4 rows are the 16 examples of each client.
+    """
+    flat = run_config | {"clients.number": 2, "train.batch-size": 4, "evaluate.every": 0}
+    plan = make_plan(flat)
+    run_in_process(flat, tmp_path / "run")
+    holds = [event for event in read_journal(tmp_path / "run") if event["event"] == "holds"]
+    assert [held.examples for held in plan.clients] == [event["examples"] for event in holds]
+    assert [held.dropped for held in plan.clients] == [event["dropped"] for event in holds]
+    assert plan.steps == 8
+    assert plan.rows == 4
+    if all(held.examples == 16 for held in plan.clients):
+        assert plan.tokens == sum(event["tokens"] for event in holds)
+
+
+def test_parameters_and_table(run_config):
+    """37,792 frozen; LoRA r = 8 on all linear layers of two: 8 · (in + out) each, q 64, k 48, v 48, o 64,
+    gate 96, up 96, down 96: 2 · 8 · 512 = 8,192 trained.
+    """
+    plan = make_plan(run_config)
+    assert plan.frozen == 37792
+    assert plan.trained == 8192
+    assert plan.client_memory > plan.memory.total > plan.memory.activations > 0
+    console = Console(record=True, width=120)
+    show_plan(plan, console)
+    shown = console.export_text()
+    assert "8,192" in shown
+    assert "general" in shown
+
+
+def test_a_plan_needs_a_number_of_clients(run_config):
+    with pytest.raises(ValueError, match=r"clients.number = 0"):
+        make_plan(run_config | {"clients.number": 0})
