@@ -7,6 +7,7 @@ from statistics import median
 
 from flwr.supercore import log
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedllm_app.run_directory import RunDirectory
@@ -41,7 +42,7 @@ def holdings_table(lines: Sequence[Mapping[str, object]]) -> Table:
         table.add_column(title, justify="right")
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
     for line in shown:
-        table.add_row(*(str(line[column]) for column in _TEXTS), *(f"{line[column]:,}" for column in _COUNTS))
+        table.add_row(*(escape(str(line[column])) for column in _TEXTS), *(f"{line[column]:,}" for column in _COUNTS))
     if len(shown) < len(lines):
         table.add_section()
         for name, of in (("smallest", min), ("median", median), ("largest", max)):

@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedllm_app.client_app import data_selection
@@ -71,7 +72,9 @@ def partition_table(clients: list[ClientRows]) -> Table:
     table.add_column("labels")
     shown = clients if len(clients) <= _ROWS else clients[: _ROWS - 3]
     for one in shown:
-        table.add_row(str(one.client), one.name, f"{one.rows:,}", f"{one.held_out:,}", _shares(one.labels))
+        table.add_row(
+            str(one.client), escape(one.name), f"{one.rows:,}", f"{one.held_out:,}", escape(_shares(one.labels))
+        )
     table.add_section()
     for name, of in (("smallest", min), ("median", median), ("largest", max)) if len(shown) < len(clients) else ():
         rows, held_out, labels = (
