@@ -61,7 +61,8 @@ def describe(message: Message, context: Context) -> Message:
     asked = message.content[CONFIG]
     with _without_garbage_collection():
         held = _local_client(context, asked["clients"]).describe(asked["client"])
-    return Message(RecordDict({CONFIG: ConfigRecord(held | {"versions": package_versions()})}), reply_to=message)
+    held |= {"versions": package_versions()}
+    return Message(RecordDict({CONFIG: ConfigRecord(held)}), reply_to=message)
 
 
 @app.train()

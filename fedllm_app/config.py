@@ -330,8 +330,8 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
         )
     if data.partition in LABELLED and not data.partition_column:
         problems.append(
-            f"data.partition = {data.partition!r} divides by a label: accepted for data.partition-column is the name of "
-            "a column, not ''"
+            f"data.partition = {data.partition!r} divides by a label: accepted for data.partition-column is the name "
+            "of a column, not ''"
         )
     if data.name == BUILT_IN and data.partition not in ("iid", "by-domain"):
         problems.append(

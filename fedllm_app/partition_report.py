@@ -1,4 +1,4 @@
-"""Who would hold which rows under a configuration: counted from the data alone, before anything is trained or loaded."""
+"""Who would hold which rows under a configuration: counted from the data, before anything is trained or loaded."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -115,7 +115,7 @@ class RunDirectory:
         with atomic_path(directory) as temporary:
             save_peft_directory(temporary, vector, manifest, peft_config)
             if self.prompt:
-                (temporary / _PROMPT_FILE).write_text(json.dumps(asdict(self.prompt), indent=2) + "\n", encoding="utf-8")
+                write_text(temporary / _PROMPT_FILE, json.dumps(asdict(self.prompt), indent=2) + "\n")
 
 
 def adapter_directory(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,10 @@ from fedllm_app.data import corpus
 from fedllm_app.data.examples import Example, PreferencePair
 from fedllm_app.data.partition import choose_rows, partition, split_held_out
 from fedllm_app.data.sources import BUILT_IN, Columns, Source, open_source, set_names
-from fedllm_app.paths import home
+from fedllm_app.paths import atomic_path, home
+
+# Part of every cached division: raise it when the way rows are chosen or divided changes.
+_DIVISION = 1
 
 
 @dataclass(frozen=True)
@@ -126,19 +130,31 @@ def _has_own_set(selection: DataSelection) -> bool:
 def _rows(selection: DataSelection, source: Source, client: int) -> np.ndarray:
     if selection.whole or selection.partition == "by-domain":
         return choose_rows(len(source), selection.samples, selection.seed)
-    column = selection.partition_column
-    return _shares(
-        source, selection.clients, selection.seed, selection.samples, selection.partition, column, selection.alpha
-    )[client]
+    owners = _owners(
+        source, selection.clients, selection.seed, selection.samples, selection.partition, selection.partition_column,
+        selection.alpha,
+    )  # fmt: skip
+    return np.flatnonzero(owners == client)
 
 
 @functools.lru_cache(maxsize=2)
-def _shares(
+def _owners(
     source: Source, clients: int, seed: int, samples: int, method: str, column: str, alpha: float
-) -> list[np.ndarray]:
-    used = choose_rows(len(source), samples, seed)
-    labels = row_labels(source, column)[used] if column else None
-    return [used[part] for part in partition(len(used), clients, method=method, seed=seed, labels=labels, alpha=alpha)]
+) -> np.ndarray:
+    """The client of every row, -1 for a row that is not used; from disk if some process divided like this before."""
+    key = json.dumps([_DIVISION, source.fingerprint, clients, seed, samples, method, column, alpha])
+    path = home() / "partitions" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+    if not path.is_file():
+        used = choose_rows(len(source), samples, seed)
+        labels = row_labels(source, column)[used] if column else None
+        owners = np.full(len(source), -1, np.int32)
+        for client, part in enumerate(
+            partition(len(used), clients, method=method, seed=seed, labels=labels, alpha=alpha)
+        ):
+            owners[used[part]] = client
+        with atomic_path(path) as temporary:
+            np.save(temporary, owners)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 @functools.lru_cache(maxsize=2)

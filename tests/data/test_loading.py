@@ -108,12 +108,12 @@ def test_a_column_that_is_not_there_is_named(topics):
         held(name=str(topics), partition="shard", partition_column="tpoic")
 
 
-def test_another_process_gets_the_same_division(topics):
-    """Whatever the process hashes strings with."""
+def test_another_process_gets_the_same_division(topics, tmp_path):
+    """Whatever it hashes strings with, and from a home of its own, so that it divides by itself."""
     asked = {"name": str(topics), "partition": "dirichlet", "partition_column": "topic", "samples": 90}
     code = f"import test_loading; print(test_loading.held(**{asked!r}))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-                                "PYTHONHASHSEED": "77"}  # fmt: skip
+                                "PYTHONHASHSEED": "77", "FEDLLM_HOME": str(tmp_path / "other")}  # fmt: skip
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout) == held(**asked)
 

@@ -22,22 +22,23 @@ def forget():
     from fedllm_app.data import loading
 
     build_local_client.cache_clear()
-    for cache in (loading._source, loading._shares, loading.row_labels):
+    for cache in (loading._source, loading._owners, loading.row_labels):
         cache.cache_clear()
 
 
 def test_a_second_run_reads_caches_only(make_client, topics, monkeypatch):
-    """Neither the file nor the tokenizer is touched again for the same configuration, and another one is not mixed up."""
+    """Nothing is read, divided or tokenized again for the same configuration; another one is not mixed up with it."""
     given = {"data__name": topics, "data__partition": "dirichlet", "data__partition_column": "topic"}
     first = [make_client(**given).shards(client).train for client in range(4)]
     forget()
     monkeypatch.setattr("fedllm_app.data.sources.read_files", lambda *_files: pytest.fail("the file was read again"))
+    monkeypatch.setattr("fedllm_app.data.loading.partition", lambda *_arguments, **_o: pytest.fail("divided again"))
     monkeypatch.setattr(local_client, "tokenize", lambda *_arguments: pytest.fail("tokenized again"))
     again = make_client(run_id=2, **given)
     for client, shard in enumerate(first):
         np.testing.assert_array_equal(again.shards(client).train.tokens, shard.tokens)
     forget()
-    with pytest.raises(pytest.fail.Exception, match="tokenized again"):
+    with pytest.raises(pytest.fail.Exception, match="divided again"):
         make_client(**given, data__alpha=5.0).shards(0)
 
 
