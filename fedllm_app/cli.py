@@ -14,6 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fedllm_app.config import Config, ConfigError, default_run_config, flatten, parse_run_config
+from fedllm_app.data.partition import PartitionError
+from fedllm_app.data.schemas import DataError
 from fedllm_app.launch import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
 from fedllm_app.progress import Tail, progress_file
 from fedllm_app.run_directory import RunDirectory, read_result
@@ -31,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return parsed.command(parsed, console)
-    except (ConfigError, LaunchError) as error:
+    except (ConfigError, LaunchError, DataError, PartitionError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 2
     except KeyboardInterrupt:
@@ -66,6 +68,15 @@ def demo(parsed: argparse.Namespace, console: Console) -> int:
             raise LaunchError("the demo stops here, because a run of it failed")
 
     run_demo(parse_run_config(flat), directory, run_one, console)
+    return 0
+
+
+def partition(parsed: argparse.Namespace, console: Console) -> int:
+    """`fedllm partition`: who would hold which rows; see `fedllm_app.partition_report`."""
+    from fedllm_app.partition_report import report_partition
+
+    flat = default_run_config(Path(parsed.app).resolve()) | read_overrides(parsed.run_config or [])
+    report_partition(parse_run_config(flat), console, Path(parsed.plot).resolve() if parsed.plot else None)
     return 0
 
 
@@ -199,6 +210,11 @@ def _parser() -> argparse.ArgumentParser:
     demo_parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
     demo_parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
     demo_parser.set_defaults(command=demo)
+    partition_parser = commands.add_parser("partition", help="who would hold which rows, without loading a model")
+    partition_parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
+    partition_parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
+    partition_parser.add_argument("--plot", metavar="FILE.png", help="draw a bar a client, stacked by label")
+    partition_parser.set_defaults(command=partition)
     return parser
 
 

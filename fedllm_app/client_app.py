@@ -13,7 +13,7 @@ from flwr.supercore import log
 
 from fedllm_app import progress
 from fedllm_app.config import Config, parse_run_config
-from fedllm_app.fingerprint import code_hash
+from fedllm_app.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
 
 # Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
@@ -61,6 +61,7 @@ def describe(message: Message, context: Context) -> Message:
     asked = message.content[CONFIG]
     with _without_garbage_collection():
         held = _local_client(context, asked["clients"]).describe(asked["client"])
+    held |= {"versions": package_versions()}
     return Message(RecordDict({CONFIG: ConfigRecord(held)}), reply_to=message)
 
 
@@ -111,12 +112,19 @@ class _Reporter:
 
 def _local_client(context: Context, clients: int):
     """The local client for this run's configuration, built on first use in this process."""
-    return build_local_client(context.run_id, tuple(sorted(context.run_config.items())), clients)
+    from fedllm_app.data.site import site_items
+
+    site = site_items(context.node_config)
+    return build_local_client(context.run_id, tuple(sorted(context.run_config.items())), clients, site)
 
 
 @functools.lru_cache(maxsize=1)
-def build_local_client(run_id: int, run_config: tuple, clients: int):
-    """The local client of a run for this configuration: `run_config` as sorted items, so that it can be a key."""
+def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple = ()):
+    """The local client of a run for this configuration: `run_config` as sorted items, so that it can be a key.
+
+    `site` is what the node's own configuration says of its data (`site_items`).
+    """
+    from fedllm_app.data.site import at_site
     from fedllm_app.models import leave_out_bitsandbytes
 
     leave_out_bitsandbytes()
@@ -130,7 +138,7 @@ def build_local_client(run_id: int, run_config: tuple, clients: int):
     return LocalClient(
         run_id,
         resident_key(config),
-        data_selection(config, clients),
+        at_site(data_selection(config, clients), site),
         Tokenization(config.data.template, config.data.system_prompt or None, train_.max_length),
         LocalTraining(
             local_steps=train_.local_steps,
@@ -168,6 +176,11 @@ def data_selection(config: Config, clients: int):
         max_bad_share=data.max_bad_share,
         task=config.train.task,
         split=data.split,
+        partition=data.partition,
+        partition_column=data.partition_column,
+        alpha=data.alpha,
+        samples=data.samples,
+        held_out_share=data.held_out_share,
     )
 
 

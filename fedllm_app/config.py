@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedllm_app.data.partition import LABELLED
+from fedllm_app.data.sources import BUILT_IN, set_names
 from fedllm_app.strategies.registry import (
     STRATEGIES,
     UnknownStrategyError,
@@ -83,7 +85,7 @@ class LoraConfig(_Section):
 
 
 class DataConfig(_Section):
-    """What the clients train on, how rows are read and how prompts are written."""
+    """What the clients train on, how rows are read and divided, and how prompts are written."""
 
     name: Annotated[str, Field(min_length=1)]
     prompt_column: str
@@ -96,6 +98,11 @@ class DataConfig(_Section):
     max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)]
     examples_per_client: Positive
     held_out_examples: NotNegative
+    held_out_share: Share
+    partition: Literal["iid", "dirichlet", "shard", "linear", "square", "exponential", "natural-id", "by-domain"]
+    partition_column: str
+    alpha: Annotated[float, Field(gt=0)]
+    samples: NotNegative
     template: Annotated[str, Field(min_length=1)]
     system_prompt: str
 
@@ -182,6 +189,7 @@ def parse_run_config(flat: FlatConfig) -> Config:
         # The registry has checked the hyper-parameters, and says what each accepts.
         problems.extend(_explain(entry, known) for entry in error.errors() if entry["loc"][:2] != ("strategy", "hyper"))
         raise ConfigError(problems) from None
+    config = _with_a_client_a_set(config)
     problems = problems or _contradictions(config)
     if problems:
         raise ConfigError(problems)
@@ -255,6 +263,14 @@ def _explain(entry: Mapping[str, Any], known: list[str]) -> str:
     return f"{key} = {entry['input']!r}: accepted is {accepted}"
 
 
+def _with_a_client_a_set(config: Config) -> Config:
+    """With `by-domain`, `clients.number = 0` means as many clients as there are sets, for every process that parses."""
+    if config.data.partition != "by-domain" or config.clients.number:
+        return config
+    number = len(set_names(config.data.name))
+    return config.model_copy(update={"clients": config.clients.model_copy(update={"number": number})})
+
+
 def _contradictions(config: Config) -> list[str]:
     """Values that are fine alone and impossible together."""
     problems = []
@@ -268,8 +284,12 @@ def _contradictions(config: Config) -> list[str]:
             f"train.min-learning-rate = {train.min_learning_rate}: accepted is at most "
             f"train.learning-rate = {train.learning_rate}"
         )
-    if config.evaluate.every and not data.held_out_examples:
-        problems.append("evaluate.every > 0 needs data.held-out-examples of at least 1; set evaluate.every = 0 for none")
+    if config.evaluate.every and not (data.held_out_examples or data.held_out_share):
+        problems.append(
+            "evaluate.every > 0 needs data.held-out-examples of at least 1 or a data.held-out-share above 0; "
+            "set evaluate.every = 0 for none"
+        )
+    problems += _data_contradictions(data, clients)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
         problems.append(f"run.directory = {directory!r}: accepted is an absolute path, or \"\" for a new one")
@@ -284,5 +304,43 @@ def _contradictions(config: Config) -> list[str]:
         problems.append(
             f"strategy.name = {config.strategy.name!r} needs at least {needed} clients a round, "
             f"the configuration has {taking_part}"
+        )
+    return problems
+
+
+def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
+    """Ways to divide rows that the named data does not allow."""
+    problems = []
+    names = set_names(data.name)
+    if data.partition == "by-domain":
+        if "" in names or BUILT_IN in names:
+            problems.append(
+                f"data.name = {data.name!r}: accepted with data.partition = 'by-domain' is sets separated by commas: "
+                "absolute paths, named sets, Hub ids"
+            )
+        if clients.number != len(names):
+            problems.append(
+                f"clients.number = {clients.number}: data.partition = 'by-domain' gives each client one set and "
+                f"data.name holds {len(names)}: accepted is {len(names)}, or 0"
+            )
+    elif len(names) > 1:
+        problems.append(
+            f"data.name = {data.name!r} holds {len(names)} names and data.partition = {data.partition!r} divides one "
+            "set: accepted is one name, or data.partition = 'by-domain' for a client a set"
+        )
+    if data.partition in LABELLED and not data.partition_column:
+        problems.append(
+            f"data.partition = {data.partition!r} divides by a label: accepted for data.partition-column is the name "
+            "of a column, not ''"
+        )
+    if data.name == BUILT_IN and data.partition not in ("iid", "by-domain"):
+        problems.append(
+            f"data.partition = {data.partition!r}: accepted with data.name = '{BUILT_IN}' is 'iid', because the "
+            "built-in corpus gives every client one domain"
+        )
+    if data.name == BUILT_IN and data.samples:
+        problems.append(
+            f"data.samples = {data.samples}: accepted with data.name = '{BUILT_IN}' is 0; the rows of the built-in "
+            "corpus are set by data.examples-per-client"
         )
     return problems

@@ -1,8 +1,11 @@
-"""The hash of the app's own code, by which server and clients notice that they run different versions."""
+"""What server and clients compare to notice that they run different versions of the app or of its libraries."""
 
 import functools
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
+
+_PACKAGES = ("flwr", "torch", "transformers", "peft", "trl")
 
 
 @functools.cache
@@ -13,3 +16,9 @@ def code_hash() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+@functools.cache
+def package_versions() -> list[str]:
+    """The app's code and the libraries that decide what a client computes, as "name version"."""
+    return [f"fedllm_app {code_hash()[:12]}", *(f"{name} {version(name)}" for name in _PACKAGES)]

@@ -3,7 +3,7 @@
     config.json            the resolved configuration
     journal.jsonl          one line a client and round, one a round, one an evaluation, and every refusal
     checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after round N
-    adapter/               the final adapter in PEFT format
+    adapter/               the final adapter in PEFT format, and prompt.json: how its prompts were written
     adapters/client-K/     where clients train alone: the final adapter of each
     result.json            written last; its absence means that the run failed
 """
@@ -11,6 +11,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,38 @@ if TYPE_CHECKING:
     import peft
 
 
+_PROMPT_FILE = "prompt.json"
+
+
 class RunDirectoryExists(ValueError):
     """The directory of a new run holds another run already."""
 
 
-class RunDirectory:
-    """Writes the files of one run."""
+@dataclass(frozen=True)
+class PromptRecord:
+    """How the prompts that an adapter was trained on were written.
 
-    def __init__(self, path: Path) -> None:
+    `template` and `system_prompt` as configured; `text` is the content of a Jinja file, None for a template by name and
+    for a file that is not on the server's machine.
+    """
+
+    template: str
+    system_prompt: str
+    text: str | None
+
+    @classmethod
+    def of(cls, template: str, system_prompt: str) -> "PromptRecord":
+        """The record of a run's `data.template` and `data.system-prompt`."""
+        file = Path(template)
+        return cls(template, system_prompt, file.read_text(encoding="utf-8") if file.is_file() else None)
+
+
+class RunDirectory:
+    """Writes the files of one run. `prompt`, if given, goes with every adapter that is saved."""
+
+    def __init__(self, path: Path, prompt: PromptRecord | None = None) -> None:
         self.path = path
+        self.prompt = prompt
 
     @property
     def journal_file(self) -> Path:
@@ -69,7 +93,7 @@ class RunDirectory:
         """Write the global adapter, the strategy's arrays and the clients' positions after a round."""
         with atomic_path(self.path / "checkpoints" / f"round-{server_round}") as directory:
             directory.mkdir()
-            save_peft_directory(directory / "adapter", adapter, manifest, peft_config)
+            self._save_adapter(directory / "adapter", adapter, manifest, peft_config)
             np.savez(directory / "strategy.npz", **state)
             (directory / "state.json").write_text(json.dumps({"round": server_round, "positions": positions}))
 
@@ -82,15 +106,27 @@ class RunDirectory:
         result: Mapping[str, object],
     ) -> None:
         """Write the final adapter, those of clients that trained alone, and then, last of all, the result."""
-        save_peft_directory(self.path / "adapter", adapter, manifest, peft_config)
+        self._save_adapter(self.path / "adapter", adapter, manifest, peft_config)
         for client, own in alone.items():
-            save_peft_directory(self.path / "adapters" / f"client-{client}", own, manifest, peft_config)
+            self._save_adapter(self.path / "adapters" / f"client-{client}", own, manifest, peft_config)
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
+
+    def _save_adapter(self, directory: Path, vector: np.ndarray, manifest: Manifest, peft_config) -> None:
+        with atomic_path(directory) as temporary:
+            save_peft_directory(temporary, vector, manifest, peft_config)
+            if self.prompt:
+                write_text(temporary / _PROMPT_FILE, json.dumps(asdict(self.prompt), indent=2) + "\n")
 
 
 def adapter_directory(path: Path) -> Path:
     """The PEFT directory that `path` names: itself, or the final adapter of a run directory."""
     return path / "adapter" if (path / "adapter").is_dir() else path
+
+
+def recorded_template(directory: Path) -> PromptRecord | None:
+    """How the prompts of a saved adapter were written; None for an adapter that does not say."""
+    file = directory / _PROMPT_FILE
+    return PromptRecord(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
 
 def read_journal(path: Path) -> list[dict]:

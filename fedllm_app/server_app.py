@@ -12,11 +12,12 @@ from flwr.supercore import log
 from fedllm_app.adapters import LoraValues, adapter_layout, draw_adapter, load_peft_directory
 from fedllm_app.config import Config, parse_run_config
 from fedllm_app.fingerprint import code_hash
+from fedllm_app.holdings import report_holdings
 from fedllm_app.models import locate_model
 from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.rounds import Rounds, Schedule, Totals
-from fedllm_app.run_directory import RunDirectory, adapter_directory
+from fedllm_app.run_directory import PromptRecord, RunDirectory, adapter_directory
 from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
 
@@ -28,7 +29,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run one experiment from its configuration to its result file."""
     started = time.time()
     config = parse_run_config(context.run_config)
-    directory = RunDirectory(Path(config.run.directory or home() / "runs" / str(context.run_id)))
+    prompt = PromptRecord.of(config.data.template, config.data.system_prompt)
+    directory = RunDirectory(Path(config.run.directory or home() / "runs" / str(context.run_id)), prompt)
     directory.create(context.run_config)
     log(INFO, "run directory: %s", directory.path)
     directory.journal("started", run_id=context.run_id, rounds=config.train.rounds, strategy=config.strategy.name)
@@ -54,9 +56,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     # DPO's reference policy is the model that the run starts from; a new adapter leaves the base as it is.
     reference = initial if config.adapter.start and config.train.task == "dpo" else None
     held = describe_clients(grid, clients, manifest.hash, run.round_timeout)
-    for client, what in held.items():
-        directory.journal("holds", client=client, **{key: value for key, value in what.items() if key != "manifest"})
-        log(INFO, "client %d holds %s", client, what)
+    report_holdings(held, directory)
     ready = time.time()
     rounds = Rounds(
         grid,

@@ -5,6 +5,8 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from fedllm_app.holdings import holdings_table, versions_line
+
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
 
 
@@ -25,6 +27,7 @@ class Watch:
         self.names: dict[int, str] = {}
         self.current = 0
         self._held: list[dict] = []
+        self._versions: list[dict] = []
         self._steps: dict[tuple[int, int], int] = {}
         self._began: float | None = None
         self._printed = 0.0
@@ -44,6 +47,8 @@ class Watch:
         show = {
             "started": self._started,
             "holds": self._held.append,
+            "versions": self._versions.append,
+            "warning": self._warning,
             "ready": self._ready,
             "round-started": self._round_started,
             "round": self._round,
@@ -83,13 +88,9 @@ class Watch:
     def _ready(self, event: dict) -> None:
         self.names = {line["client"]: line["name"] for line in self._held}
         self.per_round = min(self.per_round or event["clients"], event["clients"])
-        table = Table(title="what the clients hold")
-        for column in ("client", "name", "schema", "examples", "held-out", "dropped", "tokens"):
-            table.add_column(column, justify="left" if column in ("name", "schema") else "right")
-        for line in self._held:
-            table.add_row(*(str(line[column.lower()]) for column in ("client", "name", "schema")),
-                          *(f"{line[column]:,}" for column in ("examples", "held-out", "dropped", "tokens")))
-        self.console.print(table)
+        self.console.print(holdings_table(self._held))
+        for line in self._versions:
+            self.console.print(versions_line(line["versions"], line["clients"], event["clients"]), highlight=False)
         self.console.print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
 
     def _round_started(self, event: dict) -> None:
@@ -114,6 +115,9 @@ class Watch:
             f"{event['reason']}",
             style="yellow",
         )
+
+    def _warning(self, event: dict) -> None:
+        self.console.print(f"warning: {event['reason']}", style="yellow", markup=False, highlight=False)
 
     def _failed(self, event: dict) -> None:
         self.console.print(event["reason"], style="red", markup=False, highlight=False)

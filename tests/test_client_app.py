@@ -1,12 +1,13 @@
 """The ClientApp at its boundary: what goes wrong in a client comes back as a reply that names it."""
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedllm_app import client_app
 from fedllm_app.fingerprint import code_hash
-from fedllm_app.messages import CONFIG
+from fedllm_app.messages import ARRAYS, CONFIG, METRICS, Assignment, adapter_record
 from fedllm_app.training import resident
 
 
@@ -70,3 +71,76 @@ def test_a_site_is_named(context, monkeypatch):
     answer = ask(context, "query.describe", client=0)
     assert answer.has_error()
     assert answer.error.reason.startswith("client 0 (north): ")
+
+
+@pytest.fixture
+def sites(tmp_path, context):
+    """Two sites with files of their own: columns that are recognised in one, and named by the node in the other."""
+    (tmp_path / "rome.jsonl").write_text('{"instruction": "a", "output": "bc"}\n' * 6)
+    (tmp_path / "oslo.csv").write_text("frage,antwort,prompt\n" + "d,efg,no\n" * 9 + "d,,no\n")
+    configs = {
+        "rome": {"data-path": str(tmp_path / "rome.jsonl")},
+        "oslo": {"data-path": str(tmp_path / "oslo.csv"), "prompt-column": "frage", "completion-column": "antwort"},
+    }
+
+    def at(name: str) -> Context:
+        config = {"site": name, **configs[name]}
+        return Context(run_id=3, node_id=11, node_config=config, state=RecordDict(), run_config=context.run_config)
+
+    context.run_config["data.max-bad-share"] = 0.2
+    context.run_config["clients.number"] = 2
+    context.run_config["data.held-out-share"] = 0.25
+    return at
+
+
+def test_two_sites_with_files_and_columns_of_their_own(sites):
+    """Both own their whole file though the run has two clients: of 6 rows 2 are held out (1.5 rounded to even), of 9
+    usable ones 2. What they train on is their own file."""
+    expected = {"rome": ("instruction", 4, 2, 0, "bc"), "oslo": ("prompt-completion", 7, 2, 1, "efg")}
+    for client, (name, (schema, examples, held_out, bad, answer)) in enumerate(expected.items()):
+        held = ask(sites(name), "query.describe", client=client, clients=2).content[CONFIG]
+        assert (held["name"], held["schema"]) == (name, schema)
+        assert (held["examples"], held["held-out"], held["bad"]) == (examples, held_out, bad)
+        local = client_app._local_client(sites(name), 2)
+        ids, start = local.shards(client).train.example(0)
+        assert answer in resident.resident(local.model).tokenizer.decode(ids[start:])
+
+
+def test_sites_train_in_one_run(sites):
+    """The same message, at either site, trains and answers for its own rows."""
+    for client, name in enumerate(("rome", "oslo")):
+        context = sites(name)
+        manifest = ask(context, "query.describe", client=client, clients=2).content[CONFIG]["manifest"]
+        view = resident.resident(client_app._local_client(context, 2).model).manifest
+        assignment = Assignment(
+            client=client, clients=2, server_round=1, position=0, learning_rate=1e-3, manifest=manifest
+        )
+        content = RecordDict({CONFIG: ConfigRecord(assignment.to_config())})
+        content[ARRAYS] = adapter_record(np.zeros(view.size, np.float32))
+        message = Message(content, dst_node_id=11, message_type="train")
+        message.metadata._message_id = "asked"
+        answer = client_app.app(message, context)
+        assert not answer.has_error(), answer.error
+        assert answer.content[METRICS]["num-examples"] == (4, 7)[client]
+
+
+def test_a_site_whose_file_is_not_there_says_so(sites):
+    context = sites("oslo")
+    context.node_config["data-path"] = "/no/such.csv"
+    answer = ask(context, "query.describe", client=1, clients=2)
+    assert answer.error.reason.startswith("client 1 (oslo): DataNotFound: ")
+    assert "/no/such.csv" in answer.error.reason
+
+
+def test_nodes_of_a_simulation_share_one_local_client(context):
+    """Only what a node says of its data is part of the key: else a process would begin anew for every virtual node."""
+    first = client_app._local_client(context, 4)
+    context.node_config["partition-id"] = 2
+    assert client_app._local_client(context, 4) is first
+
+
+def test_describe_says_which_versions_run(context):
+    versions = ask(context, "query.describe", client=0, clients=4).content[CONFIG]["versions"]
+    assert [entry.split()[0] for entry in versions] == ["fedllm_app", "flwr", "torch", "transformers", "peft", "trl"]
+    assert versions[0] == f"fedllm_app {code_hash()[:12]}"
+    assert versions[2].startswith(f"torch {torch.__version__.partition('+')[0]}")

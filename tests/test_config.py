@@ -1,11 +1,13 @@
 """The typed configuration: everything that is wrong is said at once."""
 
 from pathlib import Path
+from typing import get_args
 
 import pydantic
 import pytest
 
-from fedllm_app.config import Config, ConfigError, default_run_config, flatten, parse_run_config
+from fedllm_app.config import Config, ConfigError, DataConfig, default_run_config, flatten, parse_run_config
+from fedllm_app.data.partition import METHODS
 from fedllm_app.strategies.registry import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
@@ -175,6 +177,17 @@ def test_a_wrong_hyperparameter_of_the_chosen_strategy_is_one_problem(value):
         ({"clients__number": 4, "clients__per_round": 5}, "clients.per-round = 5: accepted is 0 (all) to"),
         ({"train__min_learning_rate": 4e-3}, "at most train.learning-rate = 0.003"),
         ({"data__held_out_examples": 0}, "needs data.held-out-examples"),
+        ({"data__alpha": 0.0}, "data.alpha = 0.0: accepted is greater than 0"),
+        ({"data__held_out_share": 1.0}, "data.held-out-share = 1.0: accepted is less than 1"),
+        ({"data__partition": "dirichet", "data__name": "alpaca"}, "data.partition = 'dirichet': accepted is 'iid', 'dir"),
+        ({"data__name": "alpaca", "data__partition": "shard"}, "data.partition = 'shard' divides by a label"),
+        ({"data__name": "alpaca", "data__partition": "natural-id"}, "accepted for data.partition-column is the name"),
+        ({"data__name": "alpaca,/b.csv"}, "holds 2 names and data.partition = 'iid' divides one set"),
+        ({"data__name": "a/b, /c, /d", "data__partition": "by-domain"}, "clients.number = 4: data.partition = 'by-d"),
+        ({"data__name": "a/b,", "data__partition": "by-domain", "clients__number": 2}, "data.name = 'a/b,': accepted"),
+        ({"data__name": "builtin,a/b", "data__partition": "by-domain", "clients__number": 2}, "'builtin,a/b': accepted"),
+        ({"data__partition": "linear"}, "data.partition = 'linear': accepted with data.name = 'builtin' is 'iid'"),
+        ({"data__samples": 5}, "data.samples = 5: accepted with data.name = 'builtin' is 0"),
         ({"lora__target_modules": " , "}, "lora.target-modules = ' , '"),
         ({"strategy__name": "krum"}, "'krum' needs at least 5 clients a round, the configuration has 4"),
         ({"strategy__name": "krum", "clients__number": 9, "clients__per_round": 4}, "'krum' needs at least 5 clients"),
@@ -198,6 +211,9 @@ def test_contradictions_are_told_together():
         {"clients.number": 0, "clients.per-round": 5},
         {"train.min-learning-rate": 2e-3},
         {"evaluate.every": 0, "data.held-out-examples": 0},
+        {"data.held-out-share": 0.1, "data.held-out-examples": 0},
+        {"data.name": "alpaca", "data.partition": "iid", "data.partition-column": "topic", "data.samples": 5},
+        {"data.name": "a/b,/c.csv,alpaca,/d", "data.partition": "by-domain"},
         {"strategy.name": "krum", "clients.number": 5},
         {"strategy.name": "krum", "clients.number": 0},
     ],
@@ -207,6 +223,20 @@ def test_what_only_looks_like_a_contradiction_is_accepted(overrides):
     for key, value in overrides.items():
         section, name = key.split(".")
         assert parsed[section][name] == value
+
+
+def test_by_domain_counts_its_sets():
+    """Three sets are three clients, whoever parses; the rest of the configuration is held against that number."""
+    three = {"data.name": "a/b, alpaca ,/c", "data.partition": "by-domain", "clients.number": 0}
+    assert parse_run_config(DEFAULTS | three).clients.number == 3
+    with pytest.raises(ConfigError, match="clients.per-round = 4: accepted is 0 .all. to clients.number = 3"):
+        parse_run_config(DEFAULTS | three | {"clients.per-round": 4})
+    assert parse_run_config(DEFAULTS | {"clients.number": 0}).clients.number == 0
+
+
+def test_every_partition_method_can_be_configured():
+    accepted = set(get_args(DataConfig.model_fields["partition"].annotation))
+    assert accepted == {*METHODS, "by-domain"}
 
 
 def test_a_strategy_by_class_path_is_left_to_the_run():

@@ -8,7 +8,14 @@ import pytest
 
 from fedllm_app import run_directory
 from fedllm_app.adapters import Manifest, load_peft_directory, lora_config
-from fedllm_app.run_directory import RunDirectory, RunDirectoryExists, read_journal, read_result
+from fedllm_app.run_directory import (
+    PromptRecord,
+    RunDirectory,
+    RunDirectoryExists,
+    read_journal,
+    read_result,
+    recorded_template,
+)
 
 MANIFEST = Manifest(("base_model.model.q.lora_A.weight",), ((2, 3),))
 VECTOR = np.arange(6, dtype=np.float32)
@@ -82,18 +89,43 @@ def test_nothing_of_a_checkpoint_is_left_if_its_last_file_fails(directory, peft_
     assert list((directory.path / "checkpoints").iterdir()) == []
 
 
+def test_every_adapter_says_how_its_prompts_were_written(tmp_path, peft_config):
+    made = RunDirectory(tmp_path / "run", PromptRecord.of("alpaca", "Be brief."))
+    made.create({})
+    made.checkpoint(1, VECTOR, MANIFEST, peft_config, {}, {})
+    made.finish(VECTOR, {2: VECTOR}, MANIFEST, peft_config, {})
+    for adapter in ("adapter", "adapters/client-2", "checkpoints/round-1/adapter"):
+        assert recorded_template(made.path / adapter) == PromptRecord("alpaca", "Be brief.", None)
+        np.testing.assert_array_equal(load_peft_directory(made.path / adapter, MANIFEST), VECTOR)
+
+
+def test_the_text_of_a_jinja_template_is_kept(tmp_path, peft_config):
+    file = tmp_path / "own.jinja"
+    file.write_text("{{ messages }} – ü", encoding="utf-8")
+    made = RunDirectory(tmp_path / "run", PromptRecord.of(str(file), ""))
+    made.finish(VECTOR, {}, MANIFEST, peft_config, {})
+    file.unlink()
+    assert recorded_template(made.path / "adapter") == PromptRecord(str(file), "", "{{ messages }} – ü")
+    assert PromptRecord.of(str(file), "").text is None  # a template that lies on the clients' machines only
+
+
+def test_an_adapter_of_elsewhere_says_nothing(directory, peft_config):
+    directory.finish(VECTOR, {}, MANIFEST, peft_config, {})
+    assert recorded_template(directory.path / "adapter") is None
+
+
 def test_the_result_is_written_last(directory, peft_config, monkeypatch):
     save, saved = run_directory.save_peft_directory, []
 
     def watched(path, *arguments):
         assert not directory.result_file.exists()
         save(path, *arguments)
-        saved.append(str(path.relative_to(directory.path)))
+        saved.append(path.name)
 
     monkeypatch.setattr(run_directory, "save_peft_directory", watched)
     assert read_result(directory.path) is None
     directory.finish(VECTOR, {0: VECTOR + 1, 3: VECTOR + 3}, MANIFEST, peft_config, {"rounds": 2})
-    assert saved == ["adapter", "adapters/client-0", "adapters/client-3"]
+    assert saved == ["adapter", "client-0", "client-3"]
     assert read_result(directory.path) == {"rounds": 2}
     np.testing.assert_array_equal(load_peft_directory(directory.path / "adapters" / "client-3", MANIFEST), VECTOR + 3)
 

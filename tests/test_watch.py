@@ -19,7 +19,7 @@ def shown(events: list[dict], steps: list[dict]) -> str:
 
 
 HOLDS = {"event": "holds", "client": 0, "name": "math", "schema": "builtin", "examples": 1234, "held-out": 5,
-         "dropped": 6, "tokens": 7890}  # fmt: skip
+         "dropped": 6, "bad": 11, "tokens": 7890}  # fmt: skip
 READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": 1}
 
 
@@ -43,6 +43,17 @@ def test_lines_of_a_run():
     ):  # fmt: skip
         assert part in text
     assert text.count("step ") == 1  # the beginning of a round is no step
+
+
+def test_versions_and_warnings():
+    held = [HOLDS, HOLDS | {"client": 1, "name": "[red]north"}]
+    versions = [{"event": "versions", "clients": [0], "versions": ["flwr 1.41.0", "torch 2.13.0"]},
+                {"event": "versions", "clients": [1], "versions": ["flwr 1.41.0", "torch 2.12.0"]}]  # fmt: skip
+    text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": 2}], [])
+    for part in ("[red]north", "bad rows", "versions of client 0: flwr 1.41.0, torch 2.13.0",
+                 "versions of client 1: flwr 1.41.0, torch 2.12.0", "warning: torch differs"):  # fmt: skip
+        assert part in text
+    assert "versions of all clients: flwr 1.41.0" in shown([HOLDS, versions[0], READY], [])
 
 
 def test_rounds_and_evaluations_without_numbers_do_not_break_it():

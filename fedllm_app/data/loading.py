@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,22 @@ import numpy as np
 
 from fedllm_app.data import corpus
 from fedllm_app.data.examples import Example, PreferencePair
-from fedllm_app.data.partition import partition, split_held_out
-from fedllm_app.data.sources import Columns, Source, open_source
-from fedllm_app.paths import home
+from fedllm_app.data.partition import choose_rows, partition, split_held_out
+from fedllm_app.data.sources import BUILT_IN, Columns, Source, open_source, set_names
+from fedllm_app.paths import atomic_path, home
 
-BUILT_IN = "builtin"
+# Part of every cached division: raise it when the way rows are chosen or divided changes.
+_DIVISION = 1
 
 
 @dataclass(frozen=True)
 class DataSelection:
-    """Which rows the clients of a run hold. Counts in examples; a `held_out` of 0 keeps nothing back."""
+    """Which rows the clients of a run hold.
+
+    Counts in examples; a `held_out` of 0 keeps nothing back, a `held_out_share` above 0 replaces it. `partition` is a
+    method of `data.partition`, or `by-domain`: then `name` holds a set for every client. `whole` marks the own data of
+    one site, named `site`, which nobody else has a share of.
+    """
 
     name: str
     columns: Columns
@@ -30,17 +37,28 @@ class DataSelection:
     max_bad_share: float
     task: str
     split: str = ""
+    partition: str = "iid"
+    partition_column: str = ""
+    alpha: float = 0.5
+    samples: int = 0
+    held_out_share: float = 0.0
+    site: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's rows: what it is called, where they come from, and a fingerprint that names them exactly."""
+    """One client's rows: what it is called, where they come from, and a fingerprint that names them exactly.
+
+    `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of.
+    """
 
     label: str
     schema: str
     fingerprint: str
     train: "Rows"
     held_out: "Rows"
+    bad: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,22 +75,45 @@ class Rows:
         return iter(self.read())
 
 
+@dataclass(frozen=True)
+class Share:
+    """A client's part of a source: row numbers, int64, ascending."""
+
+    label: str
+    source: Source
+    train: np.ndarray
+    held_out: np.ndarray
+
+
 def client_data(selection: DataSelection, client: int) -> ClientData:
     """The rows of client number `client` of the run, without reading them yet."""
     if selection.name == BUILT_IN:
         return _corpus_data(selection, client)
-    source = _source(selection.name, selection.task, selection.columns, selection.split, selection.max_bad_share)
-    mine = _shares(source, selection.clients, selection.seed)[client]
-    held_out_share = min(selection.held_out / len(mine), 0.5)
-    train, held_out = split_held_out(mine, held_out_share, selection.seed)
-    fingerprint = hashlib.sha256(source.fingerprint.encode() + mine.tobytes() + bytes([0])).hexdigest()
+    share = client_share(selection, client)
+    # The row numbers are all that the method, its column, alpha, the samples and the seed come to.
+    rows = share.train.tobytes() + b"/" + share.held_out.tobytes()
     return ClientData(
-        label=Path(selection.name).stem,
-        schema=source.schema,
-        fingerprint=f"{fingerprint}/{len(held_out)}/{selection.seed}",
-        train=Rows(len(train), functools.partial(source.examples, train)),
-        held_out=Rows(len(held_out), functools.partial(source.examples, held_out)),
+        label=share.label,
+        schema=share.source.schema,
+        fingerprint=hashlib.sha256(share.source.fingerprint.encode() + rows).hexdigest(),
+        train=Rows(len(share.train), functools.partial(share.source.examples, share.train)),
+        held_out=Rows(len(share.held_out), functools.partial(share.source.examples, share.held_out)),
+        bad=share.source.bad.count,
     )
+
+
+def client_share(selection: DataSelection, client: int) -> Share:
+    """The part of client number `client` in the set that it has rows of; not for the built-in corpus."""
+    source = open_set(selection, client)
+    mine = _rows(selection, source, client)
+    train, held_out = split_held_out(mine, _held_out_share(selection, len(mine)), selection.seed)
+    return Share(_label(selection, source, client, mine), source, train, held_out)
+
+
+def open_set(selection: DataSelection, client: int) -> Source:
+    """The set that a client has rows of, converted on the first call of any process."""
+    name = set_names(selection.name)[client] if _has_own_set(selection) else selection.name
+    return _source(name, selection.task, selection.columns, selection.split, selection.max_bad_share)
 
 
 @functools.lru_cache(maxsize=2)
@@ -82,15 +123,66 @@ def _source(name: str, task: str, columns: Columns, split: str, max_bad_share: f
     )
 
 
+def _has_own_set(selection: DataSelection) -> bool:
+    return selection.partition == "by-domain" and not selection.whole
+
+
+def _rows(selection: DataSelection, source: Source, client: int) -> np.ndarray:
+    if selection.whole or selection.partition == "by-domain":
+        return choose_rows(len(source), selection.samples, selection.seed)
+    owners = _owners(
+        source, selection.clients, selection.seed, selection.samples, selection.partition, selection.partition_column,
+        selection.alpha,
+    )  # fmt: skip
+    return np.flatnonzero(owners == client)
+
+
 @functools.lru_cache(maxsize=2)
-def _shares(source: Source, clients: int, seed: int) -> list[np.ndarray]:
-    return partition(len(source), clients, method="iid", seed=seed)
+def _owners(
+    source: Source, clients: int, seed: int, samples: int, method: str, column: str, alpha: float
+) -> np.ndarray:
+    """The client of every row, -1 for a row that is not used; from disk if some process divided like this before."""
+    key = json.dumps([_DIVISION, source.fingerprint, clients, seed, samples, method, column, alpha])
+    path = home() / "partitions" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+    if not path.is_file():
+        used = choose_rows(len(source), samples, seed)
+        labels = row_labels(source, column)[used] if column else None
+        owners = np.full(len(source), -1, np.int32)
+        for client, part in enumerate(
+            partition(len(used), clients, method=method, seed=seed, labels=labels, alpha=alpha)
+        ):
+            owners[used[part]] = client
+        with atomic_path(path) as temporary:
+            np.save(temporary, owners)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@functools.lru_cache(maxsize=2)
+def row_labels(source: Source, column: str) -> np.ndarray:
+    """The label of every row of a source, as text."""
+    return np.asarray(source.labels(column))
+
+
+def _held_out_share(selection: DataSelection, size: int) -> float:
+    if not selection.held_out_share:
+        return min(selection.held_out / size, 0.5)
+    # Whoever has two rows or more is evaluated on one at least.
+    return max(selection.held_out_share, 1 / size) if size > 1 else 0.0
+
+
+def _label(selection: DataSelection, source: Source, client: int, mine: np.ndarray) -> str:
+    if selection.site:
+        return selection.site
+    if selection.partition == "natural-id" and not selection.whole:
+        return str(row_labels(source, selection.partition_column)[mine[0]])
+    return Path(set_names(selection.name)[client] if _has_own_set(selection) else selection.name).stem
 
 
 def _corpus_data(selection: DataSelection, client: int) -> ClientData:
     """One domain a client; clients that share a domain (5th and later) get rows of their own."""
     domain = corpus.DOMAINS[client % len(corpus.DOMAINS)]
     turn = client // len(corpus.DOMAINS)
+    held_out = round(selection.held_out_share * selection.examples_per_client) or selection.held_out
 
     def rows(part: str, count: int) -> Rows:
         def read() -> Iterator[Example] | Iterator[PreferencePair]:
@@ -110,11 +202,11 @@ def _corpus_data(selection: DataSelection, client: int) -> ClientData:
             str(part)
             for part in (
                 _corpus_version(), selection.task, client, selection.seed,
-                selection.examples_per_client, selection.held_out,
+                selection.examples_per_client, held_out,
             )
         ),
         train=rows("train", selection.examples_per_client),
-        held_out=rows("held-out", selection.held_out),
+        held_out=rows("held-out", held_out),
     )
 
 

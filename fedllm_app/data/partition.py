@@ -63,7 +63,7 @@ def partition(
         raise PartitionError(f"unknown partition method '{method}'; accepted are {', '.join(METHODS)}.{hint}")
     if not 1 <= clients <= source_size:
         raise PartitionError(f"{source_size} rows cannot be divided among {clients} clients: ask for fewer clients")
-    if method in _LABELLED and (labels is None or len(labels) != source_size):
+    if method in LABELLED and (labels is None or len(labels) != source_size):
         found = "none" if labels is None else str(len(labels))
         raise PartitionError(
             f"method '{method}' needs one label for each of {source_size} rows, got {found}: name a label column"
@@ -77,6 +77,13 @@ def partition(
             " or another method"
         )
     return [np.sort(part).astype(np.int64) for part in parts]
+
+
+def choose_rows(source_size: int, samples: int, seed: int) -> np.ndarray:
+    """The rows to use: `samples` of them drawn from `seed`, ascending; all where there are no more, or for 0."""
+    if not 0 < samples < source_size:
+        return np.arange(source_size)
+    return np.sort(np.random.default_rng([seed, 5]).choice(source_size, samples, replace=False))
 
 
 def split_held_out(indices: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -167,4 +174,5 @@ METHODS: dict[str, Callable[..., list[np.ndarray]]] = {
 }
 """Methods by name: (rows, clients, rng, labels or None, alpha) -> row numbers of every client."""
 
-_LABELLED = {"dirichlet", "shard", "natural-id"}
+LABELLED = frozenset({"dirichlet", "shard", "natural-id"})
+"""The methods that need a label for every row."""

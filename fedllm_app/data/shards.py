@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from fedllm_app.data.templates import Template
 
 # Part of every cache key: raise it when the arrays or the way they are made change.
-_FORMAT = 1
+_FORMAT = 2
+
+# Rows rendered and tokenized at a time: as Python lists, the tokens of a row take ten times the room of its array.
+_CHUNK = 1024
 
 
 class EmptyShard(ValueError):
@@ -50,6 +54,11 @@ class Shard:
         """Tokens of each example."""
         return np.diff(self.offsets)
 
+    @property
+    def total(self) -> int:
+        """Number of all tokens."""
+        return len(self.tokens)
+
     def example(self, index: int) -> tuple[np.ndarray, int]:
         """Token ids of one example and the position of its first completion token."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]], int(self.starts[index])
@@ -76,9 +85,9 @@ class PairShard:
         return self.chosen.dropped
 
     @property
-    def tokens(self) -> np.ndarray:
-        """All tokens, for counting."""
-        return np.concatenate([self.chosen.tokens, self.rejected.tokens])
+    def total(self) -> int:
+        """Number of all tokens."""
+        return self.chosen.total + self.rejected.total
 
 
 def tokenize(
@@ -92,25 +101,34 @@ def tokenize(
 
     A completion that is cut ends without the end token, so the model does not learn to stop in mid-sentence.
     """
-    prompts, completions = [], []
-    for example in examples:
-        prompts.append(template.render_prompt(example.prompt, system_prompt))
-        completions.append(template.completion_prefix + example.completion + template.end)
     pieces, starts, dropped = [], [], 0
-    if prompts:
-        # A chat template writes the beginning-of-text token itself; it must not stand there twice.
-        written = tokenizer.bos_token is not None and prompts[0].startswith(tokenizer.bos_token)
-        prompt_ids = tokenizer(prompts, add_special_tokens=not written)["input_ids"]
-        completion_ids = tokenizer(completions, add_special_tokens=False)["input_ids"]
-        for prompt, completion in zip(prompt_ids, completion_ids, strict=True):
+    rows = iter(examples)
+    while chunk := list(islice(rows, _CHUNK)):
+        for prompt, completion in _encoded(chunk, template, tokenizer, system_prompt):
             if not prompt or len(prompt) >= max_length:
                 dropped += 1
                 continue
             pieces.append(np.asarray((prompt + completion)[:max_length], dtype=np.int32))
             starts.append(len(prompt))
-    offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
     tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
-    return Shard(tokens, offsets, np.asarray(starts, np.int32), dropped)
+    return Shard(tokens, _offsets([len(piece) for piece in pieces]), np.asarray(starts, np.int32), dropped)
+
+
+def _encoded(
+    examples: Sequence[Example], template: "Template", tokenizer: "PreTrainedTokenizerBase", system_prompt: str | None
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Token ids of prompt and completion of each example."""
+    prompts = [template.render_prompt(example.prompt, system_prompt) for example in examples]
+    completions = [template.completion_prefix + example.completion + template.end for example in examples]
+    # A chat template writes the beginning-of-text token itself; it must not stand there twice.
+    written = tokenizer.bos_token is not None and prompts[0].startswith(tokenizer.bos_token)
+    prompt_ids = tokenizer(prompts, add_special_tokens=not written, return_attention_mask=False)["input_ids"]
+    completion_ids = tokenizer(completions, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return zip(prompt_ids, completion_ids, strict=True)
+
+
+def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def join(shards: Sequence[Shard | PairShard]) -> Shard | PairShard:
@@ -120,7 +138,7 @@ def join(shards: Sequence[Shard | PairShard]) -> Shard | PairShard:
     lengths = np.concatenate([shard.lengths for shard in shards])
     return Shard(
         tokens=np.concatenate([shard.tokens for shard in shards]),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        offsets=_offsets(lengths),
         starts=np.concatenate([shard.starts for shard in shards]),
         dropped=sum(shard.dropped for shard in shards),
     )
@@ -129,21 +147,28 @@ def join(shards: Sequence[Shard | PairShard]) -> Shard | PairShard:
 def cached(key_parts: Sequence[object], make) -> Shard:
     """The shard that `make()` returns, from disk if one with the same key was made before.
 
-    `key_parts` must name everything the shard depends on: source, rows, template, tokenizer, lengths.
+    `key_parts` must name everything the shard depends on: source, rows, template, tokenizer, lengths. The tokens stay
+    on disk: they are mapped, so that what a process holds of a shard is the pages it reads.
     """
     key = hashlib.sha256(json.dumps([_FORMAT, *key_parts], default=str).encode()).hexdigest()[:32]
-    path = home() / "shards" / f"{key}.npz"
-    if path.is_file():
-        return _load(path)
-    shard = make()
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, tokens=shard.tokens, offsets=shard.offsets, starts=shard.starts, dropped=shard.dropped)
-    return shard
+    path = home() / "shards" / f"{key}.npy"
+    if not path.is_file():
+        _save(path, make())
+    return _load(path)
+
+
+def _save(path: Path, shard: Shard) -> None:
+    """One int32 array, because one file is replaced as a whole: dropped, examples, starts, lengths, tokens."""
+    parts = [[shard.dropped, len(shard)], shard.starts, shard.lengths, shard.tokens]
+    with atomic_path(path) as temporary:
+        np.save(temporary, np.concatenate(parts).astype(np.int32))
 
 
 def _load(path: Path) -> Shard:
-    with np.load(path, allow_pickle=False) as arrays:
-        return Shard(arrays["tokens"], arrays["offsets"], arrays["starts"], int(arrays["dropped"]))
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    dropped, count = int(mapped[0]), int(mapped[1])
+    starts, lengths, tokens = np.split(mapped[2:], [count, 2 * count])
+    return Shard(tokens, _offsets(lengths), starts, dropped)
 
 
 def walk(size: int, client: int, seed: int, position: int, count: int) -> np.ndarray:

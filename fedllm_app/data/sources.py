@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from fedllm_app.data.schemas import BadRow, Columns, DataError, Task, recognise
 
 CODE_VERSION = 1
 """Part of every cache key: raise it whenever the conversion of rows changes."""
+
+BUILT_IN = "builtin"
+"""The name of the corpus that comes with the app; it is no set of rows that is opened here."""
 
 LABEL_LENGTH = 64
 """A column is kept for partitioning if its values are shorter than this on average, in characters."""
@@ -82,7 +85,7 @@ NAMED_SETS = {
     "alpaca-gpt4": NamedSet("vicgalle/alpaca-gpt4", "sft", "instruction", "CC BY-NC 4.0"),
     "fingpt-sentiment": NamedSet("FinGPT/fingpt-sentiment-train", "sft", "instruction"),
     "medical-flashcards": NamedSet("medalpaca/medical_meadow_medical_flashcards", "sft", "instruction"),
-    "code-alpaca": NamedSet("lucasmccabe-lmi/CodeAlpaca-20k", "sft", "instruction"),
+    "code-alpaca": NamedSet("sahil2801/CodeAlpaca-20k", "sft", "instruction", "CC BY 4.0"),
     "math-instruct": NamedSet("TIGER-Lab/MathInstruct", "sft", "instruction"),
     "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "sft", "instruction"),
     "gsm8k": NamedSet("openai/gsm8k", "sft", "question-answer", "MIT", ("main",)),
@@ -93,6 +96,11 @@ NAMED_SETS = {
     "hh-rlhf": NamedSet("Anthropic/hh-rlhf", "dpo", "hh-rlhf", "MIT"),
 }
 """Public sets by the name that `data.name` accepts. To add one, add one line."""
+
+
+def set_names(names: str) -> list[str]:
+    """The names of several sets, which stand in `data.name` separated by commas."""
+    return [name.strip() for name in names.split(",")]
 
 
 @dataclass(frozen=True)
@@ -137,14 +145,12 @@ class Source:
     def examples(self, indices: Iterable[int]) -> Iterator[Example | PreferencePair]:
         """Yield the rows at the indices (0 to len - 1), in that order."""
         kind = Example if len(self._answers) == 1 else PreferencePair
-        for index in indices:
-            # All batches but the last have BATCH rows, so the place of a row needs no search.
-            batch, row = self._batches[index // BATCH], int(index % BATCH)
-            prompt = json.loads(batch["prompt"][row].as_py())
-            yield kind(
-                tuple((role, content) for role, content in prompt),
-                *(batch[name][row].as_py() for name in self._answers),
-            )
+        # All batches but the last have BATCH rows, so the place of a row needs no search.
+        for number, rows in groupby(indices, lambda index: index // BATCH):
+            batch = self._batches[number].take([int(index % BATCH) for index in rows])
+            columns = (batch[name].to_pylist() for name in ("prompt", *self._answers))
+            for prompt, *answers in zip(*columns, strict=True):
+                yield kind(tuple((role, content) for role, content in json.loads(prompt)), *answers)
 
     def labels(self, column: str) -> list[str]:
         """Return one column as text, one value a row; missing values are empty.

@@ -31,6 +31,10 @@ class ReferenceLost(RuntimeError):
     """The client has no copy of the reference policy's adapter; the server sends it again after this."""
 
 
+class SiteDataNotPooled(ValueError):
+    """A site was asked to train on the rows of all, and has only its own."""
+
+
 @dataclass(frozen=True)
 class Tokenization:
     """How rows become tokens. A `system_prompt` of None leaves the template's own."""
@@ -42,13 +46,17 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class ClientShards:
-    """A client's tokenized rows, what it is called, and a key that names the training rows exactly."""
+    """A client's tokenized rows, what it is called, and a key that names the training rows exactly.
+
+    `bad` counts the unusable rows of the set that they are from.
+    """
 
     label: str
     schema: str
     key: str
     train: Shard | PairShard
     held_out: Shard | PairShard
+    bad: int = 0
 
 
 class Task(Protocol):
@@ -149,7 +157,7 @@ class LocalClient:
         self.training = training
         self.task = task
         self.evaluate_examples = evaluate_examples
-        # A process serves few clients at a time, and a shard is small beside the model.
+        # Tokens stay on disk until they are read, so this keeps open files and the places of examples in them.
         self.shards = lru_cache(maxsize=16)(self._shards)
         self.pooled_shards = lru_cache(maxsize=1)(self._pooled_shards)
 
@@ -162,7 +170,8 @@ class LocalClient:
             "examples": len(held.train),
             "held-out": len(held.held_out),
             "dropped": held.train.dropped + held.held_out.dropped,
-            "tokens": len(held.train.tokens),
+            "bad": held.bad,
+            "tokens": held.train.total,
             "manifest": resident(self.model).manifest.hash,
         }
 
@@ -261,10 +270,15 @@ class LocalClient:
                 f"none of its {train.dropped} rows has room for a completion within train.max-length = "
                 f"{self.tokenization.max_length} tokens"
             )
-        return ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out)
+        return ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out, data.bad)
 
     def _pooled_shards(self) -> ClientShards:
         """The rows of all clients, as if one owned them."""
+        if self.selection.whole:
+            raise SiteDataNotPooled(
+                "strategy.name = 'centralized' trains one client on everybody's rows, and this site has its own "
+                "(node-config data-path), which no other has: choose another strategy"
+            )
         held = [self.shards(client) for client in range(self.selection.clients)]
         parts = {part: join([getattr(one, part) for one in held]) for part in ("train", "held_out")}
         return ClientShards("pooled", held[0].schema, " ".join(one.key for one in held), **parts)

@@ -191,10 +191,43 @@ def test_a_shard_is_made_once_for_each_key(app_home, tokenizer):
     assert len(list((app_home / "shards").iterdir())) == 5
 
 
+def test_a_cached_shard_stays_on_disk(app_home, tokenizer):
+    """Its tokens are a view of the file, read-only, whether it was just made or found."""
+    rows = [HI, Example((("user", "x" * 90),), "no"), Example((("user", "Bye"),), "é")]
+    made_now = made(tokenizer, rows, max_length=60)
+    for shard in (cached(["rows"], lambda: made_now), cached(["rows"], lambda: pytest.fail("made again"))):
+        base = shard.tokens
+        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+            base = base.base
+        assert isinstance(base, np.memmap)
+        assert not shard.tokens.flags.writeable
+        assert (len(shard), shard.dropped, shard.total) == (2, 1, made_now.total)
+        for index in range(2):
+            np.testing.assert_array_equal(shard.example(index)[0], made_now.example(index)[0])
+            assert shard.example(index)[1] == made_now.example(index)[1]
+
+
+def test_an_empty_shard_is_cached(app_home, tokenizer):
+    """A client that keeps nothing back has held-out rows of length 0."""
+    for _ in range(2):
+        shard = cached(["none"], lambda: made(tokenizer, []))
+        assert (len(shard), shard.dropped, shard.total, shard.offsets.tolist()) == (0, 0, 0, [0])
+
+
+def test_rows_beyond_one_chunk_keep_their_order(tokenizer, monkeypatch):
+    """Seven rows in chunks of three; the fifth is dropped."""
+    monkeypatch.setattr("fedllm_app.data.shards._CHUNK", 3)
+    rows = [Example((("user", "x" * (60 if n == 4 else n)),), str(n)) for n in range(7)]
+    shard = made(tokenizer, rows, max_length=60)
+    assert shard.dropped == 1
+    endings = [tokenizer.decode(ids[start:]) for ids, start in map(shard.example, range(6))]
+    assert endings == [f"{n}<|end|>" for n in (0, 1, 2, 3, 5, 6)]
+
+
 def test_nothing_is_kept_if_making_fails(app_home):
     def fail():
         raise EmptyShard("no rows")
 
     with pytest.raises(EmptyShard):
         cached(["rows"], fail)
-    assert not list(app_home.rglob("*.npz"))
+    assert not list(app_home.rglob("*.np*"))

@@ -294,6 +294,29 @@ def test_every_named_set_through_the_hub_call(name, cache, monkeypatch):
     assert recognise(NAMED_ROWS[name].keys(), named.task).schema.name == named.schema
 
 
+def test_every_named_set_says_where_it_is_from():
+    assert set(NAMED_ROWS) == set(NAMED_SETS)
+    for named in NAMED_SETS.values():
+        assert named.url == f"https://huggingface.co/datasets/{named.hub_id}"
+        assert named.licence and named.split and named.task in ("sft", "dpo")
+
+
+@pytest.mark.parametrize("name", NAMED_SETS)
+def test_a_local_copy_of_a_named_set_is_used_when_its_directory_is_named(name, tmp_path, cache, monkeypatch):
+    """The files as the Hub keeps them, a test split beside the training split; the Hub is not asked."""
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_options: pytest.fail("the Hub was asked"))
+    named, folder = NAMED_SETS[name], tmp_path / name
+    for config in named.configs or ("data",):
+        for split in (named.split, "test"):
+            path = folder / config / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            datasets.Dataset.from_list([NAMED_ROWS[name]]).to_parquet(path)
+    source = open_source(str(folder), task=named.task, cache_dir=cache)
+    assert (source.schema, len(source)) == (named.schema, max(1, len(named.configs)))
+
+
 def test_unreachable_hub_says_how_to_use_a_local_copy(cache, monkeypatch):
     import datasets
 
