@@ -12,15 +12,11 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.adapters import AdapterSettings, Manifest, save_peft_directory
 from fedllm_app.paths import atomic_path, write_text
-
-if TYPE_CHECKING:
-    import peft
 
 
 class RunDirectoryExists(ValueError):
@@ -62,14 +58,14 @@ class RunDirectory:
         server_round: int,
         adapter: np.ndarray,
         manifest: Manifest,
-        peft_config: "AdapterSettings | peft.PeftConfig",
+        settings: AdapterSettings,
         state: Mapping[str, np.ndarray],
         positions: Mapping[int, int],
     ) -> None:
         """Write the global adapter, the strategy's arrays and the clients' positions after a round."""
         with atomic_path(self.path / "checkpoints" / f"round-{server_round}") as directory:
             directory.mkdir()
-            save_peft_directory(directory / "adapter", adapter, manifest, peft_config)
+            save_peft_directory(directory / "adapter", adapter, manifest, settings)
             np.savez(directory / "strategy.npz", **state)
             (directory / "state.json").write_text(json.dumps({"round": server_round, "positions": positions}))
 
@@ -78,13 +74,13 @@ class RunDirectory:
         adapter: np.ndarray,
         alone: Mapping[int, np.ndarray],
         manifest: Manifest,
-        peft_config: "AdapterSettings | peft.PeftConfig",
+        settings: AdapterSettings,
         result: Mapping[str, object],
     ) -> None:
         """Write the final adapter, those of clients that trained alone, and then, last of all, the result."""
-        save_peft_directory(self.path / "adapter", adapter, manifest, peft_config)
+        save_peft_directory(self.path / "adapter", adapter, manifest, settings)
         for client, own in alone.items():
-            save_peft_directory(self.path / "adapters" / f"client-{client}", own, manifest, peft_config)
+            save_peft_directory(self.path / "adapters" / f"client-{client}", own, manifest, settings)
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
 
 

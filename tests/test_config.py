@@ -215,7 +215,7 @@ def test_a_strategy_by_class_path_is_left_to_the_run():
 
 @pytest.mark.parametrize(
     ("text", "targets"),
-    [("all-linear", "all-linear"), ("q_proj", ["q_proj"]), (" q_proj , v_proj,", ["q_proj", "v_proj"])],
+    [("all-linear", "all-linear"), ("q_proj", ("q_proj",)), (" q_proj , v_proj,", ("q_proj", "v_proj"))],
 )
 def test_target_modules(text, targets):
     assert parse_run_config(DEFAULTS | {"lora.target-modules": text}).lora.targets == targets
