@@ -162,7 +162,7 @@ def initial_adapter(
         return manifest.pack(_drawn_encoder(settings, seed))
     vector = draw_adapter(manifest, seed)
     if values.dora:
-        vector = manifest.pack(manifest.unpack(vector) | _column_norms(load_base(), values))
+        vector = manifest.pack(manifest.unpack(vector) | _column_norms(load_base, values))
     return vector
 
 
@@ -197,8 +197,11 @@ def _drawn_encoder(settings: AdapterSettings, seed: int) -> dict[str, np.ndarray
     return {ENCODER + name: parameter.detach().numpy() for name, parameter in encoder.named_parameters()}
 
 
-def _column_norms(base: "PreTrainedModel", values: AdapterValues) -> dict[str, np.ndarray]:
+def _column_norms(load_base: Callable[[], "PreTrainedModel"], values: AdapterValues) -> dict[str, np.ndarray]:
     """DoRA's magnitudes by name, as PEFT computes them when the adapter is put in: the product BA is zero then."""
-    view = AdapterView(add_adapter(base, peft_config(values)))
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        view = AdapterView(add_adapter(load_base(), peft_config(values)))
     tensors = view.manifest.unpack(view.read())
     return {name: tensor for name, tensor in tensors.items() if "lora_magnitude_vector" in name}
