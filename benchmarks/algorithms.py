@@ -18,7 +18,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, pstdev
 
-import numpy as np
 from rich.console import Console
 
 from fedllm_app.adapters import load_peft_directory
@@ -107,7 +106,7 @@ def answers(flat: dict, adapters: list[Path]) -> dict[str, dict[str, float]]:
     set_threads(0)
     model = resident(resident_key(config))
     vectors = {path.name: load_peft_directory(path, model.manifest) for path in adapters}
-    vectors = vectors or {"base": np.zeros(model.manifest.size, np.float32)}
+    vectors = vectors or {"base": None}
     return compare(config, model, vectors, Console(quiet=True)).accuracy
 
 

@@ -24,8 +24,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from fedllm_app.adapter_methods import AdapterValues
+from fedllm_app.models import ModelValues
+
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "smollm2-135m-instruct"
+ADAPTER = AdapterValues(r=8, alpha=16, dropout=0.0, targets=("q_proj", "v_proj"))
 STEPS, BATCH, LENGTH = 20, 4, 256
 
 
@@ -111,7 +115,7 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from fedllm_app.adapters import lora_config
+    from fedllm_app.adapter_methods import peft_config
     from fedllm_app.data.sources import open_source
     from fedllm_app.data.templates import get_template
     from fedllm_app.models import locate_model
@@ -134,7 +138,7 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=lora_config(8, 16, 0.0, ["q_proj", "v_proj"]),
+        peft_config=peft_config(ADAPTER),
     )
     started = time.perf_counter()
     trainer.train()
@@ -149,7 +153,8 @@ def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from fedllm_app.adapters import AdapterView, draw_adapter, lora_config
+    from fedllm_app.adapter_methods import draw_adapter, peft_config
+    from fedllm_app.adapters import AdapterView
     from fedllm_app.data.sources import open_source
     from fedllm_app.data.templates import get_template
     from fedllm_app.data.shards import tokenize
@@ -163,7 +168,7 @@ def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
         """Same batches in the same order, nothing else changed."""
 
     set_threads(0)
-    model = resident(ResidentKey("sft", MODEL, dtype, False, 8, 16, 0.0, ("q_proj", "v_proj")))
+    model = resident(ResidentKey("sft", ModelValues(MODEL, dtype), ADAPTER))
     source = open_source(str(data), task="sft", cache_dir=home() / "sources", max_bad_share=0.01)
     template = get_template("alpaca", model.tokenizer)
     shard = tokenize(source.examples(range(steps * BATCH)), template, model.tokenizer, LENGTH, None)
@@ -173,7 +178,7 @@ def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
     training = LocalTraining(steps, BATCH, 1, "adamw", 0.0, 1.0)
     ours = train_round(model, sft_trainer(model, training), dataset, start, 1e-4, 0).losses
     base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=getattr(torch, dtype))
-    plain = get_peft_model(base, lora_config(8, 16, 0.0, ["q_proj", "v_proj"]))
+    plain = get_peft_model(base, peft_config(ADAPTER))
     AdapterView(plain).write(start)
     arguments = training.arguments() | {"learning_rate": 1e-4, "dataset_kwargs": {"skip_prepare_dataset": True}}
     trainer = Plain(plain, args=SFTConfig(**arguments), train_dataset=dataset, processing_class=model.tokenizer)
@@ -199,7 +204,7 @@ def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:
 
     set_threads(0)
     os.environ["FEDLLM_HOME"] = os.environ.get("FEDLLM_HOME") or str(Path.home() / ".fedllm")
-    model = resident(ResidentKey("dpo", MODEL, dtype, False, 8, 16, 0.0, ("q_proj", "v_proj")))
+    model = resident(ResidentKey("dpo", ModelValues(MODEL, dtype), ADAPTER))
     shard = _pair_shard(data, model)
     indices = walk(len(shard), 0, 0, 0, steps * BATCH)
     with tempfile.TemporaryDirectory() as scratch:
@@ -253,20 +258,20 @@ def _plain_trl_dpo(model, training):
     from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
-    from fedllm_app.adapters import lora_config
+    from fedllm_app.adapter_methods import peft_config
     from fedllm_app.models import locate_model
     from fedllm_app.training.local import InGivenOrder
 
     class Plain(InGivenOrder, DPOTrainer):
         """Same batches in the same order, nothing else changed."""
 
-    base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=getattr(torch, model.key.dtype))
+    base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=getattr(torch, model.key.model.dtype))
     trainer = Plain(
         base,
         args=DPOConfig(**training.arguments(), max_length=None),
         train_dataset=Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}),
         processing_class=model.tokenizer,
-        peft_config=lora_config(8, 16, 0.0, ["q_proj", "v_proj"]),
+        peft_config=peft_config(ADAPTER),
     )
     trainer.remove_callback(PrinterCallback)
 

@@ -4,23 +4,23 @@ Only the packed vector travels. Its layout is the manifest: names, shapes and th
 """
 
 import hashlib
-import importlib.metadata
 import json
 import math
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedllm_app.models import ModelLocation, load_model_config
-from fedllm_app.paths import atomic_path, home, write_text
+from fedllm_app.paths import atomic_path
 
 if TYPE_CHECKING:
     import peft
     import torch
-    from transformers import PretrainedConfig
+
+ENCODER = "prompt_encoder."  # prompt methods: the names of the encoder's parameters in the manifest begin with it
+PROMPT = ENCODER + "embedding.weight"  # which all of them have, and all but p-tuning nothing else
+_ENCODER_FILE = "encoder.safetensors"
 
 
 class AdapterError(ValueError):
@@ -64,74 +64,42 @@ class Manifest:
         return np.concatenate([np.asarray(tensors[name], dtype=np.float32).ravel() for name in self.names])
 
 
-@dataclass(frozen=True)
-class LoraValues:
-    """What determines a LoRA adapter beside the model; `base` is its name, for whoever loads the finished adapter."""
-
-    r: int
-    alpha: int
-    dropout: float
-    targets: list[str] | str
-    base: str
-
-
-def lora_config(r: int, alpha: int, dropout: float, targets: list[str] | str, base: str = "") -> "peft.LoraConfig":
-    """PEFT's LoRA configuration of this run; `base` is recorded for whoever loads the finished adapter."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-    )
-
-
-def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.PeftModel":
-    """Put the adapter into `base`, with float32 adapter weights. `AdapterError` if no module is a target."""
-    from peft import get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    try:
-        model = get_peft_model(base, adapter)
-    except ValueError as error:
-        raise AdapterError(f"lora.target-modules does not fit this model: {str(error).splitlines()[0]}") from error
-    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
-        # Losses multiply hidden states by the head's weight directly, so an adapter on it would never be trained.
-        raise AdapterError("lora.target-modules names the language-model head: accepted are modules below it")
-    return model
-
-
 class AdapterView:
-    """Reads and writes the adapter of a PEFT model as one packed float32 vector."""
+    """Reads and writes the adapter of a PEFT model, all its trained parameters, as one packed float32 vector.
+
+    `parameters` are in the manifest's order.
+    """
 
     def __init__(self, model: "peft.PeftModel") -> None:
-        from peft import get_peft_model_state_dict
-
-        # The state dict shares storage with the parameters, so copying into its tensors swaps adapters in place.
-        state = get_peft_model_state_dict(model, save_embedding_layers=False)
-        self._tensors = list(state.values())
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.manifest = Manifest(tuple(state), tuple(tuple(tensor.shape) for tensor in self._tensors))
-        storage = {parameter.data_ptr(): index for index, parameter in enumerate(self.parameters)}
-        self._order = [storage[tensor.data_ptr()] for tensor in self._tensors]
+        trained = {parameter.data_ptr(): parameter for parameter in model.parameters() if parameter.requires_grad}
+        named = _named_tensors(model)
+        if len(named) != len(trained):
+            raise AdapterError(f"{len(trained)} tensors of the model are trained, its adapter has {len(named)}")
+        # What PEFT names shares storage with the parameters. The parameters themselves are kept: a trainer may give
+        # them other storage.
+        self.parameters = [trained[tensor.data_ptr()] for tensor in named.values()]
+        self.manifest = manifest_of(model)
 
     def write(self, vector: np.ndarray) -> None:
         """Load `vector` (shape (manifest.size,)) into the model."""
         import torch
 
         with torch.no_grad():
-            for tensor, piece in zip(self._tensors, self.pieces(vector), strict=True):
-                tensor.copy_(piece.view(tensor.shape))
+            for parameter, piece in zip(self.parameters, self.pieces(vector), strict=True):
+                parameter.copy_(piece.view(parameter.shape))
+
+    def restore(self, vector: np.ndarray) -> None:
+        """`write`, and make the parameters float32 again if something has cast them."""
+        for parameter in self.parameters:
+            parameter.data = parameter.data.float()
+        self.write(vector)
 
     def read(self) -> np.ndarray:
         """The model's adapter as a new vector of shape (manifest.size,)."""
         import torch
 
         with torch.no_grad():
-            return torch.cat([tensor.reshape(-1).float().cpu() for tensor in self._tensors]).numpy()
+            return torch.cat([parameter.reshape(-1).float().cpu() for parameter in self.parameters]).numpy()
 
     def pieces(self, vector: np.ndarray) -> list["torch.Tensor"]:
         """A copy of `vector` on the model's device, cut in the manifest's order. `AdapterError` on another size."""
@@ -139,45 +107,27 @@ class AdapterView:
 
         if vector.shape != (self.manifest.size,):
             raise AdapterError(f"an adapter of shape {vector.shape} does not fit ({self.manifest.size},)")
-        copy = torch.from_numpy(np.array(vector, np.float32)).to(self._tensors[0].device)
+        copy = torch.from_numpy(np.array(vector, np.float32)).to(self.parameters[0].device)
         return list(copy.split(self.manifest.sizes))
 
-    def by_manifest(self) -> list["torch.nn.Parameter"]:
-        """The trained parameters in the manifest's order."""
-        return [self.parameters[index] for index in self._order]
+
+def manifest_of(model: "peft.PeftModel") -> Manifest:
+    """The layout of a model's adapter; the model may be without storage (on the meta device)."""
+    named = _named_tensors(model)
+    return Manifest(tuple(named), tuple(tuple(tensor.shape) for tensor in named.values()))
 
 
-def initial_adapter(
-    model_config: "PretrainedConfig", adapter: "peft.LoraConfig", seed: int
-) -> tuple[np.ndarray, Manifest]:
-    """The adapter that every client starts from, drawn without the base model's weights.
+def _named_tensors(model: "peft.PeftModel") -> dict[str, "torch.Tensor"]:
+    """The adapter's tensors by name: as PEFT saves them, or the parameters of the encoder of a prompt method.
 
-    LoRA as its paper and PEFT start it: `A` uniform on ±1/√fan_in (Kaiming uniform with a = √5), `B` zero, so that the
-    first forward pass is the base model's. All clients must share `A`, hence one draw, on the server, from `seed`.
-
-    Returns
-    -------
-    tuple[np.ndarray, Manifest]
-        The packed float32 vector of shape (manifest.size,), and its layout.
+    There PEFT saves the encoder's output, the virtual tokens, which are not what is trained.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    from peft import get_peft_model_state_dict
 
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(model_config)
-    manifest = meta_manifest(add_adapter(skeleton, adapter))
-    return draw_adapter(manifest, seed), manifest
-
-
-def draw_adapter(manifest: Manifest, seed: int) -> np.ndarray:
-    """The seeded initial LoRA adapter of a layout; see `initial_adapter`."""
-    random = np.random.default_rng([seed, 0])
-    tensors = {}
-    for name, shape in zip(manifest.names, manifest.shapes, strict=True):
-        bound = 1.0 / math.sqrt(shape[-1])
-        drawn = random.uniform(-bound, bound, shape) if "lora_A" in name else np.zeros(shape)
-        tensors[name] = drawn.astype(np.float32)
-    return manifest.pack(tensors)
+    if model.active_peft_config.is_prompt_learning:
+        encoder = model.prompt_encoder[model.active_adapter]
+        return {ENCODER + name: parameter for name, parameter in encoder.named_parameters()}
+    return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
 @dataclass(frozen=True)
@@ -190,67 +140,77 @@ class AdapterSettings:
         """Write it as PEFT's own configurations do."""
         (directory / "adapter_config.json").write_text(self.text, encoding="utf-8")
 
+    def peft_config(self) -> "peft.PeftConfig":
+        """The configuration that the text describes."""
+        from peft import PeftConfig
 
-def adapter_layout(location: ModelLocation, values: LoraValues) -> tuple[Manifest, AdapterSettings]:
-    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights.
+        return PeftConfig.from_peft_type(**json.loads(self.text))
 
-    Finding it takes PEFT and transformers, whose import is a good part of a run's start. For a model in a local
-    directory it is therefore found once, and kept under a key of all that it depends on.
+
+def save_peft_directory(directory: Path, vector: np.ndarray, manifest: Manifest, settings: AdapterSettings) -> None:
+    """Write the adapter as PEFT does, so that `PeftModel.from_pretrained` and inference servers load it as it is.
+
+    PEFT's file of p-tuning holds what its encoder gives, and no longer the encoder: that goes into a file of its own,
+    from which `load_peft_directory` starts again.
     """
-    config = Path(location.reference) / "config.json"
-    cache = None
-    if config.is_file():
-        versions = [importlib.metadata.version(name) for name in ("peft", "transformers")]
-        key = json.dumps([config.read_text(encoding="utf-8"), asdict(values), versions])
-        cache = home() / "layouts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        if cache.is_file():
-            kept = json.loads(cache.read_text(encoding="utf-8"))
-            shapes = tuple(tuple(shape) for shape in kept["shapes"])
-            return Manifest(tuple(kept["names"]), shapes), AdapterSettings(kept["settings"])
-    adapter = lora_config(**asdict(values))
-    _, manifest = initial_adapter(load_model_config(location), adapter, seed=0)
-    with tempfile.TemporaryDirectory() as scratch:
-        adapter.save_pretrained(scratch)
-        settings = AdapterSettings((Path(scratch) / "adapter_config.json").read_text(encoding="utf-8"))
-    if cache is not None:
-        kept = {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
-        write_text(cache, json.dumps(kept))
-    return manifest, settings
-
-
-def meta_manifest(model: "peft.PeftModel") -> Manifest:
-    """The layout of the adapter of a model without storage (on the meta device)."""
-    from peft import get_peft_model_state_dict
-
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return Manifest(tuple(state), tuple(tuple(tensor.shape) for tensor in state.values()))
-
-
-def save_peft_directory(
-    directory: Path, vector: np.ndarray, manifest: Manifest, adapter: "AdapterSettings | peft.PeftConfig"
-) -> None:
-    """Write the adapter as PEFT does, so that `PeftModel.from_pretrained` and inference servers load it as it is."""
     from safetensors.numpy import save_file
 
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in manifest.unpack(vector).items()}
     with atomic_path(directory) as temporary:
         temporary.mkdir()
-        tensors = {name: np.ascontiguousarray(tensor) for name, tensor in manifest.unpack(vector).items()}
-        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-        adapter.save_pretrained(temporary)
+        if manifest.names == (PROMPT,):
+            saved = {"prompt_embeddings": tensors[PROMPT]}
+        elif PROMPT in manifest.names:
+            saved = {"prompt_embeddings": _virtual_tokens(tensors, settings)}
+            save_file(tensors, temporary / _ENCODER_FILE)
+        else:
+            saved = tensors
+        save_file(saved, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        settings.save_pretrained(temporary)
         (temporary / "manifest.json").write_text(
             json.dumps({"hash": manifest.hash, "names": manifest.names, "shapes": manifest.shapes}), encoding="utf-8"
         )
 
 
 def load_peft_directory(directory: Path, manifest: Manifest) -> np.ndarray:
-    """Read the packed vector of a PEFT directory whose adapter has the layout `manifest`."""
+    """Read the packed vector of a PEFT directory whose adapter has the layout `manifest`.
+
+    Raises
+    ------
+    AdapterError
+        If the directory holds no adapter, one of another layout, or p-tuning's virtual tokens without their encoder.
+    """
     from safetensors.numpy import load_file
 
     file = directory / "adapter_model.safetensors"
     if not file.is_file():
         raise AdapterError(f"{file} does not exist: give a run directory's adapter or another PEFT directory")
+    key = "lora.r"
+    if PROMPT in manifest.names:
+        key = "adapter.virtual-tokens"
+        if len(manifest.names) > 1:
+            file = directory / _ENCODER_FILE
+            if not file.is_file():
+                raise AdapterError(
+                    f"{file} does not exist: p-tuning goes on from its encoder, which PEFT does not save; give the adapter "
+                    "directory of a run of this app"
+                )
     tensors = load_file(file)
+    if manifest.names == (PROMPT,):
+        tensors = {PROMPT if name == "prompt_embeddings" else name: tensor for name, tensor in tensors.items()}
     wrong = [n for n, s in zip(manifest.names, manifest.shapes, strict=True) if n in tensors and tensors[n].shape != s]
     if wrong:
-        raise AdapterError(f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape}; is lora.r the one it was made with?")
+        raise AdapterError(f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape}; is {key} the one it was made with?")
     return manifest.pack(tensors)
+
+
+def _virtual_tokens(tensors: dict[str, np.ndarray], settings: AdapterSettings) -> np.ndarray:
+    """What the encoder of p-tuning gives, shape (virtual tokens, hidden size)."""
+    import torch
+    from peft import PromptEncoder
+
+    config = settings.peft_config()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        encoder = PromptEncoder(config)
+        encoder.load_state_dict({name.removeprefix(ENCODER): torch.from_numpy(t) for name, t in tensors.items()})
+        return encoder(torch.arange(config.num_virtual_tokens)).numpy()

@@ -124,15 +124,16 @@ def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple
 
     `site` is what the node's own configuration says of its data (`site_items`).
     """
-    from fedllm_app.data.site import at_site
-    from fedllm_app.models import leave_out_bitsandbytes
+    config = parse_run_config(dict(run_config))
+    if config.model.quantization == "none":
+        from fedllm_app.models import leave_out_bitsandbytes
 
-    leave_out_bitsandbytes()
+        leave_out_bitsandbytes()
+    from fedllm_app.data.site import at_site
     from fedllm_app.training.local import LocalTraining
     from fedllm_app.training.local_client import InstructionTuning, LocalClient, Tokenization, ValueAlignment
     from fedllm_app.training.resident import set_threads
 
-    config = parse_run_config(dict(run_config))
     train_ = config.train
     set_threads(config.run.threads)
     return LocalClient(
@@ -147,6 +148,7 @@ def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple
             optimizer=train_.optimizer,
             weight_decay=train_.weight_decay,
             max_grad_norm=train_.max_grad_norm,
+            gradient_checkpointing=train_.gradient_checkpointing,
         ),
         InstructionTuning() if train_.task == "sft" else ValueAlignment(config.dpo.beta, config.dpo.loss_type),
         config.evaluate.examples,
@@ -186,21 +188,10 @@ def data_selection(config: Config, clients: int):
 
 def resident_key(config: Config):
     """What this configuration's resident model is known by."""
-    from fedllm_app.models import choose_attention
     from fedllm_app.training.resident import ResidentKey
+    from fedllm_app.values import adapter_values, model_values
 
-    model, lora = config.model, config.lora
-    return ResidentKey(
-        task=config.train.task,
-        model=model.name,
-        dtype=model.dtype,
-        trust_remote_code=model.trust_remote_code,
-        lora_r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        lora_targets=lora.targets if isinstance(lora.targets, str) else tuple(lora.targets),
-        attention=choose_attention(model.attention, config.train.max_length),
-    )
+    return ResidentKey(config.train.task, model_values(config), adapter_values(config))
 
 
 def _who(message: Message, context: Context) -> str:
@@ -219,6 +210,7 @@ def _cause(error: Exception) -> str:
         release()
         return (
             f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            "lower train.batch-size (and raise train.gradient-accumulation) or train.max-length"
+            "lower train.batch-size (and raise train.gradient-accumulation) or train.max-length, set "
+            "train.gradient-checkpointing = true, or quantize the base: model.quantization = 'int8' or 'nf4'"
         )
     return f"{type(error).__name__}: {error}"

@@ -23,6 +23,8 @@ from fedllm_app.strategies.registry import (
     strategy_spec,
 )
 
+PROMPT_METHODS = ("prefix-tuning", "p-tuning", "prompt-tuning")
+
 FlatConfig = Mapping[str, bool | int | float | str]
 
 
@@ -60,28 +62,32 @@ class RunConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The base model: built-in name, absolute directory or Hub id, and the dtype of its frozen weights."""
+    """The base model: built-in name, absolute directory or Hub id, and how its frozen weights are kept."""
 
     name: Annotated[str, Field(min_length=1)]
     dtype: Literal["auto", "float32", "bfloat16"]
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"]
     trust_remote_code: bool
+    quantization: Literal["none", "int8", "nf4"]
+    double_quantization: bool
 
 
 class LoraConfig(_Section):
-    """LoRA (Hu et al. 2021): rank `r`, scale `alpha / r`, input dropout, adapted modules."""
+    """LoRA (Hu et al. 2021): rank `r`, scale `alpha / r` (rslora: `alpha / √r`), input dropout, adapted modules."""
 
     r: Positive
     alpha: Positive
     dropout: Share
     target_modules: Annotated[str, Field(min_length=1)]
+    rslora: bool
+    dora: bool
 
     @property
-    def targets(self) -> list[str] | str:
-        """The adapted modules as PEFT takes them: a list of names, or "all-linear"."""
+    def targets(self) -> tuple[str, ...] | str:
+        """The adapted modules: names, or "all-linear"."""
         if self.target_modules == "all-linear":
             return self.target_modules
-        return [name.strip() for name in self.target_modules.split(",") if name.strip()]
+        return tuple(name.strip() for name in self.target_modules.split(",") if name.strip())
 
 
 class DataConfig(_Section):
@@ -128,11 +134,15 @@ class TrainConfig(_Section):
     optimizer: Literal["adamw", "sgd"]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(ge=0)]
+    gradient_checkpointing: bool
 
 
 class AdapterConfig(_Section):
-    """The adapter to start from: "" draws a new one; else the absolute path of a run or PEFT directory."""
+    """What is trained, and where it starts: "" draws a new one; else the absolute path of a run or PEFT directory."""
 
+    method: Literal["lora", "ia3", "prefix-tuning", "p-tuning", "prompt-tuning"]
+    virtual_tokens: Positive
+    encoder_hidden_size: Positive
     start: str
 
 
@@ -296,8 +306,7 @@ def _contradictions(config: Config) -> list[str]:
     start = config.adapter.start
     if start and not Path(start).is_absolute():
         problems.append(f"adapter.start = {start!r}: accepted is an absolute path")
-    if not config.lora.targets:
-        problems.append(f"lora.target-modules = {config.lora.target_modules!r}: accepted is names or all-linear")
+    problems += _adapter_contradictions(config)
     taking_part = clients.per_round or clients.number
     needed = minimum_clients(config.strategy.name, config.strategy.hyper)
     if taking_part and taking_part < needed:
@@ -342,5 +351,37 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
         problems.append(
             f"data.samples = {data.samples}: accepted with data.name = '{BUILT_IN}' is 0; the rows of the built-in "
             "corpus are set by data.examples-per-client"
+        )
+    return problems
+
+
+def _adapter_contradictions(config: Config) -> list[str]:
+    """Values of model, adapter and LoRA that are fine alone and impossible together."""
+    problems = []
+    lora, method, train = config.lora, config.adapter.method, config.train
+    if not lora.targets:
+        problems.append(f"lora.target-modules = {lora.target_modules!r}: accepted is names or all-linear")
+    if method == "lora" and "lm_head" in lora.targets:
+        problems.append(
+            f"lora.target-modules = {lora.target_modules!r}: accepted is modules below the language-model head, lm_head, "
+            "which stays frozen"
+        )
+    for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
+        if wanted and method != "lora":
+            problems.append(f"lora.{key} = true: accepted is false with adapter.method = {method!r}")
+    if config.model.double_quantization and config.model.quantization != "nf4":
+        problems.append(
+            "model.double-quantization = true: accepted is false with model.quantization = "
+            f"{config.model.quantization!r}; it quantizes the scales of nf4"
+        )
+    if train.gradient_checkpointing and method == "prefix-tuning":
+        problems.append(
+            "train.gradient-checkpointing = true: accepted is false with adapter.method = 'prefix-tuning', whose prefix "
+            "travels in the attention cache, which checkpointed layers have not"
+        )
+    if method in PROMPT_METHODS and config.adapter.virtual_tokens >= train.max_length:
+        problems.append(
+            f"adapter.virtual-tokens = {config.adapter.virtual_tokens}: accepted is less than train.max-length = "
+            f"{train.max_length}"
         )
     return problems

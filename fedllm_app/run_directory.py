@@ -13,15 +13,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.adapters import AdapterSettings, Manifest, save_peft_directory
 from fedllm_app.paths import atomic_path, write_text
-
-if TYPE_CHECKING:
-    import peft
 
 
 _PROMPT_FILE = "prompt.json"
@@ -86,14 +82,14 @@ class RunDirectory:
         server_round: int,
         adapter: np.ndarray,
         manifest: Manifest,
-        peft_config: "AdapterSettings | peft.PeftConfig",
+        settings: AdapterSettings,
         state: Mapping[str, np.ndarray],
         positions: Mapping[int, int],
     ) -> None:
         """Write the global adapter, the strategy's arrays and the clients' positions after a round."""
         with atomic_path(self.path / "checkpoints" / f"round-{server_round}") as directory:
             directory.mkdir()
-            self._save_adapter(directory / "adapter", adapter, manifest, peft_config)
+            self._save_adapter(directory / "adapter", adapter, manifest, settings)
             np.savez(directory / "strategy.npz", **state)
             (directory / "state.json").write_text(json.dumps({"round": server_round, "positions": positions}))
 
@@ -102,18 +98,18 @@ class RunDirectory:
         adapter: np.ndarray,
         alone: Mapping[int, np.ndarray],
         manifest: Manifest,
-        peft_config: "AdapterSettings | peft.PeftConfig",
+        settings: AdapterSettings,
         result: Mapping[str, object],
     ) -> None:
         """Write the final adapter, those of clients that trained alone, and then, last of all, the result."""
-        self._save_adapter(self.path / "adapter", adapter, manifest, peft_config)
+        self._save_adapter(self.path / "adapter", adapter, manifest, settings)
         for client, own in alone.items():
-            self._save_adapter(self.path / "adapters" / f"client-{client}", own, manifest, peft_config)
+            self._save_adapter(self.path / "adapters" / f"client-{client}", own, manifest, settings)
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
 
-    def _save_adapter(self, directory: Path, vector: np.ndarray, manifest: Manifest, peft_config) -> None:
+    def _save_adapter(self, directory: Path, vector: np.ndarray, manifest: Manifest, settings: AdapterSettings) -> None:
         with atomic_path(directory) as temporary:
-            save_peft_directory(temporary, vector, manifest, peft_config)
+            save_peft_directory(temporary, vector, manifest, settings)
             if self.prompt:
                 write_text(temporary / _PROMPT_FILE, json.dumps(asdict(self.prompt), indent=2) + "\n")
 

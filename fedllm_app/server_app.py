@@ -9,17 +9,19 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from fedllm_app.adapters import LoraValues, adapter_layout, draw_adapter, load_peft_directory
+from fedllm_app.adapter_methods import adapter_layout, initial_adapter
+from fedllm_app.adapters import load_peft_directory
 from fedllm_app.config import Config, parse_run_config
 from fedllm_app.fingerprint import code_hash
 from fedllm_app.holdings import report_holdings
-from fedllm_app.models import locate_model
+from fedllm_app.models import load_model, locate_model
 from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.rounds import Rounds, Schedule, Totals
 from fedllm_app.run_directory import PromptRecord, RunDirectory, adapter_directory
 from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
+from fedllm_app.values import adapter_values, model_values
 
 app = ServerApp()
 
@@ -42,17 +44,18 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) -> None:
-    lora, run = config.lora, config.run
+    run = config.run
     nodes = gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout)
     clients = assign_clients(nodes, config.clients.number)
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(clients))
     location = locate_model(config.model.name, config.model.trust_remote_code)
-    values = LoraValues(lora.r, lora.alpha, lora.dropout, lora.targets, config.model.name)
+    values = adapter_values(config)
     manifest, adapter = adapter_layout(location, values)
-    initial = draw_adapter(manifest, run.seed)
     if config.adapter.start:
         initial = load_peft_directory(adapter_directory(Path(config.adapter.start)), manifest)
+    else:
+        initial = initial_adapter(manifest, adapter, values, run.seed, lambda: load_model(model_values(config)))
     # DPO's reference policy is the model that the run starts from; a new adapter leaves the base as it is.
     reference = initial if config.adapter.start and config.train.task == "dpo" else None
     held = describe_clients(grid, clients, manifest.hash, run.round_timeout)

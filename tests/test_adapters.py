@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_app.adapters import (
-    AdapterError,
-    AdapterView,
-    Manifest,
-    add_adapter,
-    initial_adapter,
-    load_peft_directory,
-    lora_config,
-    save_peft_directory,
-)
-from fedllm_app.models import load_base_model, load_model_config, locate_model
+from fedllm_app import adapter_methods
+from fedllm_app.adapter_methods import AdapterValues, adapter_layout, add_adapter, draw_adapter
+from fedllm_app.adapters import AdapterError, AdapterView, Manifest, load_peft_directory, save_peft_directory
+from fedllm_app.models import load_base_model, locate_model
 
 TOKENS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
 SMALL = Manifest(("b", "a"), ((2, 3), (4,)))
@@ -27,12 +20,12 @@ def base_of(tiny_model):
 
 
 def draw(tiny_model, seed=0, targets=("q_proj", "v_proj"), r=4):
-    adapter = lora_config(r, 8, 0.0, targets if isinstance(targets, str) else list(targets))
-    return *initial_adapter(load_model_config(locate_model(str(tiny_model))), adapter, seed), adapter
+    manifest, settings = adapter_layout(locate_model(str(tiny_model)), AdapterValues(r, 8, 0.0, targets))
+    return draw_adapter(manifest, seed), manifest, settings
 
 
-def view_of(tiny_model, adapter):
-    model = add_adapter(base_of(tiny_model), adapter).eval()
+def view_of(tiny_model, settings):
+    model = add_adapter(base_of(tiny_model), settings.peft_config()).eval()
     return model, AdapterView(model)
 
 
@@ -47,8 +40,8 @@ def noise(manifest):
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("down_proj",), "all-linear"])
 def test_drawn_layout_is_that_of_the_loaded_model(tiny_model, targets):
-    _, manifest, adapter = draw(tiny_model, targets=targets)
-    _, view = view_of(tiny_model, adapter)
+    _, manifest, settings = draw(tiny_model, targets=targets)
+    _, view = view_of(tiny_model, settings)
     assert view.manifest == manifest
     assert view.manifest.hash == manifest.hash
 
@@ -93,9 +86,9 @@ def test_torchs_global_seed_does_not(tiny_model):
 
 def test_the_first_forward_pass_is_the_base_models(tiny_model):
     """B = 0, so BA = 0 whatever A is. Any other vector moves the logits."""
-    vector, manifest, adapter = draw(tiny_model)
+    vector, manifest, settings = draw(tiny_model)
     before = logits(base_of(tiny_model))
-    model, view = view_of(tiny_model, adapter)
+    model, view = view_of(tiny_model, settings)
     view.write(vector)
     assert torch.equal(logits(model), before)
     view.write(noise(manifest))
@@ -103,8 +96,8 @@ def test_the_first_forward_pass_is_the_base_models(tiny_model):
 
 
 def test_write_and_read(tiny_model):
-    _, manifest, adapter = draw(tiny_model)
-    _, view = view_of(tiny_model, adapter)
+    _, manifest, settings = draw(tiny_model)
+    _, view = view_of(tiny_model, settings)
     vector = noise(manifest)
     view.write(vector)
     read = view.read()
@@ -115,34 +108,34 @@ def test_write_and_read(tiny_model):
 
 @pytest.mark.parametrize("size", [895, 897, 1])
 def test_another_size_is_refused(tiny_model, size):
-    _, _, adapter = draw(tiny_model)
-    _, view = view_of(tiny_model, adapter)
+    _, _, settings = draw(tiny_model)
+    _, view = view_of(tiny_model, settings)
     with pytest.raises(AdapterError, match=r"\(896,\)"):
         view.write(np.zeros(size, np.float32))
 
 
 def test_only_the_adapter_is_trained_and_in_float32(tiny_model):
-    _, _, adapter = draw(tiny_model)
+    _, _, settings = draw(tiny_model)
     base = load_base_model(locate_model(str(tiny_model)), torch.bfloat16)
-    view = AdapterView(add_adapter(base, adapter))
+    view = AdapterView(add_adapter(base, settings.peft_config()))
     assert sum(parameter.numel() for parameter in view.parameters) == 896
     assert {parameter.dtype for parameter in view.parameters} == {torch.float32}
 
 
-def test_by_manifest_gives_parameters_in_its_order(tiny_model):
-    _, manifest, adapter = draw(tiny_model, targets="all-linear")
-    _, view = view_of(tiny_model, adapter)
+def test_parameters_come_parameters_in_its_order(tiny_model):
+    _, manifest, settings = draw(tiny_model, targets="all-linear")
+    _, view = view_of(tiny_model, settings)
     vector = np.arange(manifest.size, dtype=np.float32)
     view.write(vector)
-    together = torch.cat([parameter.detach().reshape(-1) for parameter in view.by_manifest()]).numpy()
+    together = torch.cat([parameter.detach().reshape(-1) for parameter in view.parameters]).numpy()
     np.testing.assert_array_equal(together, vector)
-    assert [tuple(parameter.shape) for parameter in view.by_manifest()] == list(manifest.shapes)
-    assert all(parameter.is_leaf and parameter.requires_grad for parameter in view.by_manifest())
+    assert [tuple(parameter.shape) for parameter in view.parameters] == list(manifest.shapes)
+    assert all(parameter.is_leaf and parameter.requires_grad for parameter in view.parameters)
 
 
 def test_pieces_are_copies_in_the_manifests_order(tiny_model):
-    _, manifest, adapter = draw(tiny_model)
-    _, view = view_of(tiny_model, adapter)
+    _, manifest, settings = draw(tiny_model)
+    _, view = view_of(tiny_model, settings)
     vector = np.arange(896, dtype=np.float32)
     pieces = view.pieces(vector)
     vector[:] = 0
@@ -192,25 +185,25 @@ def test_hash_knows_names_shapes_and_order():
 def test_peft_loads_the_saved_directory(tiny_model, tmp_path):
     from peft import PeftModel
 
-    _, manifest, adapter = draw(tiny_model)
-    model, view = view_of(tiny_model, adapter)
+    _, manifest, settings = draw(tiny_model)
+    model, view = view_of(tiny_model, settings)
     view.write(noise(manifest))
-    save_peft_directory(tmp_path / "adapter", noise(manifest), manifest, adapter)
+    save_peft_directory(tmp_path / "adapter", noise(manifest), manifest, settings)
     loaded = PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "adapter").eval()
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.peft_config["default"].inference_mode
 
 
 def test_directory_round_trip(tiny_model, tmp_path):
-    _, manifest, adapter = draw(tiny_model)
-    save_peft_directory(tmp_path / "adapter", noise(manifest), manifest, adapter)
+    _, manifest, settings = draw(tiny_model)
+    save_peft_directory(tmp_path / "adapter", noise(manifest), manifest, settings)
     np.testing.assert_array_equal(load_peft_directory(tmp_path / "adapter", manifest), noise(manifest))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_a_directory_that_does_not_fit(tiny_model, tmp_path):
-    vector, manifest, adapter = draw(tiny_model)
-    save_peft_directory(tmp_path / "adapter", vector, manifest, adapter)
+    vector, manifest, settings = draw(tiny_model)
+    save_peft_directory(tmp_path / "adapter", vector, manifest, settings)
     with pytest.raises(AdapterError, match="does not exist"):
         load_peft_directory(tmp_path / "elsewhere", manifest)
     with pytest.raises(AdapterError, match=r"has shape \(4, 32\); is lora\.r"):
@@ -220,25 +213,25 @@ def test_a_directory_that_does_not_fit(tiny_model, tmp_path):
 
 
 def test_nothing_is_left_if_saving_fails(tiny_model, tmp_path):
-    vector, manifest, adapter = draw(tiny_model)
+    vector, manifest, settings = draw(tiny_model)
     with pytest.raises(AdapterError):
-        save_peft_directory(tmp_path / "adapter", vector[:-1], manifest, adapter)
+        save_peft_directory(tmp_path / "adapter", vector[:-1], manifest, settings)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_layout_is_kept_and_equals_the_drawn_one(tiny_model, monkeypatch):
-    """The second time nothing of PEFT is asked; other LoRA values or another model configuration are another key."""
-    from fedllm_app import adapters
-
-    location = locate_model(str(tiny_model))
-    values = adapters.LoraValues(4, 8, 0.0, ["q_proj", "v_proj"], "tiny")
-    manifest, settings = adapters.adapter_layout(location, values)
-    assert manifest == initial_adapter(load_model_config(location), lora_config(4, 8, 0.0, ["q_proj", "v_proj"]), 0)[1]
+def test_layout_is_kept(tiny_model, monkeypatch):
+    """The second time nothing of PEFT is asked; any other value of the adapter is another key."""
+    location, values = locate_model(str(tiny_model)), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))
+    found = adapter_layout(location, values)
 
     def fail(*_args, **_options):
         raise AssertionError("found again")
 
-    monkeypatch.setattr(adapters, "initial_adapter", fail)
-    assert adapters.adapter_layout(location, values) == (manifest, settings)
-    with pytest.raises(AssertionError, match="found again"):
-        adapters.adapter_layout(location, adapters.LoraValues(5, 8, 0.0, ["q_proj", "v_proj"], "tiny"))
+    monkeypatch.setattr(adapter_methods, "_find_layout", fail)
+    assert adapter_layout(location, values) == found
+    others = {"r": 5, "alpha": 9, "dropout": 0.1, "targets": "all-linear", "rslora": True, "dora": True, "method": "ia3",
+              "virtual_tokens": 3, "encoder_hidden_size": 4, "base": "other"}  # fmt: skip
+    assert set(others) == {field.name for field in dataclasses.fields(values)}
+    for name, other in others.items():
+        with pytest.raises(AssertionError, match="found again"):
+            adapter_layout(location, dataclasses.replace(values, **{name: other}))

@@ -49,6 +49,8 @@ def test_describe_says_what_a_client_holds(context):
         (RuntimeError("no such thing"), "client 2: RuntimeError: no such thing"),
         (MemoryError(), "client 2: out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "lower train.batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "train.gradient-checkpointing"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "model.quantization"),
     ],
 )
 def test_an_exception_becomes_an_error_reply(context, monkeypatch, error, told):

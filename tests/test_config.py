@@ -245,7 +245,7 @@ def test_a_strategy_by_class_path_is_left_to_the_run():
 
 @pytest.mark.parametrize(
     ("text", "targets"),
-    [("all-linear", "all-linear"), ("q_proj", ["q_proj"]), (" q_proj , v_proj,", ["q_proj", "v_proj"])],
+    [("all-linear", "all-linear"), ("q_proj", ("q_proj",)), (" q_proj , v_proj,", ("q_proj", "v_proj"))],
 )
 def test_target_modules(text, targets):
     assert parse_run_config(DEFAULTS | {"lora.target-modules": text}).lora.targets == targets
@@ -258,3 +258,45 @@ def test_configuration_is_frozen():
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": "x", "d": {"e": 2.5}}}) == {"a": 1, "b.c": "x", "b.d.e": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "told"),
+    [
+        ({"lora__target_modules": "q_proj,lm_head"}, "lora.target-modules", "below the language-model head"),
+        ({"lora__rslora": True, "adapter__method": "ia3"}, "lora.rslora", "false with adapter.method = 'ia3'"),
+        ({"lora__dora": True, "adapter__method": "p-tuning"}, "lora.dora", "false with adapter.method = 'p-tuning'"),
+        ({"model__double_quantization": True}, "model.double-quantization", "model.quantization = 'none'"),
+        (
+            {"model__double_quantization": True, "model__quantization": "int8"},
+            "model.double-quantization", "model.quantization = 'int8'",
+        ),
+        (
+            {"train__gradient_checkpointing": True, "adapter__method": "prefix-tuning"},
+            "train.gradient-checkpointing", "'prefix-tuning'",
+        ),
+        (
+            {"adapter__method": "prompt-tuning", "adapter__virtual_tokens": 128},
+            "adapter.virtual-tokens = 128", "less than train.max-length = 128",
+        ),
+        ({"adapter__method": "adalora"}, "adapter.method = 'adalora'", "'prompt-tuning'"),
+        ({"model__quantization": "int4"}, "model.quantization = 'int4'", "'nf4'"),
+    ],
+)  # fmt: skip
+def test_impossible_models_and_adapters(overrides, key, told):
+    (line,) = problems(**overrides)
+    assert line.startswith(key)
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model.quantization": "nf4", "model.double-quantization": True, "lora.dora": True, "lora.rslora": True},
+        {"train.gradient-checkpointing": True, "adapter.method": "p-tuning", "lora.target-modules": "lm_head"},
+        {"adapter.virtual-tokens": 500},  # read by the prompt methods only
+        {"adapter.method": "prefix-tuning", "adapter.virtual-tokens": 127, "model.quantization": "int8"},
+    ],
+)
+def test_possible_models_and_adapters(overrides):
+    parse_run_config(DEFAULTS | overrides)

@@ -198,3 +198,31 @@ def test_the_packaged_model(monkeypatch):
     assert tokenizer.decode(prompt["input_ids"][0]).endswith("<|im_start|>assistant\n")
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "double", "layer"),
+    [("int8", False, "Linear8bitLt"), ("nf4", False, "Linear4bit"), ("nf4", True, "Linear4bit")],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_quantized_model_computes_the_same_in_both_modes_and_stays_as_it_is(tiny_model, kind, double, layer, dtype):
+    """Seven linear layers in each of 2 blocks are quantized, the head is not.
+
+    On a CPU with AVX512-BF16, bitsandbytes would repack 4-bit weights at the first call in evaluation mode.
+    """
+    model = load_base_model(locate_model(str(tiny_model)), dtype, quantization=kind, double_quantization=double)
+    assert [type(module).__name__ for module in model.modules()].count(layer) == 14
+    assert type(model.lm_head) is torch.nn.Linear
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tokens = torch.tensor([[5, 6, 7, 8]], device=model.device)
+    with torch.no_grad():
+        trained, evaluated, again = (model.train(mode)(tokens).logits for mode in (True, False, True))
+    assert torch.equal(trained, evaluated)
+    assert torch.equal(trained, again)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    exact = load_base_model(locate_model(str(tiny_model)), torch.float32)(tokens).logits
+    error = ((trained.float() - exact).norm() / exact.norm()).item()  # logits of another model would be 1.4 away
+    assert 1e-3 < error < (0.05 if kind == "int8" else 0.5)

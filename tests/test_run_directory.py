@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedllm_app import run_directory
-from fedllm_app.adapters import Manifest, load_peft_directory, lora_config
+from fedllm_app.adapters import AdapterSettings, Manifest, load_peft_directory
 from fedllm_app.run_directory import (
     PromptRecord,
     RunDirectory,
@@ -22,8 +22,8 @@ VECTOR = np.arange(6, dtype=np.float32)
 
 
 @pytest.fixture
-def peft_config():
-    return lora_config(2, 4, 0.0, ["q"])
+def settings():
+    return AdapterSettings('{"peft_type": "LORA", "r": 2, "target_modules": ["q"]}')
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def test_journal(directory):
     assert first["time"] <= second["time"]
 
 
-def test_a_checkpoint_is_whole(directory, peft_config):
-    directory.checkpoint(3, VECTOR, MANIFEST, peft_config, {"momentum": VECTOR * 2}, {0: 15, 1: 10})
+def test_a_checkpoint_is_whole(directory, settings):
+    directory.checkpoint(3, VECTOR, MANIFEST, settings, {"momentum": VECTOR * 2}, {0: 15, 1: 10})
     made = directory.path / "checkpoints" / "round-3"
     np.testing.assert_array_equal(load_peft_directory(made / "adapter", MANIFEST), VECTOR)
     with np.load(made / "strategy.npz") as state:
@@ -82,39 +82,39 @@ def test_a_checkpoint_is_whole(directory, peft_config):
     assert json.loads((made / "state.json").read_text()) == {"round": 3, "positions": {"0": 15, "1": 10}}
 
 
-def test_nothing_of_a_checkpoint_is_left_if_its_last_file_fails(directory, peft_config):
+def test_nothing_of_a_checkpoint_is_left_if_its_last_file_fails(directory, settings):
     with pytest.raises(TypeError):
-        directory.checkpoint(3, VECTOR, MANIFEST, peft_config, {}, {0: object()})
+        directory.checkpoint(3, VECTOR, MANIFEST, settings, {}, {0: object()})
     assert files(directory) == {"config.json"}
     assert list((directory.path / "checkpoints").iterdir()) == []
 
 
-def test_every_adapter_says_how_its_prompts_were_written(tmp_path, peft_config):
+def test_every_adapter_says_how_its_prompts_were_written(tmp_path, settings):
     made = RunDirectory(tmp_path / "run", PromptRecord.of("alpaca", "Be brief."))
     made.create({})
-    made.checkpoint(1, VECTOR, MANIFEST, peft_config, {}, {})
-    made.finish(VECTOR, {2: VECTOR}, MANIFEST, peft_config, {})
+    made.checkpoint(1, VECTOR, MANIFEST, settings, {}, {})
+    made.finish(VECTOR, {2: VECTOR}, MANIFEST, settings, {})
     for adapter in ("adapter", "adapters/client-2", "checkpoints/round-1/adapter"):
         assert recorded_template(made.path / adapter) == PromptRecord("alpaca", "Be brief.", None)
         np.testing.assert_array_equal(load_peft_directory(made.path / adapter, MANIFEST), VECTOR)
 
 
-def test_the_text_of_a_jinja_template_is_kept(tmp_path, peft_config):
+def test_the_text_of_a_jinja_template_is_kept(tmp_path, settings):
     file = tmp_path / "own.jinja"
     file.write_text("{{ messages }} – ü", encoding="utf-8")
     made = RunDirectory(tmp_path / "run", PromptRecord.of(str(file), ""))
-    made.finish(VECTOR, {}, MANIFEST, peft_config, {})
+    made.finish(VECTOR, {}, MANIFEST, settings, {})
     file.unlink()
     assert recorded_template(made.path / "adapter") == PromptRecord(str(file), "", "{{ messages }} – ü")
     assert PromptRecord.of(str(file), "").text is None  # a template that lies on the clients' machines only
 
 
-def test_an_adapter_of_elsewhere_says_nothing(directory, peft_config):
-    directory.finish(VECTOR, {}, MANIFEST, peft_config, {})
+def test_an_adapter_of_elsewhere_says_nothing(directory, settings):
+    directory.finish(VECTOR, {}, MANIFEST, settings, {})
     assert recorded_template(directory.path / "adapter") is None
 
 
-def test_the_result_is_written_last(directory, peft_config, monkeypatch):
+def test_the_result_is_written_last(directory, settings, monkeypatch):
     save, saved = run_directory.save_peft_directory, []
 
     def watched(path, *arguments):
@@ -124,24 +124,24 @@ def test_the_result_is_written_last(directory, peft_config, monkeypatch):
 
     monkeypatch.setattr(run_directory, "save_peft_directory", watched)
     assert read_result(directory.path) is None
-    directory.finish(VECTOR, {0: VECTOR + 1, 3: VECTOR + 3}, MANIFEST, peft_config, {"rounds": 2})
+    directory.finish(VECTOR, {0: VECTOR + 1, 3: VECTOR + 3}, MANIFEST, settings, {"rounds": 2})
     assert saved == ["adapter", "client-0", "client-3"]
     assert read_result(directory.path) == {"rounds": 2}
     np.testing.assert_array_equal(load_peft_directory(directory.path / "adapters" / "client-3", MANIFEST), VECTOR + 3)
 
 
-def test_no_result_and_no_half_adapter_if_saving_fails(directory, peft_config, monkeypatch):
+def test_no_result_and_no_half_adapter_if_saving_fails(directory, settings, monkeypatch):
     def full_disk(*_arguments, **_options):
         raise OSError("no space left")
 
-    monkeypatch.setattr(type(peft_config), "save_pretrained", full_disk)
+    monkeypatch.setattr(type(settings), "save_pretrained", full_disk)
     with pytest.raises(OSError, match="no space"):
-        directory.finish(VECTOR, {}, MANIFEST, peft_config, {"rounds": 2})
+        directory.finish(VECTOR, {}, MANIFEST, settings, {"rounds": 2})
     assert read_result(directory.path) is None
     assert [path.name for path in directory.path.iterdir()] == ["config.json"]
 
 
-def test_no_half_result(directory, peft_config):
+def test_no_half_result(directory, settings):
     with pytest.raises(TypeError):
-        directory.finish(VECTOR, {}, MANIFEST, peft_config, {"rounds": object()})
+        directory.finish(VECTOR, {}, MANIFEST, settings, {"rounds": object()})
     assert read_result(directory.path) is None

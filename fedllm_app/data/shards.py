@@ -59,6 +59,10 @@ class Shard:
         """Number of all tokens."""
         return len(self.tokens)
 
+    def tokens_of(self, indices: np.ndarray) -> int:
+        """Number of the tokens of the examples at `indices`."""
+        return int(self.lengths[indices].sum())
+
     def example(self, index: int) -> tuple[np.ndarray, int]:
         """Token ids of one example and the position of its first completion token."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]], int(self.starts[index])
@@ -88,6 +92,10 @@ class PairShard:
     def total(self) -> int:
         """Number of all tokens."""
         return self.chosen.total + self.rejected.total
+
+    def tokens_of(self, indices: np.ndarray) -> int:
+        """Number of the tokens of the pairs at `indices`, both completions with their prompts."""
+        return self.chosen.tokens_of(indices) + self.rejected.tokens_of(indices)
 
 
 def tokenize(

@@ -5,8 +5,6 @@ model, TRL copies the adapter that it finds at construction into a second one na
 be that round's global model. Here that copy is removed at once, and every batch brings the reference's values along.
 """
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from datasets import Dataset
@@ -15,7 +13,7 @@ from trl import DPOConfig, DPOTrainer
 
 from fedllm_app.client_state import ReferenceCache
 from fedllm_app.data.shards import PairShard
-from fedllm_app.training.head import completion_log_probs
+from fedllm_app.training.head import score_completions
 from fedllm_app.training.local import InGivenOrder, LocalTraining, collate, resident_trainer
 from fedllm_app.training.resident import Resident
 
@@ -73,21 +71,15 @@ def pair_log_probs(
     resident: Resident, shard: PairShard, indices: np.ndarray, adapter: np.ndarray | None, batch_size: int = 8
 ) -> np.ndarray:
     """Summed log-probabilities of chosen and rejected completions under `adapter` (None: the base), shape (n, 2)."""
-    if adapter is not None:
-        resident.adapter.write(adapter)
-    resident.model.eval()
-    base = resident.model.get_base_model()
     values = np.empty((len(indices), 2))
     order = np.argsort(shard.lengths[indices], kind="stable")
-    with resident.model.disable_adapter() if adapter is None else nullcontext():
+    with resident.using(adapter) as model:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             for column, part in enumerate((shard.chosen, shard.rejected)):
                 rows = [part.example(indices[place]) for place in places]
-                input_ids, labels = collate(rows, resident.model.device)
-                log_probs, _, scored = completion_log_probs(base, labels, input_ids=input_ids)
-                sums = log_probs.new_zeros(scored.shape).masked_scatter(scored, log_probs).sum(1)
-                values[places, column] = sums.cpu().numpy()
+                log_probs, _, _ = score_completions(model, *collate(rows, model.device))
+                values[places, column] = log_probs.sum(1).cpu().numpy()
     return values
 
 

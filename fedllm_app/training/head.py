@@ -13,9 +13,9 @@ import types
 
 import torch
 from torch import nn
-from trl.trainer.utils import FusedCausalLMOutput
+from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-_PIECE = 256  # positions scored at a time: 256 x 49152 float32 logits are 50 MB
+PIECE = 256  # positions scored at a time: 256 x 49152 float32 logits are 50 MB
 
 # Heads that scale or cap their logits are left to TRL's general head.
 _SCALED_HEADS = (
@@ -35,8 +35,8 @@ class _LabelLogProbs(torch.autograd.Function):
         log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
         correct = torch.empty(labels.shape, dtype=torch.bool, device=labels.device)
         gradient = torch.empty_like(hidden)
-        for start in range(0, len(labels), _PIECE):
-            piece = slice(start, start + _PIECE)
+        for start in range(0, len(labels), PIECE):
+            piece = slice(start, start + PIECE)
             logits = nn.functional.linear(hidden[piece], weight, bias).float()
             target = labels[piece, None]
             chosen = logits.gather(1, target)
@@ -99,11 +99,12 @@ def completion_log_probs(
 def install_completion_head(base: nn.Module) -> None:
     """Make `base(..., labels=labels, fused_lm_head=True)` use this head; any other call is as before.
 
-    Call it after TRL's trainer was built: the trainer puts its own head there, which scores every position where there
-    is no GPU and computes an entropy and mean logits for metrics that federated rounds do not read (here both are
-    zero). A model whose head is not plain keeps TRL's.
+    Call it when the model is loaded, and again after TRL's trainer was built: the trainer puts its own head there, which
+    scores every position where there is no GPU and computes an entropy and mean logits for metrics that federated
+    rounds do not read (here both are zero). A model whose head is not plain gets TRL's.
     """
     if not has_plain_head(base.config):
+        add_fused_lm_head(base, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
         return
     other_calls = base.forward
 
@@ -126,3 +127,26 @@ def install_completion_head(base: nn.Module) -> None:
         )
 
     base.forward = types.MethodType(forward, base)
+
+
+def score_completions(
+    model: nn.Module, input_ids: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Score the labels under a PEFT model as it is: whatever its method adds to the rows, and its adapter on or off.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A PEFT model on whose base `install_completion_head` was called.
+    input_ids, labels : torch.Tensor
+        Shape (batch, length), rows padded on the right; labels -100 where nothing is predicted.
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+        For the predictions of each row, shape (batch, length - 1): log-probability of the label (float32, zero where
+        there is none), whether it is the most likely next token, and where there is a label.
+    """
+    scores = model(input_ids=input_ids, labels=labels, use_cache=False, fused_lm_head=True)
+    own = slice(-(labels.shape[1] - 1), None)  # virtual tokens come first
+    return scores.log_probs[:, own], scores.is_top1[:, own], scores.label_mask[:, own]

@@ -39,6 +39,7 @@ class LocalTraining:
     optimizer: str
     weight_decay: float
     max_grad_norm: float
+    gradient_checkpointing: bool = False
 
     @property
     def examples_per_round(self) -> int:
@@ -63,7 +64,7 @@ class LocalTraining:
             "disable_tqdm": True,
             "bf16": False,
             "use_cpu": not torch.cuda.is_available(),
-            "gradient_checkpointing": False,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "remove_unused_columns": False,
         }
 
@@ -148,7 +149,7 @@ def train_round(
     started = time.perf_counter()
     callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, RoundCallback))
     resident.adapter.write(adapter)
-    callback.begin(corrections or [], resident.adapter.by_manifest(), progress)
+    callback.begin(corrections or [], resident.adapter.parameters, progress)
     trainer.train_dataset = dataset
     trainer.args.learning_rate = learning_rate
     trainer.optimizer, trainer.lr_scheduler = None, None
@@ -174,6 +175,10 @@ def resident_trainer(
     """
     if key not in resident.trainers:
         resident.trainers.clear()
+        base = resident.model.get_base_model()
+        base.activation_checkpointing_disable()  # an earlier trainer may have asked for it
+        base.disable_input_require_grads()
+        before = resident.adapter.read()
         trainer = trainer_class(
             resident.model,
             args=arguments(),
@@ -182,7 +187,8 @@ def resident_trainer(
             callbacks=[RoundCallback()],
         )
         trainer.remove_callback(PrinterCallback)  # it prints every log line
-        install_completion_head(resident.model.get_base_model())
+        install_completion_head(base)
+        resident.adapter.restore(before)  # on a quantized base, TRL has cast it to bfloat16
         resident.trainers[key] = trainer
     return resident.trainers[key]
 

@@ -180,7 +180,7 @@ class LocalClient:
         shards = self.pooled_shards() if assignment.pooled else self.shards(assignment.client)
         corrections = self._corrections(assignment, vectors)
         job = self._job(assignment, vectors, shards, list(corrections.values()), progress)
-        result = self.task.train(job, self._indices(shards.train, assignment))
+        result = self.task.train(job, self.indices(shards.train, assignment))
         arrays, extra = {ADAPTER: result.adapter}, {}
         if assignment.scaffold:
             arrays[CONTROL_DELTA], extra = self._advance_control(assignment, corrections["scaffold"])
@@ -252,8 +252,8 @@ class LocalClient:
     def _state(self, assignment: Assignment) -> ClientState:
         return ClientState(self.run_id, assignment.client)
 
-    def _indices(self, shard: Shard | PairShard, assignment: Assignment) -> np.ndarray:
-        """The examples of this client's next round, batch by batch."""
+    def indices(self, shard: Shard | PairShard, assignment: Assignment) -> np.ndarray:
+        """The examples of a client's next round, batch by batch."""
         plan, seed = self.training, self.selection.seed
         # The pool of all clients is nobody's shard: it is walked by rounds.
         client = assignment.clients if assignment.pooled else assignment.client

@@ -8,15 +8,19 @@ nothing of one client is left for the next.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fedllm_app.adapters import AdapterView, Manifest, add_adapter, lora_config
-from fedllm_app.models import choose_dtype, load_base_model, load_tokenizer, locate_model
+import numpy as np
+
+from fedllm_app.adapter_methods import AdapterValues, add_adapter, peft_config
+from fedllm_app.adapters import AdapterError, AdapterView, Manifest
+from fedllm_app.models import ModelValues, load_model, load_tokenizer, locate_model
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
@@ -26,14 +30,8 @@ class ResidentKey:
     """Everything that the loaded model depends on. The task is part of it: DPO switches dropout off for good."""
 
     task: str
-    model: str
-    dtype: str
-    trust_remote_code: bool
-    lora_r: int
-    lora_alpha: int
-    lora_dropout: float
-    lora_targets: tuple[str, ...] | str
-    attention: str = "sdpa"
+    model: ModelValues
+    adapter: AdapterValues
 
 
 @dataclass
@@ -46,7 +44,7 @@ class Resident:
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The base model's tokenizer."""
-        return load_tokenizer(locate_model(self.key.model, self.key.trust_remote_code))
+        return load_tokenizer(locate_model(self.key.model.name, self.key.model.trust_remote_code))
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -59,11 +57,16 @@ class Resident:
     @cached_property
     def model(self) -> "PeftModel":
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
-        location = locate_model(self.key.model, self.key.trust_remote_code)
-        base = load_base_model(location, choose_dtype(self.key.dtype), self.key.attention)
-        targets = self.key.lora_targets if isinstance(self.key.lora_targets, str) else list(self.key.lora_targets)
-        adapter = lora_config(self.key.lora_r, self.key.lora_alpha, self.key.lora_dropout, targets, self.key.model)
-        return add_adapter(base, adapter)
+        import torch
+
+        from fedllm_app.training.head import install_completion_head
+
+        if self.key.adapter.dora and self.key.model.quantization == "int8" and not torch.cuda.is_available():
+            # PEFT reads the weights of a DoRA layer at every step; on a CPU, bitsandbytes loses their scales by that.
+            raise AdapterError("lora.dora with model.quantization = 'int8' needs a GPU; on a CPU, accepted is 'nf4' or 'none'")
+        model = add_adapter(load_model(self.key.model), peft_config(self.key.adapter))
+        install_completion_head(model.get_base_model())
+        return model
 
     @cached_property
     def adapter(self) -> AdapterView:
@@ -74,6 +77,17 @@ class Resident:
     def manifest(self) -> Manifest:
         """The layout of the adapter slot."""
         return self.adapter.manifest
+
+    @contextmanager
+    def using(self, adapter: np.ndarray | None) -> "Iterator[PeftModel]":
+        """The model in evaluation mode under the packed vector `adapter`, or as the base alone if it is None."""
+        self.model.eval()
+        if adapter is None:
+            with self.model.disable_adapter():
+                yield self.model
+        else:
+            self.adapter.write(adapter)
+            yield self.model
 
 
 _resident: Resident | None = None

@@ -8,7 +8,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from fedllm_app.data.shards import Shard
-from fedllm_app.training.head import completion_log_probs
+from fedllm_app.training.head import score_completions
 from fedllm_app.training.local import InGivenOrder, LocalTraining, collate, resident_trainer
 from fedllm_app.training.resident import Resident
 
@@ -45,25 +45,24 @@ class RowScores:
 
 
 @torch.no_grad()
-def score_rows(resident: Resident, shard: Shard, adapter: np.ndarray, examples: int, batch_size: int = 20) -> RowScores:
-    """Score the first `examples` rows of a shard under `adapter`.
+def score_rows(
+    resident: Resident, shard: Shard, adapter: np.ndarray | None, examples: int, batch_size: int = 20
+) -> RowScores:
+    """Score the first `examples` rows of a shard under `adapter` (None: the base).
 
     A row is exact if greedy decoding would produce its completion token by token, end token included: given the right
     tokens so far, each next one must be the most likely. That takes one forward pass and no decoding loop.
     """
-    resident.adapter.write(adapter)
-    resident.model.eval()
-    base = resident.model.get_base_model()
     order = np.argsort(shard.lengths[:examples], kind="stable")
     losses, tokens, exact = np.zeros(len(order)), np.zeros(len(order), int), np.zeros(len(order), bool)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        input_ids, labels = collate([shard.example(index) for index in batch], resident.model.device)
-        log_probs, correct, scored = completion_log_probs(base, labels, input_ids=input_ids)
-        losses[batch] = -log_probs.new_zeros(scored.shape).masked_scatter(scored, log_probs).sum(1).cpu().numpy()
-        tokens[batch] = scored.sum(1).cpu().numpy()
-        wrong = torch.zeros_like(scored).masked_scatter(scored, ~correct)
-        exact[batch] = (~wrong.any(1)).cpu().numpy()
+    with resident.using(adapter) as model:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            input_ids, labels = collate([shard.example(index) for index in batch], model.device)
+            log_probs, correct, scored = score_completions(model, input_ids, labels)
+            losses[batch] = -log_probs.sum(1).cpu().numpy()
+            tokens[batch] = scored.sum(1).cpu().numpy()
+            exact[batch] = (correct | ~scored).all(1).cpu().numpy()
     return RowScores(losses, tokens, exact)
 
 

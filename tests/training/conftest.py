@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fedllm_app.adapters import initial_adapter, lora_config
+from fedllm_app.adapter_methods import AdapterValues, adapter_layout, draw_adapter
 from fedllm_app.client_app import build_local_client
 from fedllm_app.messages import Assignment
-from fedllm_app.models import load_model_config, locate_model
+from fedllm_app.models import ModelValues, locate_model
 from fedllm_app.training import resident as resident_module
 from fedllm_app.training.local import LocalTraining
 from fedllm_app.training.resident import ResidentKey, resident
@@ -23,7 +23,7 @@ def clean_process():
 @pytest.fixture
 def model(tiny_model):
     """A resident float32 model with LoRA r=4 on q_proj and v_proj, for SFT."""
-    return resident(ResidentKey("sft", str(tiny_model), "float32", False, 4, 8, 0.0, ("q_proj", "v_proj")))
+    return resident(ResidentKey("sft", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
 
 
 @pytest.fixture
@@ -35,9 +35,8 @@ def training():
 @pytest.fixture
 def start(tiny_model):
     """The seeded initial adapter of `model`, moved a little so that B is not zero."""
-    vector, _ = initial_adapter(
-        load_model_config(locate_model(str(tiny_model))), lora_config(4, 8, 0.0, ["q_proj", "v_proj"]), seed=0
-    )
+    manifest, _ = adapter_layout(locate_model(str(tiny_model)), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj")))
+    vector = draw_adapter(manifest, seed=0)
     return vector + np.random.default_rng(0).normal(0, 0.02, vector.shape).astype(np.float32)
 
 

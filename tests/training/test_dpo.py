@@ -10,9 +10,11 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from fedllm_app.adapters import AdapterView, lora_config
+from fedllm_app.adapter_methods import AdapterValues, peft_config
+from fedllm_app.adapters import AdapterView
 from fedllm_app.client_state import ReferenceCache
 from fedllm_app.data.shards import PairShard, Shard
+from fedllm_app.models import ModelValues
 from fedllm_app.messages import ADAPTER, REFERENCE, vector_hash
 from fedllm_app.training import dpo
 from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round
@@ -44,13 +46,13 @@ def pairs():
 @pytest.fixture
 def model(tiny_model):
     """A resident float32 model for DPO."""
-    return resident(ResidentKey("dpo", str(tiny_model), "float32", False, 4, 8, 0.0, ("q_proj", "v_proj")))
+    return resident(ResidentKey("dpo", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
 
 
 def plain_trl(tiny_model, training, pairs, start, beta, loss_type):
     """Losses of TRL's DPOTrainer whose reference is the adapter `start` that it finds at construction."""
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    model = get_peft_model(base, lora_config(4, 8, 0.0, ["q_proj", "v_proj"]))
+    model = get_peft_model(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
     view = AdapterView(model)
     view.write(start)
     arguments = training.arguments() | {"learning_rate": 1e-2, "beta": beta, "loss_type": [loss_type], "max_length": None}

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedllm_app.adapters import AdapterView, add_adapter, lora_config
+from fedllm_app.adapter_methods import AdapterValues, add_adapter, peft_config
+from fedllm_app.adapters import AdapterView
 from fedllm_app.models import load_base_model, locate_model
 from fedllm_app.training import head
-from fedllm_app.training.head import completion_log_probs, has_plain_head, install_completion_head
+from fedllm_app.training.head import completion_log_probs, has_plain_head, install_completion_head, score_completions
 
 IDS = torch.tensor(np.random.default_rng(0).integers(3, 300, (3, 9)))
 # Rows of 9, 6 and 7 tokens, padded on the right; completions begin at 4, 5 and 1: 5 + 1 + 6 = 12 labels.
@@ -25,7 +26,7 @@ PADDED = IDS * MASK
 def model(tiny_model):
     """The tiny model with an adapter whose A and B are both not zero."""
     base = load_base_model(locate_model(str(tiny_model)), torch.float32).cpu()
-    adapted = add_adapter(base, lora_config(4, 8, 0.0, ["q_proj", "v_proj"])).eval()
+    adapted = add_adapter(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj", "v_proj")))).eval()
     view = AdapterView(adapted)
     view.write(np.random.default_rng(1).normal(0, 0.3, view.manifest.size).astype(np.float32))
     return adapted
@@ -56,7 +57,7 @@ def gradients(model, loss):
 @pytest.mark.parametrize("piece", [1, 3, 12, 256])
 def test_loss_and_gradients_are_transformers(model, monkeypatch, piece):
     """12 labelled positions, in pieces of 1, 3, 12 and all in one."""
-    monkeypatch.setattr(head, "_PIECE", piece)
+    monkeypatch.setattr(head, "PIECE", piece)
     expected = full_loss(model)
     loss, _ = completion_loss(model.get_base_model(), PADDED, LABELS)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
@@ -67,7 +68,7 @@ def test_loss_and_gradients_are_transformers(model, monkeypatch, piece):
 
 @pytest.mark.parametrize("piece", [5, 256])
 def test_log_probs_position_by_position(model, monkeypatch, piece):
-    monkeypatch.setattr(head, "_PIECE", piece)
+    monkeypatch.setattr(head, "PIECE", piece)
     log_probs, _, scored = completion_log_probs(model.get_base_model(), LABELS, input_ids=PADDED)
     assert scored.sum(1).tolist() == [5, 1, 6]
     expected = full_log_probs(model)[scored].gather(1, LABELS[:, 1:][scored][:, None])[:, 0]
@@ -172,9 +173,14 @@ def test_installed_head_answers_only_the_call_for_log_probabilities(model):
     assert torch.equal(fused.is_top1[scored], correct)
 
 
-def test_a_head_that_is_not_plain_is_left_alone(model):
+def test_a_head_that_is_not_plain_is_scored_by_trl(model):
+    """Logits halved, as a `logit_scale` of 0.5 asks for: the log-probabilities are those of half the logits."""
     base = model.get_base_model()
     base.config.logit_scale = 0.5
-    forward = base.forward
+    logits = model(input_ids=PADDED, attention_mask=MASK).logits
     install_completion_head(base)
-    assert base.forward == forward
+    log_probs, correct, scored = score_completions(model, PADDED, LABELS)
+    targets = LABELS[:, 1:].clamp(min=0)[..., None]
+    expected = (0.5 * logits[:, :-1]).log_softmax(-1).gather(2, targets)[..., 0] * scored
+    torch.testing.assert_close(log_probs, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(correct[scored], (logits[:, :-1].argmax(-1) == LABELS[:, 1:])[scored])

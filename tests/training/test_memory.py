@@ -1,80 +1,207 @@
-"""What a batch needs in memory: by hand on the tiny model, and against autograd on real tensors."""
+"""What saves memory: a quantized base, which stays as it is, and activations computed a second time."""
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from fedllm_app.adapter_methods import AdapterValues, add_adapter, peft_config
-from fedllm_app.training.memory import kept_for_backward, training_memory, weight_bytes
+from fedllm_app import models
+from fedllm_app.adapter_methods import AdapterValues, adapter_layout, draw_adapter, initial_adapter
+from fedllm_app.adapters import AdapterError
+from fedllm_app.client_app import build_local_client
+from fedllm_app.messages import ADAPTER
+from fedllm_app.models import ModelValues, load_model, locate_model
+from fedllm_app.training.head import score_completions
+from fedllm_app.training.resident import ResidentKey, resident
+from fedllm_app.training.sft import score_rows
 
-ADAPTER = AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))
+QUIET = lambda *_: None  # noqa: E731
+LN2 = np.log(2)
+QUANTIZED = {
+    "int8": {"model__quantization": "int8"},
+    "nf4": {"model__quantization": "nf4"},
+    "nf4-double": {"model__quantization": "nf4", "model__double_quantization": True},
+}
+each_quantization = pytest.mark.parametrize("kind", list(QUANTIZED))
 
 
-@pytest.fixture
-def skeleton(tiny_model):
-    """The tiny model with LoRA r=4 on q_proj and v_proj, float32, without storage."""
-    with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model), dtype=torch.float32)
-    base.requires_grad_(False)
-    return add_adapter(base, peft_config(ADAPTER))
+def start_of(client, seed: int = 0) -> np.ndarray:
+    """The initial adapter of a client's resident model, as the server makes it."""
+    key = client.model
+    manifest, settings = adapter_layout(locate_model(key.model.name), key.adapter)
+    assert resident(key).manifest == manifest
+    return initial_adapter(manifest, settings, key.adapter, seed, lambda: load_model(key.model))
 
 
+def frozen(model) -> dict[str, torch.Tensor]:
+    """Copies of all tensors of the base, the quantized ones with their scales."""
+    trained = ("lora_", "ia3_l", "prompt_encoder")
+    return {name: t.clone() for name, t in model.state_dict().items() if not any(part in name for part in trained)}
+
+
+@each_quantization
+@pytest.mark.parametrize("task", ["sft", "dpo"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_round_on_a_quantized_base(make_client, assign, kind, task, dtype):
+    """The adapter moves in float32, the base stays bit for bit, and evaluation in between changes nothing.
+
+    The first loss of DPO is ln 2 to rounding: the policy is computed in training mode, the reference in evaluation mode.
+    """
+    client = make_client(train__task=task, model__dtype=dtype, **QUANTIZED[kind])
+    start, model = start_of(client), resident(client.model)
+    before = frozen(model.model)
+    assert {"Linear8bitLt", "Linear4bit"} & {type(module).__name__ for module in model.model.modules()}
+    first, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
+    assert {parameter.dtype for parameter in model.adapter.parameters} == {torch.float32}
+    client.evaluate(assign(client), {ADAPTER: first[ADAPTER]})
+    again, _ = client.train(assign(client), {ADAPTER: start}, QUIET)
+    assert first[ADAPTER].tobytes() == again[ADAPTER].tobytes()
+    assert np.isfinite(numbers["train-loss"])
+    assert np.abs(first[ADAPTER] - start).max() > 1e-3
+    after = frozen(model.model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    if task == "dpo":
+        assert numbers["first-loss"] == pytest.approx(LN2, abs=1e-5 if dtype == "float32" else 0.02)
+
+
+@each_quantization
+def test_steps_smaller_than_bfloat16_are_not_lost(make_client, assign, kind):
+    """A rate of 1e-5 moves weights of about 0.1, whose bfloat16 neighbours lie 5e-4 away, by 1e-5 a step."""
+    client = make_client(model__dtype="bfloat16", train__optimizer="adamw", **QUANTIZED[kind])
+    start = start_of(client)
+    start += np.random.default_rng(0).normal(0, 0.1, start.shape).astype(np.float32)
+    trained, _ = client.train(assign(client, learning_rate=1e-5), {ADAPTER: start}, QUIET)
+    moved = np.abs(trained[ADAPTER] - start)
+    assert 0.5e-5 < np.median(moved) < 3e-5
+
+
+@each_quantization
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_head_of_a_quantized_model(tiny_model, tmp_path, kind, tied, dtype):
+    """The head is not quantized, tied to the embedding or not: log-probabilities are those of the model's own logits."""
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    base.config.tie_word_embeddings = tied
+    if tied:
+        base.lm_head.weight = base.model.embed_tokens.weight
+    base.save_pretrained(tmp_path)
+    options = QUANTIZED[kind]
+    values = ModelValues(
+        str(tmp_path), dtype, quantization=options["model__quantization"],
+        double_quantization="model__double_quantization" in options,
+    )  # fmt: skip
+    model = resident(ResidentKey("sft", values, AdapterValues(4, 8, 0.0, ("q_proj",))))
+    inner = model.model.get_base_model()
+    assert (inner.lm_head.weight is inner.model.embed_tokens.weight) == tied
+    ids = torch.arange(5, 29).view(2, 12).to(model.model.device)
+    labels = ids.clone()
+    labels[:, :4] = -100
+    start = draw_adapter(model.manifest, 0)
+    with torch.no_grad(), model.using(start + 0.02) as adapted:
+        log_probs, _, scored = score_completions(adapted, ids, labels)
+        logits = adapted(input_ids=ids).logits.float()
+    expected = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    assert scored.sum() == 16
+    torch.testing.assert_close(log_probs[scored], expected[scored], rtol=1e-4, atol=1e-4)
+
+
+@each_quantization
 @pytest.mark.parametrize(
-    ("quantization", "double", "expected"), [("none", False, 151168), ("int8", False, 97920), ("nf4", False, 87808)]
+    "method",
+    [
+        {"lora__dora": True},
+        {"adapter__method": "ia3"},
+        {"adapter__method": "prefix-tuning"},
+        {"adapter__method": "p-tuning"},
+        {"adapter__method": "prompt-tuning"},
+    ],
+    ids=lambda method: str(list(method.values())[0]),
 )
-def test_weight_bytes_by_hand(skeleton, quantization, double, expected):
-    """37,792 float32 numbers are 151,168 bytes.
+def test_other_methods_on_a_quantized_base(make_client, assign, kind, method):
+    """Two steps of DPO: the adapter moves and the base does not; DoRA and (IA)³ begin as the quantized base."""
+    client = make_client(train__task="dpo", **QUANTIZED[kind], **method)
+    if kind == "int8" and "lora__dora" in method and not torch.cuda.is_available():
+        with pytest.raises(AdapterError, match="needs a GPU; on a CPU, accepted is 'nf4'"):
+            start_of(client)
+        return
+    start, model = start_of(client), resident(client.model)
+    before = frozen(model.model)
+    trained, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
+    assert {parameter.dtype for parameter in model.adapter.parameters} == {torch.float32}
+    assert np.isfinite(numbers["train-loss"])
+    assert np.abs(trained[ADAPTER] - start).max() > 1e-3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in frozen(model.model).items())
+    if client.model.adapter.method in ("lora", "ia3"):
+        assert numbers["first-loss"] == pytest.approx(LN2, abs=1e-4)
 
-    The two layers' linear weights are 2 · (3,072 + 6,144) = 18,432 of them, 73,728 bytes, in 2 · 256 rows (q 32, k 16,
-    v 16, o 32, gate 64, up 64, down 32). int8: a byte each and 4 a row, 18,432 + 2,048, so 53,248 less. nf4: half a byte
-    each and 4 a block of 64, 9,216 + 1,152, so 63,360 less.
+
+def test_bitsandbytes_is_left_out_only_without_quantization(run_config, monkeypatch):
+    left_out = []
+    monkeypatch.setattr(models, "leave_out_bitsandbytes", lambda: left_out.append(True))
+    for quantization, expected in (("nf4", 0), ("int8", 0), ("none", 1)):
+        build_local_client(77, tuple(sorted((run_config | {"model.quantization": quantization}).items())), 4)
+        assert len(left_out) == expected
+
+
+CHECKPOINTED = {
+    "lora": {},
+    "lora-nf4": {"model__quantization": "nf4"},
+    "dora": {"lora__dora": True},
+    "ia3": {"adapter__method": "ia3"},
+    "p-tuning": {"adapter__method": "p-tuning"},
+    "prompt-tuning": {"adapter__method": "prompt-tuning"},
+}
+
+
+@pytest.mark.parametrize("task", ["sft", "dpo"])
+@pytest.mark.parametrize("variant", list(CHECKPOINTED))
+def test_checkpointing_changes_memory_only(make_client, assign, task, variant):
+    """On one resident model, off, on and off again: the same losses and adapters, with the layers run again when on.
+
+    Two steps run each layer twice without, four times with it. An evaluation in between does not mind.
     """
-    assert weight_bytes(skeleton, quantization, double) == expected
+    runs = []
+    for checkpointing in (False, True, False):
+        client = make_client(
+            train__task=task, train__gradient_checkpointing=checkpointing, **CHECKPOINTED[variant]
+        )
+        start = start_of(client)
+        client.train(assign(client), {ADAPTER: start}, QUIET)  # so that the references of DPO are there
+        calls = []
+        layer = resident(client.model).model.get_base_model().model.layers[0].mlp
+        hook = layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        vectors, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
+        hook.remove()
+        held_out = client.evaluate(assign(client), {ADAPTER: vectors[ADAPTER]})
+        again, _ = client.train(assign(client), {ADAPTER: start}, QUIET)
+        assert again[ADAPTER].tobytes() == vectors[ADAPTER].tobytes()
+        runs.append((vectors[ADAPTER], numbers, held_out["eval-loss"], len(calls)))
+    off, on, off_again = runs
+    assert [run[3] for run in runs] == [2, 4, 2]
+    assert off[0].tobytes() == off_again[0].tobytes()
+    np.testing.assert_allclose(on[0], off[0], atol=1e-5)
+    assert on[1]["first-loss"] == pytest.approx(off[1]["first-loss"], rel=1e-5)
+    assert on[1]["last-loss"] == pytest.approx(off[1]["last-loss"], rel=1e-5)
+    assert on[2] == pytest.approx(off[2], rel=1e-5)
+    assert np.abs(on[0] - start).max() > 1e-3
 
 
-def test_double_quantization_takes_a_byte_a_block(skeleton):
-    """18,432 weights have 288 blocks of 64: a byte each instead of 4, and 4 bytes a 256 blocks.
-
-    Layer by layer: every weight of 1,024 (q, o: 16 blocks), 512 (k, v: 8) and 2,048 (32 blocks) numbers.
-    """
-    single, double = weight_bytes(skeleton, "nf4"), weight_bytes(skeleton, "nf4", True)
-    assert single - double == pytest.approx(288 * 3 - 4 * 288 / 256, abs=1)
-
-
-def test_adapter_and_optimizer(skeleton):
-    """r = 4: q 4 · (32 + 32), v 4 · (32 + 16), two layers: 896 numbers; Adam keeps two more beside the gradient."""
-    adamw, sgd = (training_memory(skeleton, 1, 8, name) for name in ("adamw", "sgd"))
-    assert adamw.adapter == sgd.adapter == 4 * 896
-    assert adamw.optimizer == 12 * 896
-    assert sgd.optimizer == 4 * 896
-    assert adamw.total == adamw.weights + adamw.adapter + adamw.optimizer + adamw.activations
+def test_checkpointing_with_dropout_draws_the_same(make_client, assign):
+    """The second run of a layer drops what the first one dropped."""
+    adapters = []
+    for checkpointing in (False, True):
+        client = make_client(lora__dropout=0.5, train__gradient_checkpointing=checkpointing)
+        start = start_of(client)
+        adapters.append(client.train(assign(client), {ADAPTER: start}, QUIET)[0][ADAPTER])
+    np.testing.assert_allclose(adapters[0], adapters[1], atol=1e-5)
 
 
-def test_what_is_kept_is_what_autograd_keeps(skeleton, tiny_model):
-    """The same backbone with real tensors: the bytes of the storages that autograd saves, parameters not counted."""
-    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    base.requires_grad_(False)
-    model = add_adapter(base, peft_config(ADAPTER)).train()
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = base.model(input_ids=torch.zeros(3, 16, dtype=torch.long), use_cache=False)
-    expected = sum(storage.nbytes() for storage in kept.values())
-    assert expected > 3 * 16 * 32 * 4
-    assert kept_for_backward(skeleton, 3, 16) == pytest.approx(expected, rel=0.02)
-    del output
-
-
-def test_activations_grow_with_rows_and_shrink_with_checkpointing(skeleton):
-    """Twice the rows keep twice as much; checkpointed layers keep their inputs and one layer's inside."""
-    plain = kept_for_backward(skeleton, 4, 32)
-    assert plain == pytest.approx(2 * kept_for_backward(skeleton, 2, 32), rel=0.02)
-    skeleton.get_base_model().gradient_checkpointing_enable()
-    assert plain / 2 < kept_for_backward(skeleton, 4, 32) < 0.8 * plain
+def test_scores_without_an_adapter_are_those_of_the_base(make_client, tiny_model):
+    client = make_client()
+    model, shard = resident(client.model), client.shards(0).train
+    start = start_of(client)
+    base, moved = score_rows(model, shard, None, 3).losses, score_rows(model, shard, start + 0.1, 3).losses
+    np.testing.assert_allclose(score_rows(model, shard, start, 3).losses, base, rtol=1e-6)  # B = 0
+    assert np.abs(moved - base).min() > 1e-3

@@ -8,7 +8,8 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from fedllm_app.adapters import AdapterView, lora_config
+from fedllm_app.adapter_methods import AdapterValues, peft_config
+from fedllm_app.adapters import AdapterView
 from fedllm_app.data.shards import Shard
 from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round
 from fedllm_app.training.sft import evaluate_sft, sft_dataset, sft_trainer
@@ -21,7 +22,7 @@ class PlainTRL(InGivenOrder, SFTTrainer):
 def plain_losses(tiny_model, training: LocalTraining, rows, start) -> tuple[list[float], np.ndarray]:
     """Losses and final adapter of TRL's SFTTrainer with its own head on a model of its own."""
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    model = get_peft_model(base, lora_config(4, 8, 0.0, ["q_proj", "v_proj"]))
+    model = get_peft_model(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
     view = AdapterView(model)
     view.write(start)
     arguments = training.arguments() | {"learning_rate": 1e-2, "dataset_kwargs": {"skip_prepare_dataset": True}}
@@ -70,9 +71,10 @@ def test_another_trainer_does_not_break_the_first(model, training, rows, start):
 
 def test_dropout_depends_on_the_seed_alone(tiny_model, training, rows, start):
     """With LoRA dropout the seed that is given decides, and not what ran before in the process."""
+    from fedllm_app.models import ModelValues
     from fedllm_app.training.resident import ResidentKey, resident
 
-    model = resident(ResidentKey("sft", str(tiny_model), "float32", False, 4, 8, 0.5, ("q_proj", "v_proj")))
+    model = resident(ResidentKey("sft", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.5, ("q_proj", "v_proj"))))
     trainer = sft_trainer(model, training)
     one, two, same = (
         train_round(model, trainer, sft_dataset(rows), start, 1e-2, seed=seed).adapter for seed in (1, 2, 1)

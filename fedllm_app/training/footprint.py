@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 
-from fedllm_app.training.head import _PIECE as PIECE
+from fedllm_app.training.head import PIECE
 
 # Measured with benchmarks/plan.py: the allocator's gaps and what backward holds for a moment, relative to what forward
 # kept; and the libraries' own buffers for matrix products.

@@ -1,0 +1,80 @@
+"""What a batch needs in memory: by hand on the tiny model, and against autograd on real tensors."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from fedllm_app.adapter_methods import AdapterValues, add_adapter, peft_config
+from fedllm_app.training.footprint import kept_for_backward, training_memory, weight_bytes
+
+ADAPTER = AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))
+
+
+@pytest.fixture
+def skeleton(tiny_model):
+    """The tiny model with LoRA r=4 on q_proj and v_proj, float32, without storage."""
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model), dtype=torch.float32)
+    base.requires_grad_(False)
+    return add_adapter(base, peft_config(ADAPTER))
+
+
+@pytest.mark.parametrize(
+    ("quantization", "double", "expected"), [("none", False, 151168), ("int8", False, 97920), ("nf4", False, 87808)]
+)
+def test_weight_bytes_by_hand(skeleton, quantization, double, expected):
+    """37,792 float32 numbers are 151,168 bytes.
+
+    The two layers' linear weights are 2 · (3,072 + 6,144) = 18,432 of them, 73,728 bytes, in 2 · 256 rows (q 32, k 16,
+    v 16, o 32, gate 64, up 64, down 32). int8: a byte each and 4 a row, 18,432 + 2,048, so 53,248 less. nf4: half a byte
+    each and 4 a block of 64, 9,216 + 1,152, so 63,360 less.
+    """
+    assert weight_bytes(skeleton, quantization, double) == expected
+
+
+def test_double_quantization_takes_a_byte_a_block(skeleton):
+    """18,432 weights have 288 blocks of 64: a byte each instead of 4, and 4 bytes a 256 blocks.
+
+    Layer by layer: every weight of 1,024 (q, o: 16 blocks), 512 (k, v: 8) and 2,048 (32 blocks) numbers.
+    """
+    single, double = weight_bytes(skeleton, "nf4"), weight_bytes(skeleton, "nf4", True)
+    assert single - double == pytest.approx(288 * 3 - 4 * 288 / 256, abs=1)
+
+
+def test_adapter_and_optimizer(skeleton):
+    """r = 4: q 4 · (32 + 32), v 4 · (32 + 16), two layers: 896 numbers; Adam keeps two more beside the gradient."""
+    adamw, sgd = (training_memory(skeleton, 1, 8, name) for name in ("adamw", "sgd"))
+    assert adamw.adapter == sgd.adapter == 4 * 896
+    assert adamw.optimizer == 12 * 896
+    assert sgd.optimizer == 4 * 896
+    assert adamw.total == adamw.weights + adamw.adapter + adamw.optimizer + adamw.activations
+
+
+def test_what_is_kept_is_what_autograd_keeps(skeleton, tiny_model):
+    """The same backbone with real tensors: the bytes of the storages that autograd saves, parameters not counted."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    base.requires_grad_(False)
+    model = add_adapter(base, peft_config(ADAPTER)).train()
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = base.model(input_ids=torch.zeros(3, 16, dtype=torch.long), use_cache=False)
+    expected = sum(storage.nbytes() for storage in kept.values())
+    assert expected > 3 * 16 * 32 * 4
+    assert kept_for_backward(skeleton, 3, 16) == pytest.approx(expected, rel=0.02)
+    del output
+
+
+def test_activations_grow_with_rows_and_shrink_with_checkpointing(skeleton):
+    """Twice the rows keep twice as much; checkpointed layers keep their inputs and one layer's inside."""
+    plain = kept_for_backward(skeleton, 4, 32)
+    assert plain == pytest.approx(2 * kept_for_backward(skeleton, 2, 32), rel=0.02)
+    skeleton.get_base_model().gradient_checkpointing_enable()
+    assert plain / 2 < kept_for_backward(skeleton, 4, 32) < 0.8 * plain
