@@ -85,7 +85,7 @@ NAMED_SETS = {
     "alpaca-gpt4": NamedSet("vicgalle/alpaca-gpt4", "sft", "instruction", "CC BY-NC 4.0"),
     "fingpt-sentiment": NamedSet("FinGPT/fingpt-sentiment-train", "sft", "instruction"),
     "medical-flashcards": NamedSet("medalpaca/medical_meadow_medical_flashcards", "sft", "instruction"),
-    "code-alpaca": NamedSet("sahil2801/CodeAlpaca-20k", "sft", "instruction", "CC BY 4.0"),
+    "code-alpaca": NamedSet("lucasmccabe-lmi/CodeAlpaca-20k", "sft", "instruction"),
     "math-instruct": NamedSet("TIGER-Lab/MathInstruct", "sft", "instruction"),
     "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "sft", "instruction"),
     "gsm8k": NamedSet("openai/gsm8k", "sft", "question-answer", "MIT", ("main",)),
