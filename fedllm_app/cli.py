@@ -13,10 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedllm_app.adapters import AdapterError
 from fedllm_app.config import Config, ConfigError, default_run_config, flatten, parse_run_config
 from fedllm_app.data.partition import PartitionError
 from fedllm_app.data.schemas import DataError
+from fedllm_app.data.shards import EmptyShard
 from fedllm_app.launch import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
+from fedllm_app.models import ModelNotFound
 from fedllm_app.progress import Tail, progress_file
 from fedllm_app.run_directory import RunDirectory, read_result
 from fedllm_app.watch import Watch, summary
@@ -33,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return parsed.command(parsed, console)
-    except (ConfigError, LaunchError, DataError, PartitionError) as error:
+    except (ConfigError, LaunchError, DataError, PartitionError, EmptyShard, ModelNotFound, AdapterError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 2
     except KeyboardInterrupt:
@@ -68,6 +71,15 @@ def demo(parsed: argparse.Namespace, console: Console) -> int:
             raise LaunchError("the demo stops here, because a run of it failed")
 
     run_demo(parse_run_config(flat), directory, run_one, console)
+    return 0
+
+
+def plan(parsed: argparse.Namespace, console: Console) -> int:
+    """`fedllm plan`: what a run would cost; see `fedllm_app.plan`."""
+    from fedllm_app.plan import make_plan, show_plan
+
+    app = Path(parsed.app).resolve()
+    show_plan(make_plan(default_run_config(app) | read_overrides(parsed.run_config or [])), console)
     return 0
 
 
@@ -199,22 +211,23 @@ def _toml(value: bool | int | float | str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fedllm", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    run_parser = commands.add_parser("run", help="run the app and wait: the options of `flwr run`")
-    run_parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
+    run_parser = _command(commands, run, "run the app and wait: the options of `flwr run`")
     run_parser.add_argument("superlink", nargs="?", help="connection of Flower's configuration (default: local)")
-    run_parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
     run_parser.add_argument("--federation-config", help="as `flwr run`: 'num-supernodes=4 client-resources-num-cpus=1'")
     run_parser.add_argument("--federation", help="as `flwr run`: @account/federation")
-    run_parser.set_defaults(command=run)
-    demo_parser = commands.add_parser("demo", help="the main job: federate four domains and compare")
-    demo_parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
-    demo_parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
-    demo_parser.set_defaults(command=demo)
-    partition_parser = commands.add_parser("partition", help="who would hold which rows, without loading a model")
-    partition_parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
-    partition_parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
+    _command(commands, demo, "the main job: federate four domains and compare")
+    _command(commands, plan, "what a run would cost: parameters, bytes, memory, steps, tokens, examples")
+    partition_parser = _command(commands, partition, "who would hold which rows, without loading a model")
     partition_parser.add_argument("--plot", metavar="FILE.png", help="draw a bar a client, stacked by label")
-    partition_parser.set_defaults(command=partition)
+    return parser
+
+
+def _command(commands, function, summary: str) -> argparse.ArgumentParser:
+    """A command of the name of its function, with what all have: the app and its configuration."""
+    parser = commands.add_parser(function.__name__, help=summary)
+    parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
+    parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
+    parser.set_defaults(command=function)
     return parser
 
 

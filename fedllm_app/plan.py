@@ -6,7 +6,6 @@ Model weights are never loaded. Data is: the clients' rows are read and tokenize
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
 from flwr.app import RecordDict
 from rich.console import Console
 from rich.table import Table
@@ -14,14 +13,14 @@ from rich.table import Table
 from fedllm_app.adapter_methods import add_adapter, peft_config
 from fedllm_app.adapters import manifest_of
 from fedllm_app.client_app import build_local_client
-from fedllm_app.config import Config, FlatConfig, parse_run_config
+from fedllm_app.config import Config, ConfigError, FlatConfig, parse_run_config
 from fedllm_app.messages import ADAPTER, ARRAYS, Assignment, record_bytes, vectors_record
 from fedllm_app.models import choose_dtype, load_model_config, locate_model
 from fedllm_app.rounds import evaluation_rounds
 from fedllm_app.sampling import choose_clients
 from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.registry import build_strategy
-from fedllm_app.training.footprint import TrainingMemory, training_memory
+from fedllm_app.training.footprint import TrainingMemory, process_bytes, training_memory
 from fedllm_app.values import adapter_values, model_values
 
 _SHOWN = 10  # clients listed one by one
@@ -78,13 +77,13 @@ def make_plan(flat: FlatConfig) -> Plan:
     config = parse_run_config(flat)
     number = config.clients.number
     if not number:
-        raise ValueError("clients.number = 0: a plan needs the number of clients")
+        raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
     client = build_local_client(0, tuple(sorted(flat.items())), number)
+    process = process_bytes()
     holdings = [_holding(client.shards(k)) for k in range(number)]
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
     chosen = _chosen(config, strategy)
     steps, tokens, rows, length = _work(config, client, chosen)
-    process = psutil.Process().memory_info().rss
     model = _skeleton(config)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     values = model_values(config)

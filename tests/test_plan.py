@@ -4,6 +4,7 @@ import pytest
 from in_process import run_in_process
 from rich.console import Console
 
+from fedllm_app.config import ConfigError
 from fedllm_app.plan import make_plan, show_plan
 from fedllm_app.run_directory import read_journal, read_result
 
@@ -70,5 +71,5 @@ def test_parameters_and_table(run_config):
 
 
 def test_a_plan_needs_a_number_of_clients(run_config):
-    with pytest.raises(ValueError, match=r"clients.number = 0"):
+    with pytest.raises(ConfigError, match=r"clients.number = 0"):
         make_plan(run_config | {"clients.number": 0})

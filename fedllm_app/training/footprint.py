@@ -4,6 +4,7 @@ and no storage, and autograd is asked what it would keep."""
 import math
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
@@ -58,6 +59,13 @@ def training_memory(
         optimizer=4 * trained * (3 if optimizer == "adamw" else 1),  # the gradient is counted here
         activations=_head_bytes(model) + _WORKSPACE + int(_OVERHEAD * kept_for_backward(model, rows, length)),
     )
+
+
+def process_bytes() -> int:
+    """Resident bytes of this process with all that a client imports."""
+    from trl import DPOTrainer, SFTTrainer  # noqa: F401  imported only when they are asked for
+
+    return psutil.Process().memory_info().rss
 
 
 def weight_bytes(model: torch.nn.Module, quantization: str = "none", double: bool = False) -> int:
