@@ -194,8 +194,8 @@ def _use_one_arithmetic(model: "PreTrainedModel") -> None:
             if module.in_features % block:
                 # There it reads every row's scales from a block of its own, and gives other weights than were stored.
                 raise QuantizationError(
-                    f"model.quantization = 'nf4': on a CPU, bitsandbytes needs layers whose inputs are a multiple of {block}, "
-                    f"this model has one of {module.in_features}; accepted is 'int8' or 'none'"
+                    "model.quantization = 'nf4': on a CPU, bitsandbytes needs layers whose inputs are a multiple of "
+                    f"{block}, this model has one of {module.in_features}; accepted is 'int8' or 'none'"
                 )
             module.support_avx512bf16_for_cpu = False
         elif isinstance(module, Linear8bitLt):
