@@ -265,7 +265,8 @@ def _plain_trl_dpo(model, training):
     class Plain(InGivenOrder, DPOTrainer):
         """Same batches in the same order, nothing else changed."""
 
-    base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=getattr(torch, model.key.model.dtype))
+    dtype = getattr(torch, model.key.model.dtype)
+    base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=dtype)
     trainer = Plain(
         base,
         args=DPOConfig(**training.arguments(), max_length=None),

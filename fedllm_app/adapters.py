@@ -192,8 +192,8 @@ def load_peft_directory(directory: Path, manifest: Manifest) -> np.ndarray:
             file = directory / _ENCODER_FILE
             if not file.is_file():
                 raise AdapterError(
-                    f"{file} does not exist: p-tuning goes on from its encoder, which PEFT does not save; give the adapter "
-                    "directory of a run of this app"
+                    f"{file} does not exist: p-tuning goes on from its encoder, which PEFT does not save; give the "
+                    "adapter directory of a run of this app"
                 )
     tensors = load_file(file)
     if manifest.names == (PROMPT,):

@@ -27,6 +27,10 @@ class ModelNotFound(ValueError):
     """The named base model is not there; the message says what was looked for and how to provide it."""
 
 
+class QuantizationError(ValueError):
+    """The base model cannot be quantized as asked on this machine."""
+
+
 @dataclass(frozen=True)
 class PackagedModel:
     """A model that a Python package carries as a GGUF file."""
@@ -127,6 +131,13 @@ def load_base_model(
         but the head.
     double_quantization : bool
         Of nf4: its scales are quantized too.
+
+    Raises
+    ------
+    ModelNotFound
+        If the model cannot be loaded.
+    QuantizationError
+        If bitsandbytes cannot compute with nf4 weights of these shapes on a CPU.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -179,6 +190,13 @@ def _use_one_arithmetic(model: "PreTrainedModel") -> None:
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
+            block = module.weight.quant_state.blocksize
+            if module.in_features % block:
+                # There it reads every row's scales from a block of its own, and gives other weights than were stored.
+                raise QuantizationError(
+                    "model.quantization = 'nf4': on a CPU, bitsandbytes needs layers whose inputs are a multiple of "
+                    f"{block}, this model has one of {module.in_features}; accepted is 'int8' or 'none'"
+                )
             module.support_avx512bf16_for_cpu = False
         elif isinstance(module, Linear8bitLt):
             module.train()

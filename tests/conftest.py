@@ -71,6 +71,35 @@ def tiny_model(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory) -> Path:
+    """Like `tiny_model`, with rows of weights that are whole blocks of 64: on a CPU, bitsandbytes needs that for nf4."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    directory = tmp_path_factory.mktemp("wide-model")
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
 def byte_tokenizer():
     """One token a byte, <|begin|> put before every text as Llama's tokenizers do, and a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors

@@ -92,3 +92,30 @@ def test_partial_participation_goes_on_where_a_client_stopped(run_config, tmp_pa
     assert all(len(clients) == 3 for clients in chosen["a"])
 
 
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"lora.dora": True},
+        {"adapter.method": "ia3"},
+        {"adapter.method": "prefix-tuning"},
+        {"adapter.method": "p-tuning"},
+        {"adapter.method": "prompt-tuning"},
+    ],
+    ids=lambda adapter: str(list(adapter.values())[0]),
+)
+def test_every_adapter_method_runs_and_goes_on(adapter, run_config, tmp_path):
+    """A run of SFT from a new adapter, and one of DPO from what the first one left, with that as its reference.
+
+    So the first loss of the second run is ln 2.
+    """
+    flat = run_config | adapter | {
+        "clients.number": 2, "train.local-steps": 1, "data.examples-per-client": 6, "data.held-out-examples": 2,
+        "adapter.virtual-tokens": 4,
+    }  # fmt: skip
+    run_in_process(flat | {"strategy.name": "scaffold"}, tmp_path / "first")
+    run_in_process(flat | {"train.task": "dpo", "adapter.start": str(tmp_path / "first")}, tmp_path / "second")
+    for name in ("first", "second"):
+        assert read_result(tmp_path / name)["adapter_moved"] > 1e-4
+        assert read_result(tmp_path / name)["refused_replies"] == 0
+    first_losses = [e["train_loss"] for e in read_journal(tmp_path / "second") if e["event"] == "client" and e["round"] == 1]
+    np.testing.assert_allclose(first_losses, np.log(2), atol=1e-5)

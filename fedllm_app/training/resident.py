@@ -63,7 +63,9 @@ class Resident:
 
         if self.key.adapter.dora and self.key.model.quantization == "int8" and not torch.cuda.is_available():
             # PEFT reads the weights of a DoRA layer at every step; on a CPU, bitsandbytes loses their scales by that.
-            raise AdapterError("lora.dora with model.quantization = 'int8' needs a GPU; on a CPU, accepted is 'nf4' or 'none'")
+            raise AdapterError(
+                "lora.dora with model.quantization = 'int8' needs a GPU; on a CPU, accepted is 'nf4' or 'none'"
+            )
         model = add_adapter(load_model(self.key.model), peft_config(self.key.adapter))
         install_completion_head(model.get_base_model())
         return model

@@ -1,12 +1,14 @@
 """Every adapter method through a client's round: it trains, is evaluated, corrected, saved and loaded."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
 from fedllm_app.adapter_methods import METHODS, AdapterValues, adapter_layout, initial_adapter
 from fedllm_app.adapters import AdapterError, load_peft_directory, save_peft_directory
-from fedllm_app.config import parse_run_config
+from fedllm_app.config import AdapterConfig, parse_run_config
 from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
 from fedllm_app.models import load_base_model, locate_model
 from fedllm_app.training.dpo import pair_log_probs
@@ -47,7 +49,7 @@ def begin(run_config, tiny_model):
 
 def test_every_method_is_tested():
     methods = {overrides.get("adapter__method", "lora") for overrides in VARIANTS.values()}
-    assert methods == set(METHODS)
+    assert methods == set(METHODS) == set(get_args(AdapterConfig.model_fields["method"].annotation))
 
 
 @each_variant
@@ -206,6 +208,7 @@ def test_magnitudes_of_dora_are_the_column_norms_of_the_base(begin, tiny_model):
 def test_a_model_without_known_modules_for_ia3(tmp_path):
     from transformers import GPTNeoXJapaneseConfig
 
-    GPTNeoXJapaneseConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=4, vocab_size=99).save_pretrained(tmp_path)
+    config = GPTNeoXJapaneseConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=4, vocab_size=99)
+    config.save_pretrained(tmp_path)
     with pytest.raises(AdapterError, match=r"adapter\.method does not fit this model"):
         adapter_layout(locate_model(str(tmp_path)), AdapterValues(4, 8, 0.0, "all-linear", method="ia3"))

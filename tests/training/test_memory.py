@@ -24,6 +24,12 @@ QUANTIZED = {
 each_quantization = pytest.mark.parametrize("kind", list(QUANTIZED))
 
 
+@pytest.fixture
+def run_config(run_config, wide_model):
+    """The small run configuration on a model that nf4 can quantize on a CPU."""
+    return run_config | {"model.name": str(wide_model)}
+
+
 def start_of(client, seed: int = 0) -> np.ndarray:
     """The initial adapter of a client's resident model, as the server makes it."""
     key = client.model
@@ -78,11 +84,11 @@ def test_steps_smaller_than_bfloat16_are_not_lost(make_client, assign, kind):
 @each_quantization
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_head_of_a_quantized_model(tiny_model, tmp_path, kind, tied, dtype):
+def test_the_head_of_a_quantized_model(wide_model, tmp_path, kind, tied, dtype):
     """The head is not quantized, tied to the embedding or not: log-probabilities are those of the model's own logits."""
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    base = AutoModelForCausalLM.from_pretrained(wide_model)
     base.config.tie_word_embeddings = tied
     if tied:
         base.lm_head.weight = base.model.embed_tokens.weight
@@ -198,7 +204,7 @@ def test_checkpointing_with_dropout_draws_the_same(make_client, assign):
     np.testing.assert_allclose(adapters[0], adapters[1], atol=1e-5)
 
 
-def test_scores_without_an_adapter_are_those_of_the_base(make_client, tiny_model):
+def test_scores_without_an_adapter_are_those_of_the_base(make_client):
     client = make_client()
     model, shard = resident(client.model), client.shards(0).train
     start = start_of(client)
