@@ -46,8 +46,8 @@ def main() -> None:
     flat |= read_overrides(parsed.run_config)
     run_one = alignment_run if parsed.dpo else tuning_run
     rows: dict[str, list[dict]] = {} if parsed.dpo else {"base": [base_scores(flat, seed) for seed in parsed.seeds]}
-    for name in parsed.names or (DPO_NAMES if parsed.dpo else NAMES):
-        for seed in parsed.seeds:
+    for seed in parsed.seeds:
+        for name in parsed.names or (DPO_NAMES if parsed.dpo else NAMES):
             scores = run_one(flat | {"strategy.name": name, "run.seed": seed})
             print(json.dumps({"benchmark": "algorithms", "strategy": name, "seed": seed, **scores}), flush=True)
             rows.setdefault(name, []).append(scores)
@@ -59,9 +59,9 @@ def main() -> None:
 def alignment_configuration(pairs: str) -> dict:
     """The defaults with what value alignment on these pairs needs."""
     return default_run_config(ROOT) | {
-        "train.task": "dpo", "data.name": pairs, "train.max-length": 256, "train.batch-size": 4, "train.rounds": 3,
-        "train.learning-rate": 5e-4, "train.min-learning-rate": 5e-5, "data.held-out-examples": 24,
-        "evaluate.examples": 24, "evaluate.every": 100,
+        "train.task": "dpo", "data.name": pairs, "train.max-length": 192, "train.batch-size": 4, "train.rounds": 3,
+        "train.local-steps": 4, "train.learning-rate": 1e-3, "train.min-learning-rate": 1e-4,
+        "data.held-out-examples": 24, "evaluate.examples": 24, "evaluate.every": 100,
     }  # fmt: skip
 
 
