@@ -88,7 +88,7 @@ def test_what_is_evaluated_is_what_is_trained(make_client, assign, begin, varian
     client = make_client(train__local_steps=1, train__batch_size=4, **VARIANTS[variant])
     _, _, start = begin(variant)
     model, shard = resident(client.model), client.shards(0).train
-    indices = client._indices(shard, assign(client))
+    indices = client.indices(shard, assign(client))
     _, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
     scores = score_rows(model, shard, start, len(shard))
     expected = scores.losses[indices].sum() / scores.tokens[indices].sum()
