@@ -16,7 +16,7 @@ class FedAdagrad(FedOpt):
     Symbols and attributes: see `FedOpt`.
     """
 
-    def __init__(self, eta: float = 1e-3, tau: float = 1e-3) -> None:
+    def __init__(self, eta: float = 1e-2, tau: float = 1e-3) -> None:
         super().__init__(eta, tau, beta_1=0.0)
 
     def _next_second_moment(

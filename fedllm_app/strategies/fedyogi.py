@@ -16,7 +16,7 @@ class FedYogi(FedOpt):
     β₂ is ``beta_2``; the other symbols and attributes: see `FedOpt`.
     """
 
-    def __init__(self, eta: float = 1e-3, beta_1: float = 0.9, beta_2: float = 0.99, tau: float = 1e-3) -> None:
+    def __init__(self, eta: float = 1e-2, beta_1: float = 0.5, beta_2: float = 0.99, tau: float = 1e-3) -> None:
         super().__init__(eta, tau, beta_1)
         self.beta_2 = beta_2
 
