@@ -13,7 +13,8 @@ class FedAdagrad(FedOpt):
 
         v ← v + Δ²
 
-    Symbols and attributes: see `FedOpt`.
+    Symbols and attributes: see `FedOpt`. In benchmarks/sweep.md η = 0.01, τ = 0.001 reaches 47.5 %, η = 0.003 37.9 %,
+    τ = 0.01 38.3 %.
     """
 
     def __init__(self, eta: float = 1e-2, tau: float = 1e-3) -> None:

@@ -20,7 +20,8 @@ class FedProx(FedAvg):
     μ       ``mu``, sent as config["proximal-mu"], as Flower's own FedProx does
     ======  =========================================================================
 
-    With ``mu = 0`` it is FedAvg.
+    With ``mu = 0`` it is FedAvg. In benchmarks/sweep.md μ = 0.01 reaches 42.1 % (FedAvg 42.9 %), μ = 0.1 40.4 %, μ = 1
+    34.2 %: in so few steps, holding clients back costs more than their drift.
     """
 
     def __init__(self, mu: float = 0.01) -> None:

@@ -39,7 +39,8 @@ class Scaffold(FedAvg):
     The client keeps c_i, adds ``c − c_i`` to every gradient and takes ``c_i⁺`` as the mean raw gradient over its K
     steps: option I of the paper, but along the local path. Option II, ``c_i − c + (x − y_i) / (K η)``, equals it only
     under SGD with a constant learning rate; the mean assumes nothing about the optimizer, and corrects the gradient
-    that enters it. The theory of the paper covers SGD; under an adaptive optimizer the correction is a heuristic.
+    that enters it. The theory of the paper covers SGD; under an adaptive optimizer the correction is a heuristic. In
+    benchmarks/sweep.md η_g = 1 reaches 44.6 % of exact match (FedAvg 42.9 %), η_g = 0.5 40.8 %.
     """
 
     sent_arrays: ClassVar[tuple[str, ...]] = (ADAPTER, CONTROL)
