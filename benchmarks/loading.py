@@ -98,12 +98,13 @@ def run_stage(parsed: argparse.Namespace, file: Path, home: Path, name: str) -> 
 
 def stage(file: Path, clients: int, sampled: int, name: str) -> dict:
     """Open, divide and tokenize as a client process does; seconds and memory."""
-    from fedllm_app.client_app import build_local_client, data_selection
+    from fedllm_app.client_app import build_local_client
     from fedllm_app.config import default_run_config, parse_run_config
     from fedllm_app.data import loading
     from fedllm_app.sampling import choose_clients
     from fedllm_app.training.local_client import peak_memory_mb
     from fedllm_app.training.resident import resident
+    from fedllm_app.values import data_selection
 
     flat = default_run_config(ROOT) | {
         "data.name": str(file), "data.template": "alpaca", "train.max-length": 512, "clients.number": clients,

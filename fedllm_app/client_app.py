@@ -12,9 +12,10 @@ from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from fedllm_app import progress
-from fedllm_app.config import Config, parse_run_config
+from fedllm_app.config import parse_run_config
 from fedllm_app.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
+from fedllm_app.values import data_selection, local_training, resident_key, tokenization
 
 # Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
 
@@ -130,68 +131,19 @@ def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple
 
         leave_out_bitsandbytes()
     from fedllm_app.data.site import at_site
-    from fedllm_app.training.local import LocalTraining
-    from fedllm_app.training.local_client import InstructionTuning, LocalClient, Tokenization, ValueAlignment
+    from fedllm_app.training.local_client import InstructionTuning, LocalClient, ValueAlignment
     from fedllm_app.training.resident import set_threads
 
-    train_ = config.train
     set_threads(config.run.threads)
     return LocalClient(
         run_id,
         resident_key(config),
         at_site(data_selection(config, clients), site),
-        Tokenization(config.data.template, config.data.system_prompt or None, train_.max_length),
-        LocalTraining(
-            local_steps=train_.local_steps,
-            batch_size=train_.batch_size,
-            gradient_accumulation=train_.gradient_accumulation,
-            optimizer=train_.optimizer,
-            weight_decay=train_.weight_decay,
-            max_grad_norm=train_.max_grad_norm,
-            gradient_checkpointing=train_.gradient_checkpointing,
-        ),
-        InstructionTuning() if train_.task == "sft" else ValueAlignment(config.dpo.beta, config.dpo.loss_type),
+        tokenization(config),
+        local_training(config),
+        InstructionTuning() if config.train.task == "sft" else ValueAlignment(config.dpo.beta, config.dpo.loss_type),
         config.evaluate.examples,
     )
-
-
-def data_selection(config: Config, clients: int):
-    """Which rows this configuration gives the clients."""
-    from fedllm_app.data.loading import DataSelection
-    from fedllm_app.data.sources import Columns
-
-    data = config.data
-    return DataSelection(
-        name=data.name,
-        columns=Columns(
-            prompt=data.prompt_column,
-            input=data.input_column,
-            completion=data.completion_column,
-            messages=data.messages_column,
-            chosen=data.chosen_column,
-            rejected=data.rejected_column,
-        ),
-        clients=clients,
-        seed=config.run.seed,
-        examples_per_client=data.examples_per_client,
-        held_out=data.held_out_examples,
-        max_bad_share=data.max_bad_share,
-        task=config.train.task,
-        split=data.split,
-        partition=data.partition,
-        partition_column=data.partition_column,
-        alpha=data.alpha,
-        samples=data.samples,
-        held_out_share=data.held_out_share,
-    )
-
-
-def resident_key(config: Config):
-    """What this configuration's resident model is known by."""
-    from fedllm_app.training.resident import ResidentKey
-    from fedllm_app.values import adapter_values, model_values
-
-    return ResidentKey(config.train.task, model_values(config), adapter_values(config))
 
 
 def _who(message: Message, context: Context) -> str:

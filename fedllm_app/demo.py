@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from fedllm_app.adapters import Manifest, load_peft_directory
-from fedllm_app.client_app import resident_key
 from fedllm_app.config import Config
 from fedllm_app.data import corpus
 from fedllm_app.data.templates import get_template
@@ -19,6 +18,7 @@ from fedllm_app.paths import write_text
 from fedllm_app.report import plot_run
 from fedllm_app.training.local_client import peak_memory_mb
 from fedllm_app.training.resident import Resident, resident, set_threads
+from fedllm_app.values import resident_key
 
 QUESTIONS = 60  # held-out questions a domain
 _NEW_TOKENS = 24

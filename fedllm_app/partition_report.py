@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedllm_app.client_app import data_selection
 from fedllm_app.config import Config, ConfigError
 from fedllm_app.data.loading import DataSelection, client_data, client_share, row_labels
 from fedllm_app.data.sources import BUILT_IN
+from fedllm_app.values import data_selection
 
 _ROWS = 30  # clients that are listed; of more, the first ones and a summary
 _LABELS_IN_TABLE, _LABELS_IN_PLOT = 5, 10

@@ -1,4 +1,7 @@
-"""From the configuration to the values that determine model and adapter, the same on the server and in every client."""
+"""From the configuration to the values that each part is given, the same on the server and in every client.
+
+Flower loads this module in processes that never train, so what imports torch is imported where it is used.
+"""
 
 from fedllm_app.adapter_methods import AdapterValues
 from fedllm_app.config import Config
@@ -32,4 +35,65 @@ def adapter_values(config: Config) -> AdapterValues:
         virtual_tokens=adapter.virtual_tokens,
         encoder_hidden_size=adapter.encoder_hidden_size,
         base=config.model.name,
+    )
+
+
+def data_selection(config: Config, clients: int):
+    """Which rows this configuration gives the clients."""
+    from fedllm_app.data.loading import DataSelection
+    from fedllm_app.data.sources import Columns
+
+    data = config.data
+    return DataSelection(
+        name=data.name,
+        columns=Columns(
+            prompt=data.prompt_column,
+            input=data.input_column,
+            completion=data.completion_column,
+            messages=data.messages_column,
+            chosen=data.chosen_column,
+            rejected=data.rejected_column,
+        ),
+        clients=clients,
+        seed=config.run.seed,
+        examples_per_client=data.examples_per_client,
+        held_out=data.held_out_examples,
+        max_bad_share=data.max_bad_share,
+        task=config.train.task,
+        split=data.split,
+        partition=data.partition,
+        partition_column=data.partition_column,
+        alpha=data.alpha,
+        samples=data.samples,
+        held_out_share=data.held_out_share,
+    )
+
+
+def resident_key(config: Config):
+    """What this configuration's resident model is known by."""
+    from fedllm_app.training.resident import ResidentKey
+
+    return ResidentKey(config.train.task, model_values(config), adapter_values(config))
+
+
+def tokenization(config: Config):
+    """How this configuration turns rows into tokens."""
+    from fedllm_app.training.local_client import Tokenization
+
+    return Tokenization(config.data.template, config.data.system_prompt or None, config.train.max_length)
+
+
+def local_training(config: Config):
+    """How a client trains in a round of this configuration."""
+    from fedllm_app.training.local import LocalTraining
+
+    train = config.train
+    return LocalTraining(
+        local_steps=train.local_steps,
+        batch_size=train.batch_size,
+        gradient_accumulation=train.gradient_accumulation,
+        optimizer=train.optimizer,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        gradient_checkpointing=train.gradient_checkpointing,
     )

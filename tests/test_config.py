@@ -299,4 +299,5 @@ def test_impossible_models_and_adapters(overrides, key, told):
     ],
 )
 def test_possible_models_and_adapters(overrides):
-    parse_run_config(DEFAULTS | overrides)
+    config = parse_run_config(DEFAULTS | overrides)
+    assert config.adapter.method == overrides.get("adapter.method", "lora")

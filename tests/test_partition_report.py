@@ -9,9 +9,9 @@ from rich.console import Console
 
 from fedllm_app import cli
 from fedllm_app.cli import main
-from fedllm_app.client_app import data_selection
 from fedllm_app.config import default_run_config, parse_run_config
 from fedllm_app.partition_report import ClientRows, divide, partition_table, plot_partition, _stacks
+from fedllm_app.values import data_selection
 
 ROOT = Path(__file__).parents[1]
 
