@@ -69,7 +69,7 @@ class Plan:
     @property
     def client_memory(self) -> int:
         """Bytes of a client's process while it trains on a CPU."""
-        return self.process + self.memory.total
+        return self.process + self.memory.held + self.memory.gaps
 
 
 def make_plan(flat: FlatConfig) -> Plan:
@@ -184,7 +184,8 @@ def show_plan(plan: Plan, console: Console) -> None:
         ("  base weights", _mb(memory.weights)),
         ("  adapter; gradient and optimizer", f"{_mb(memory.adapter)}; {_mb(memory.optimizer)}"),
         (f"  activations of {plan.rows} x {plan.length} tokens", _mb(memory.activations)),
-        ("memory of a client on a GPU, beside its context", _mb(memory.total)),
+        ("  lost to the allocator", _mb(memory.gaps)),
+        ("memory of a client on a GPU, beside its context", _mb(memory.held)),
         ("optimizer steps, tokens, of all clients", f"{plan.steps:,}, {plan.tokens:,}"),
     ):
         table.add_row(label, value)

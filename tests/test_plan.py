@@ -62,7 +62,7 @@ def test_parameters_and_table(run_config):
     plan = make_plan(run_config)
     assert plan.frozen == 37792
     assert plan.trained == 8192
-    assert plan.client_memory > plan.memory.total > plan.memory.activations > 0
+    assert plan.client_memory > plan.process + plan.memory.held > plan.memory.activations > 0
     console = Console(record=True, width=120)
     show_plan(plan, console)
     shown = console.export_text()

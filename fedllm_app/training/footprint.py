@@ -11,10 +11,12 @@ from torch.nn import Parameter
 
 from fedllm_app.training.head import PIECE
 
-# Measured with benchmarks/plan.py: the allocator's gaps and what backward holds for a moment, relative to what forward
-# kept; and the libraries' own buffers for matrix products.
-_OVERHEAD = 1.35
-_WORKSPACE = 128 * 2**20
+# Measured on a CPU, see benchmarks/plan.py. What a process needs beyond what it holds, relative to what autograd keeps:
+# memory that the allocator has and cannot give back, and what the backward pass holds for a moment. Checkpointing makes
+# and drops a layer's activations all the time, so that its gaps go with what it would keep without.
+_GAPS = 0.35
+_CHECKPOINTING = 0.4
+_WORKSPACE = 128 * 2**20  # the libraries' own buffers for matrix products
 
 # Of a piece of logits: float32, its copy while it is made, and the weight's dtype for the product with the head.
 _HEAD_BYTES = 12
@@ -25,16 +27,17 @@ _DOUBLE_BLOCK = 256
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one client while it trains, beside the process itself."""
+    """Bytes of one client while it trains, beside the process itself. `gaps` are lost to a CPU's allocator."""
 
     weights: int
     adapter: int
     optimizer: int
     activations: int
+    gaps: int
 
     @property
-    def total(self) -> int:
-        """Their sum."""
+    def held(self) -> int:
+        """What tensors hold."""
         return self.weights + self.adapter + self.optimizer + self.activations
 
 
@@ -53,11 +56,19 @@ def training_memory(
         "none", "int8" or "nf4" (`double`: with quantized scales) for the base's linear layers below the head.
     """
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    kept = kept_for_backward(model, rows, length)
+    gaps = _GAPS * kept
+    base = model.get_base_model()
+    if base.is_activation_checkpointing:
+        base.gradient_checkpointing_disable()
+        gaps = max(gaps, _CHECKPOINTING * kept_for_backward(model, rows, length) - kept)
+        base.gradient_checkpointing_enable()
     return TrainingMemory(
         weights=weight_bytes(model, quantization, double),
         adapter=4 * trained,
         optimizer=4 * trained * (3 if optimizer == "adamw" else 1),  # the gradient is counted here
-        activations=_head_bytes(model) + _WORKSPACE + int(_OVERHEAD * kept_for_backward(model, rows, length)),
+        activations=_head_bytes(model) + _WORKSPACE + kept,
+        gaps=int(gaps),
     )
 
 

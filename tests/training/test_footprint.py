@@ -47,7 +47,7 @@ def test_adapter_and_optimizer(skeleton):
     assert adamw.adapter == sgd.adapter == 4 * 896
     assert adamw.optimizer == 12 * 896
     assert sgd.optimizer == 4 * 896
-    assert adamw.total == adamw.weights + adamw.adapter + adamw.optimizer + adamw.activations
+    assert adamw.held == adamw.weights + adamw.adapter + adamw.optimizer + adamw.activations
 
 
 def test_what_is_kept_is_what_autograd_keeps(skeleton, tiny_model):
@@ -80,4 +80,8 @@ def test_activations_grow_with_rows_and_shrink_with_checkpointing(skeleton):
     plain = kept_for_backward(skeleton, 4, 32)
     assert plain == pytest.approx(2 * kept_for_backward(skeleton, 2, 32), rel=0.02)
     skeleton.get_base_model().gradient_checkpointing_enable()
-    assert plain / 2 < kept_for_backward(skeleton, 4, 32) < 0.8 * plain
+    checkpointed = kept_for_backward(skeleton, 4, 32)
+    assert plain / 2 < checkpointed < 0.8 * plain
+    memory = training_memory(skeleton, 4, 32, "adamw")
+    assert memory.gaps == int(max(0.35 * checkpointed, 0.4 * plain - checkpointed))
+    assert skeleton.get_base_model().is_activation_checkpointing
