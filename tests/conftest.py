@@ -45,49 +45,30 @@ def tiny_model(tmp_path_factory) -> Path:
     Embedding and head are 2 · 300 · 32; each of 2 layers has 32 · (32 + 16 + 16 + 32) in attention, 3 · 32 · 64 in its
     MLP and 2 · 32 in norms; the last norm 32: 19,200 + 2 (3,072 + 6,144 + 64) + 32.
     """
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    directory = tmp_path_factory.mktemp("tiny-model")
-    tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,  # logits that differ by more than rounding
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+    return save_llama(tmp_path_factory.mktemp("tiny-model"), 32, 64, 0.2)
 
 
 @pytest.fixture(scope="session")
 def wide_model(tmp_path_factory) -> Path:
     """Like `tiny_model`, with rows of weights that are whole blocks of 64: on a CPU, bitsandbytes needs that for nf4."""
+    return save_llama(tmp_path_factory.mktemp("wide-model"), 64, 128, 0.1)
+
+
+def save_llama(directory: Path, hidden: int, intermediate: int, spread: float) -> Path:
+    """A random Llama of two layers and its tokenizer; `spread` wide enough for logits that differ by more than rounding."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    directory = tmp_path_factory.mktemp("wide-model")
     tokenizer = byte_tokenizer()
     config = LlamaConfig(
         vocab_size=300,
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        initializer_range=0.1,
+        initializer_range=spread,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
