@@ -110,14 +110,21 @@ def run_to_end(
         overrides = Path(scratch) / "run.toml"
         overrides.write_text("".join(f'"{key}" = {_toml(value)}\n' for key, value in flat.items()), encoding="utf-8")
         options = ["--run-config", str(overrides)]
-        options += ["--federation-config", federation_config or default_federation(config)]
+        local = is_local(connection)
+        if local or federation_config:
+            options += ["--federation-config", federation_config or default_federation(config)]
         options += ["--federation", federation] if federation else []
-        with LocalSuperLink(log_file) if is_local(connection) else nullcontext() as superlink:
+        with LocalSuperLink(log_file) if local else nullcontext() as superlink:
             environment = superlink.environment if superlink else flower_environment()
             run_id = submit_run(app, connection, options, environment)
+            if not local:
+                console.print(f"what the server says: flwr log {run_id} {connection or ''}", highlight=False)
             finished = _follow(run_id, directory, config, console, connection, environment)
-    if finished:
-        console.print(summary(read_result(directory), str(directory)))
+    result = read_result(directory)
+    if result is not None:
+        console.print(summary(result, str(directory)))
+    elif finished:
+        console.print(f"run {run_id} finished; its files are on the SuperLink's machine: {directory}")
     else:
         journal = Tail(RunDirectory(directory).journal_file).new()
         if not any(event["event"] == "failed" for event in journal):  # else its reason was shown
@@ -165,15 +172,19 @@ def default_federation(config: Config) -> str:
 
 
 def is_local(connection: str | None) -> bool:
-    """Whether a connection of Flower's configuration is its local simulation."""
+    """Whether a connection of Flower's configuration is its local simulation. `LaunchError` if there is none."""
+    import click
     from flwr.cli.flower_config import read_superlink_connection
 
-    address = read_superlink_connection(connection).address
+    try:
+        address = read_superlink_connection(connection).address
+    except click.ClickException as error:
+        raise LaunchError(error.message) from error
     return address is None or address.startswith(":local")
 
 
 def _follow(run_id, directory: Path, config: Config, console: Console, connection, environment) -> bool:
-    """Show the run until it ends; whether it finished."""
+    """Show the run until it ends; whether it finished. Of a server whose files are elsewhere, Flower alone knows."""
     journal = Tail(RunDirectory(directory).journal_file)
     steps = Tail(progress_file(run_id))
     train = config.train
@@ -194,7 +205,12 @@ def _follow(run_id, directory: Path, config: Config, console: Console, connectio
                 heard = time.monotonic()
             elif time.monotonic() - heard > _ASK_FLOWER_EVERY:
                 heard = time.monotonic()
-                if run_status(run_id, connection, environment).startswith("finished"):
+                status, details = run_status(run_id, connection, environment)
+                if status.startswith("finished") and not journal.path.exists():
+                    if status != "finished:completed":
+                        console.print(f"{status}: {details}", markup=False, highlight=False)
+                    return status == "finished:completed"
+                if status.startswith("finished"):
                     return read_result(directory) is not None
             time.sleep(_LOOK_EVERY)
 

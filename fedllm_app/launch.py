@@ -32,7 +32,7 @@ class LocalSuperLink:
 
     def __init__(self, log_file: Path) -> None:
         self.log_file = log_file
-        self.port = _free_port()
+        self.port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="fedllm-superlink-")
         self._process: subprocess.Popen | None = None
 
@@ -44,14 +44,14 @@ class LocalSuperLink:
     def __enter__(self) -> "LocalSuperLink":
         command = [flower_command("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--control-api-address", f"127.0.0.1:{_free_port()}"]
+        command += ["--control-api-address", f"127.0.0.1:{free_port()}"]
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self._directory.name, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
         try:
-            self._wait_until_healthy()
+            wait_until_healthy(self.port, self._process, self.log_file)
         except LaunchError:
             self.__exit__()
             raise
@@ -63,15 +63,17 @@ class LocalSuperLink:
             self._process.wait()
         self._directory.cleanup()
 
-    def _wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.1)
-        raise LaunchError(f"the local SuperLink did not start; its log, {self.log_file}, ends with:\n{tail(self.log_file)}")
+
+def wait_until_healthy(port: int, process: subprocess.Popen, log_file: Path) -> None:
+    """Wait for a SuperLink on this machine to answer. `LaunchError` with the end of its log if it does not."""
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise LaunchError(f"the local SuperLink did not start; its log, {log_file}, ends with:\n{tail(log_file)}")
 
 
 def flower_environment() -> dict[str, str]:
@@ -106,13 +108,13 @@ def submit_run(app: Path, connection: str | None, options: Sequence[str], enviro
     return int(said["run-id"])
 
 
-def run_status(run_id: int, connection: str | None, environment: dict[str, str]) -> str:
-    """Flower's status of a run, such as "running" or "finished:completed"."""
+def run_status(run_id: int, connection: str | None, environment: dict[str, str]) -> tuple[str, str]:
+    """Flower's status of a run, such as "running" or "finished:completed", and what it says of the reason."""
     command = [flower_command("flwr"), "list", *([connection] if connection else []), "--run-id", str(run_id)]
     said = _flwr_json(command, environment)
     if not said.get("success") or not said.get("runs"):
         raise LaunchError(f"flwr list failed: {said.get('error-message') or said}")
-    return str(said["runs"][0]["status"])
+    return str(said["runs"][0]["status"]), str(said["runs"][0]["status-details"])
 
 
 def end_process_tree(pid: int) -> None:
@@ -149,7 +151,8 @@ def _signal(send) -> None:
         return
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

@@ -1,5 +1,6 @@
 """Fixtures for all tests: a tiny model, a home of its own, a small run configuration, a grid that answers by itself."""
 
+import io
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
@@ -21,6 +22,23 @@ def app_home(tmp_path_factory, monkeypatch) -> Path:
     path = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("FEDLLM_HOME", str(path))
     return path
+
+
+@pytest.fixture
+def flower_home(tmp_path, monkeypatch) -> Path:
+    """FLWR_HOME of this test: Flower's configuration of its own, so that a user's connections are neither used nor changed."""
+    path = tmp_path / "flwr"
+    path.mkdir()
+    monkeypatch.setenv("FLWR_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def console():
+    """A console that keeps what is printed and shows nothing."""
+    from rich.console import Console
+
+    return Console(record=True, width=160, file=io.StringIO())
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import os
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -123,8 +124,8 @@ def test_what_flower_is_given(tmp_path, monkeypatch):
         raise LaunchError("enough")
 
     monkeypatch.setattr(cli, "submit_run", submit)
-    monkeypatch.setattr(cli, "is_local", lambda connection: False)
-    monkeypatch.setattr(cli, "LocalSuperLink", nullcontext)
+    monkeypatch.setattr(cli, "is_local", lambda connection: True)
+    monkeypatch.setattr(cli, "LocalSuperLink", lambda log_file: nullcontext(SimpleNamespace(environment={})))
     with pytest.raises(LaunchError, match="enough"):
         run_to_end(ROOT, flat, Console(quiet=True))
     assert given["app"] == ROOT

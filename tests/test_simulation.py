@@ -1,7 +1,6 @@
 """End to end through Flower: the app in a simulation, as `fedllm run` and as plain `flwr run` start it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,23 +16,9 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", autouse=True)
-def flower_home(tmp_path_factory):
-    """Flower's configuration of its own, so that a user's connections are neither used nor changed."""
-    before = os.environ.get("FLWR_HOME")
-    os.environ["FLWR_HOME"] = str(tmp_path_factory.mktemp("flwr"))
-    yield
-    os.environ.pop("FLWR_HOME")
-    if before is not None:
-        os.environ["FLWR_HOME"] = before
-
-
-@pytest.fixture
-def console():
-    """A console that keeps what is printed."""
-    from rich.console import Console
-
-    return Console(record=True, width=160, file=open(os.devnull, "w"))  # noqa: SIM115
+@pytest.fixture(autouse=True)
+def own_flower_home(flower_home):
+    """No test here uses or changes a user's connections."""
 
 
 def final_bytes(directory: Path) -> bytes:
@@ -92,7 +77,7 @@ def test_plain_flwr_run(run_config, tmp_path):
             [str(Path(sys.executable).parent / "flwr"), "log", str(run_id), "--stream"],
             env=superlink.environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
-        status = run_status(run_id, None, superlink.environment)
+        status, _ = run_status(run_id, None, superlink.environment)
     assert status == "finished:completed", log.stdout[-2000:]
     assert read_result(directory)["rounds"] == 1
     assert len([event for event in read_journal(directory) if event["event"] == "client"]) == 4
