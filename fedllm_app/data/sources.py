@@ -60,7 +60,7 @@ class NamedSet:
     hub_id: str
     task: Task
     schema: str
-    licence: str = "see the card"
+    licence: str
     configs: tuple[str, ...] = ()
     split: str = "train"
 
@@ -83,11 +83,11 @@ _MATH = (
 NAMED_SETS = {
     "alpaca": NamedSet("tatsu-lab/alpaca", "sft", "instruction", "CC BY-NC 4.0"),
     "alpaca-gpt4": NamedSet("vicgalle/alpaca-gpt4", "sft", "instruction", "CC BY-NC 4.0"),
-    "fingpt-sentiment": NamedSet("FinGPT/fingpt-sentiment-train", "sft", "instruction"),
-    "medical-flashcards": NamedSet("medalpaca/medical_meadow_medical_flashcards", "sft", "instruction"),
-    "code-alpaca": NamedSet("lucasmccabe-lmi/CodeAlpaca-20k", "sft", "instruction"),
-    "math-instruct": NamedSet("TIGER-Lab/MathInstruct", "sft", "instruction"),
-    "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "sft", "instruction"),
+    "fingpt-sentiment": NamedSet("FinGPT/fingpt-sentiment-train", "sft", "instruction", "none on the card"),
+    "medical-flashcards": NamedSet("medalpaca/medical_meadow_medical_flashcards", "sft", "instruction", "CC (no variant)"),
+    "code-alpaca": NamedSet("lucasmccabe-lmi/CodeAlpaca-20k", "sft", "instruction", "CC BY 4.0 (the original's card)"),
+    "math-instruct": NamedSet("TIGER-Lab/MathInstruct", "sft", "instruction", "MIT"),
+    "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "sft", "instruction", "MIT"),
     "gsm8k": NamedSet("openai/gsm8k", "sft", "question-answer", "MIT", ("main",)),
     "math": NamedSet("EleutherAI/hendrycks_math", "sft", "problem-solution", "MIT", _MATH),
     "ultrafeedback": NamedSet(
