@@ -84,7 +84,9 @@ NAMED_SETS = {
     "alpaca": NamedSet("tatsu-lab/alpaca", "sft", "instruction", "CC BY-NC 4.0"),
     "alpaca-gpt4": NamedSet("vicgalle/alpaca-gpt4", "sft", "instruction", "CC BY-NC 4.0"),
     "fingpt-sentiment": NamedSet("FinGPT/fingpt-sentiment-train", "sft", "instruction", "none on the card"),
-    "medical-flashcards": NamedSet("medalpaca/medical_meadow_medical_flashcards", "sft", "instruction", "CC (no variant)"),
+    "medical-flashcards": NamedSet(
+        "medalpaca/medical_meadow_medical_flashcards", "sft", "instruction", "CC (no variant)"
+    ),
     "code-alpaca": NamedSet("lucasmccabe-lmi/CodeAlpaca-20k", "sft", "instruction", "CC BY 4.0 (the original's card)"),
     "math-instruct": NamedSet("TIGER-Lab/MathInstruct", "sft", "instruction", "MIT"),
     "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "sft", "instruction", "MIT"),
