@@ -32,6 +32,9 @@ from fedllm_app.sampling import choose_clients, learning_rate
 from fedllm_app.strategies.fedavg import FedAvg
 
 
+_MEMORY = ("peak-memory-mb", "peak-gpu-memory-mb")
+
+
 @runtime_checkable
 class KeepsState(Protocol):
     """A strategy whose state belongs into checkpoints. Any other is taken to have none."""
@@ -77,14 +80,15 @@ class Schedule:
 
 @dataclass
 class Totals:
-    """What a run adds up to. `down` and `up` are bytes of arrays sent to and received from clients.
+    """What a run adds up to. `down` and `up` are bytes of arrays sent to and received from clients, `peak` the largest of
+    a client's numbers of memory.
 
     `positions` and `versions` are, by client, the optimizer steps accepted so far and the round of the last of them.
     """
 
     down: int = 0
     up: int = 0
-    peak_memory_mb: float = 0.0
+    peak: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_MEMORY, 0.0))
     refused: int = 0
     positions: dict[int, int] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
@@ -246,7 +250,8 @@ class Rounds:
             numbers = dict(answer.content[METRICS])
             sent, received = record_bytes(requests[client][1]), record_bytes(answer.content)
             self.totals.up += received
-            self.totals.peak_memory_mb = max(self.totals.peak_memory_mb, numbers.get("peak-memory-mb", 0.0))
+            for name in _MEMORY:
+                self.totals.peak[name] = max(self.totals.peak[name], numbers.get(name, 0.0))
             kind = "client" if message_type == MessageType.TRAIN else "client-evaluation"
             self.directory.journal(kind, **where, **_plain(numbers), bytes_down=sent, bytes_up=received)
             # Flower's strategies insist on exactly one ArrayRecord and one MetricRecord.

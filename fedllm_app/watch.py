@@ -133,9 +133,12 @@ def summary(result: dict, directory: str) -> Table:
         "sent to clients": f"{result['bytes_down'] / 1e6:.2f} MB",
         "received": f"{result['bytes_up'] / 1e6:.2f} MB",
         "peak memory of a client": f"{result['peak_client_memory_mb']:.0f} MB",
+        "on its GPU": f"{result['peak_client_gpu_memory_mb']:.0f} MB",
         "refused replies": result["refused_replies"],
         "run directory": directory,
     }
+    if not result["peak_client_gpu_memory_mb"]:
+        del rows["on its GPU"]
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table

@@ -46,7 +46,8 @@ class Clients:
         moved = vectors["adapter"] + np.float32(move)
         if wrong == "nan":
             moved[0] = np.nan
-        metrics = {"num-examples": examples, "train-loss": 1.0 + job.client, "peak-memory-mb": 100.0 * (job.client + 1)}
+        metrics = {"num-examples": examples, "train-loss": 1.0 + job.client, "peak-memory-mb": 100.0 * (job.client + 1),
+                   "peak-gpu-memory-mb": 300.0 - 100.0 * job.client}  # fmt: skip
         return reply(message, adapter_record(moved), metrics, "other" if wrong == "manifest" else job.manifest)
 
     def trained(self):
@@ -238,14 +239,14 @@ def test_a_failed_evaluation_costs_its_client_only(loop):
 
 
 def test_totals(loop):
-    """Two rounds to and from two clients; the larger client's peak is 200 MB."""
+    """Two rounds to and from two clients; the largest peak is 200 MB of one, and 300 MB on the GPU of the other."""
     rounds = loop(Clients(), rounds=2)
     rounds.run(START)
     one = len(adapter_record(START)["adapter"].data)
     assert one >= 8
     assert (rounds.totals.down, rounds.totals.up) == (4 * one, 4 * one)
     assert record_bytes(rounds.grid.sent[0].content) == one
-    assert rounds.totals.peak_memory_mb == 200.0
+    assert rounds.totals.peak == {"peak-memory-mb": 200.0, "peak-gpu-memory-mb": 300.0}
 
 
 class Stops(FedAvg):

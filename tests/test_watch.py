@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from fedllm_app.watch import Watch, summary
@@ -76,11 +77,14 @@ def test_time_left_follows_the_steps_done(monkeypatch):
     assert "0:30 left" in text
 
 
-def test_summary_names_what_was_spent():
+@pytest.mark.parametrize("gpu_mb", [0.0, 7021.6])
+def test_summary_names_what_was_spent(gpu_mb):
+    """Memory of a GPU only where one was used."""
     result = {"strategy": "fedavg", "rounds": 3, "seconds": 20.04, "seconds_of_rounds": 10.0, "bytes_down": 2e6,
-              "bytes_up": 1e6, "peak_client_memory_mb": 512.4, "refused_replies": 1}  # fmt: skip
+              "bytes_up": 1e6, "peak_client_memory_mb": 512.4, "peak_client_gpu_memory_mb": gpu_mb, "refused_replies": 1}  # fmt: skip
     console = Console(file=io.StringIO(), width=100)
     console.print(summary(result, "the/directory"))
     text = console.file.getvalue()
     for part in ("20.0 (rounds 10.0)", "2.00 MB", "1.00 MB", "512 MB", "the/directory"):
         assert part in text
+    assert ("7022 MB" in text) == ("GPU" in text) == bool(gpu_mb)

@@ -191,7 +191,7 @@ class LocalClient:
             "last-loss": result.losses[-1],
             "steps": len(result.losses),
             "seconds": result.seconds,
-            "peak-memory-mb": peak_memory_mb(),
+            **_memory(),
             "client": assignment.client,
             **result.preference_metrics,
             **extra,
@@ -201,7 +201,7 @@ class LocalClient:
         """Held-out metrics of the adapter on the client's held-out rows."""
         job = self._job(assignment, vectors, self.shards(assignment.client), [], None)
         metrics = self.task.evaluate(job, self.evaluate_examples)
-        return {**metrics, "peak-memory-mb": peak_memory_mb(), "client": assignment.client}
+        return {**metrics, **_memory(), "client": assignment.client}
 
     def _job(self, assignment, vectors: Vectors, shards: ClientShards, corrections, progress) -> Job:
         parts = [self.selection.seed, 3, assignment.client, assignment.server_round]
@@ -314,6 +314,17 @@ def _train(job: Job, trainer, dataset) -> TrainResult:
         job.corrections,
         job.progress,
     )
+
+
+def _memory() -> Numbers:
+    """What this process has needed at most. On a machine without a GPU the second number is 0, not missing: strategies
+    insist on the same metrics from all clients."""
+    return {"peak-memory-mb": peak_memory_mb(), "peak-gpu-memory-mb": peak_gpu_memory_mb()}
+
+
+def peak_gpu_memory_mb() -> float:
+    """The largest memory that this process has held on its GPU, in MB, beside CUDA's context; 0 without a GPU."""
+    return torch.cuda.max_memory_reserved() / 2**20 if torch.cuda.is_available() else 0.0
 
 
 def peak_memory_mb() -> float:
