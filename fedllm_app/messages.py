@@ -6,7 +6,7 @@ where Flower has them, so that its own strategies work on these messages as they
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -28,7 +28,8 @@ class Assignment:
     `position` is the number of optimizer steps of this client that entered the global model so far: all that has to be
     remembered of a client between rounds, and kept by the server, so that a restarted site goes on where it stopped.
     `state_version` is the round of this client's last accepted reply (0: none): the version that state on the client's
-    disk must have. `reference` is the hash of the reference policy's adapter ("": the base model alone).
+    disk must have. `reference` is the hash of the reference policy's adapter ("": the base model alone). `asked` is the
+    whole configuration of the message, in which strategies have keys of their own.
     """
 
     client: int
@@ -39,9 +40,8 @@ class Assignment:
     manifest: str
     state_version: int = 0
     reference: str = ""
-    proximal_mu: float = 0.0
-    scaffold: bool = False
     pooled: bool = False
+    asked: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
 
     def to_config(self) -> dict[str, int | float | str | bool]:
         """The keys of the message's ConfigRecord that the round loop sets; strategies add their own."""
@@ -70,10 +70,8 @@ class Assignment:
                 manifest=config["manifest"],
                 state_version=config["state-version"],
                 reference=config["reference"],
-                # FedProx's key is the one that Flower's own FedProx sets.
-                proximal_mu=config.get("proximal-mu", 0.0),
-                scaffold=config.get("scaffold", False),
                 pooled=config.get("pooled", False),
+                asked=dict(config),
             )
         except KeyError as error:
             raise BadMessage(f"the message's configuration lacks {error}") from None

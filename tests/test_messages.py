@@ -50,9 +50,9 @@ def test_assignment_round_trip():
 
 
 def test_assignment_takes_the_keys_of_strategies():
-    config = JOB.to_config() | {"proximal-mu": 0.25, "scaffold": True, "pooled": True}
+    config = JOB.to_config() | {"proximal-mu": 0.25, "pooled": True}
     read = Assignment.from_message(request(**config))
-    assert (read.proximal_mu, read.scaffold, read.pooled) == (0.25, True, True)
+    assert (read.asked["proximal-mu"], read.pooled) == (0.25, True)
 
 
 @pytest.mark.parametrize("key", JOB.to_config())

@@ -18,13 +18,10 @@ from fedllm_app.data.examples import Example
 from fedllm_app.data.loading import ClientData, DataSelection, Rows, client_data
 from fedllm_app.data.shards import EmptyShard, PairShard, Shard, batches, cached, join, tokenize, walk
 from fedllm_app.data.templates import get_template
-from fedllm_app.messages import CONTROL, CONTROL_DELTA, EXAMPLES, REFERENCE, ADAPTER, Assignment, vector_hash
-from fedllm_app.training.corrections import ControlVariates, Correction, Proximal
+from fedllm_app.messages import ADAPTER, EXAMPLES, REFERENCE, Assignment, vector_hash
+from fedllm_app.training.corrections import Correction, LocalRound, Numbers, Vectors, corrections_for
 from fedllm_app.training.local import LocalTraining, Progress, TrainResult, train_round
 from fedllm_app.training.resident import Resident, ResidentKey, resident
-
-Vectors = dict[str, np.ndarray]
-Numbers = dict[str, int | float]
 
 
 class ReferenceLost(RuntimeError):
@@ -179,11 +176,13 @@ class LocalClient:
         """One round of local training: the arrays to send back, and the client's numbers."""
         shards = self.pooled_shards() if assignment.pooled else self.shards(assignment.client)
         corrections = self._corrections(assignment, vectors)
-        job = self._job(assignment, vectors, shards, list(corrections.values()), progress)
+        job = self._job(assignment, vectors, shards, corrections, progress)
         result = self.task.train(job, self.indices(shards.train, assignment))
         arrays, extra = {ADAPTER: result.adapter}, {}
-        if assignment.scaffold:
-            arrays[CONTROL_DELTA], extra = self._advance_control(assignment, corrections["scaffold"])
+        for correction in corrections:
+            more, numbers = correction.finish()
+            arrays |= more
+            extra |= numbers
         return arrays, {
             EXAMPLES: len(shards.train),
             "train-loss": float(np.mean(result.losses)),
@@ -217,26 +216,17 @@ class LocalClient:
             progress=progress,
         )
 
-    def _corrections(self, assignment: Assignment, vectors: Vectors) -> dict[str, Correction]:
-        view = resident(self.model).adapter
-        corrections: dict[str, Correction] = {}
-        if assignment.proximal_mu > 0:
-            corrections["proximal"] = Proximal(assignment.proximal_mu, view.pieces(vectors[ADAPTER]))
-        if assignment.scaffold:
-            own = self._state(assignment).load_version(CONTROL, assignment.state_version)
-            own = np.zeros_like(vectors[CONTROL]) if own is None else own
-            corrections["scaffold"] = ControlVariates(view.pieces(vectors[CONTROL]), view.pieces(own))
-        return corrections
-
-    def _advance_control(self, assignment: Assignment, variates: ControlVariates) -> tuple[np.ndarray, Numbers]:
-        """Keep the client's next control variate under this round's version; its change is what is sent."""
-        state, known = self._state(assignment), assignment.state_version
-        before = state.load_version(CONTROL, known)
-        after = variates.next_control().float().cpu().numpy()
-        state.save_version(CONTROL, assignment.server_round, after, keep=known)
-        # A client that trained before and finds nothing has lost its state: it starts at zero, and the journal says so.
-        lost = int(before is None and known > 0)
-        return after - (np.zeros_like(after) if before is None else before), {"control-reset": lost}
+    def _corrections(self, assignment: Assignment, vectors: Vectors) -> list[Correction]:
+        return corrections_for(
+            LocalRound(
+                asked=assignment.asked,
+                vectors=vectors,
+                pieces=resident(self.model).adapter.pieces,
+                state=self._state(assignment),
+                server_round=assignment.server_round,
+                version=assignment.state_version,
+            )
+        )
 
     def _reference(self, assignment: Assignment, vectors: Vectors) -> np.ndarray | None:
         if not assignment.reference:

@@ -13,14 +13,19 @@ stops where the clients' curvatures do not count. FedProx's client descends ``f_
 SCAFFOLD's fixed point is x*: there c_i = ∇f_i(x*), c = Σ c_i / N = 0, and every corrected gradient vanishes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import count
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from fedllm_app.client_state import ClientState
+from fedllm_app.messages import ADAPTER, read_vectors
 from fedllm_app.strategies.registry import build_strategy
+from fedllm_app.training.corrections import LocalRound, corrections_for
 
 from .toy import Client, make_reply, run_round
 
@@ -29,35 +34,37 @@ CURVATURES = [np.diag([4.0, 0.2]), np.array([[0.5, 0.3], [0.3, 1.0]]), np.diag([
 CENTRES = [np.array([1.0, 2.0]), np.array([-2.0, 1.0]), np.array([3.0, -1.0]), np.array([0.0, 4.0])]
 EYE = np.eye(2)
 
-# correction(gradient, y, x, message, own control variate) -> corrected gradient
-Correction = Callable[[NDArray, NDArray, NDArray, Message, NDArray], NDArray]
 
+def quadratic_client(number: int) -> Client:
+    """Return a client that descends its quadratic with the app's own corrections, and its own state on disk.
 
-def corrected_gradient(gradient: NDArray, y: NDArray, x: NDArray, message: Message, own: NDArray) -> NDArray:
-    """What the messages ask of a client: g + μ (y − x), or g + c − c_i."""
-    config = message.content["config"]
-    if config.get("scaffold", False):
-        return gradient + message.content["arrays"]["control"].numpy() - own
-    return gradient + config.get("proximal-mu", 0.0) * (y - x)
-
-
-def quadratic_client(curvature: NDArray, centre: NDArray, correction: Correction = corrected_gradient) -> Client:
-    """Return a client that keeps its control variate c_i: the mean raw gradient of its last K steps."""
-    own = np.zeros_like(centre)
+    Like the round loop, it names the round of its last reply as the version that its state must have.
+    """
+    curvature, centre = (torch.from_numpy(given[number]) for given in (CURVATURES, CENTRES))
+    state, rounds = ClientState(1, number), count(1)
 
     def client(message: Message) -> Message:
-        nonlocal own
-        x = message.content["arrays"]["adapter"].numpy().astype(np.float64)
-        y, raw = x.copy(), []
+        vectors, server_round = read_vectors(message), next(rounds)
+        y = torch.nn.Parameter(torch.from_numpy(vectors[ADAPTER]).double())
+        optimizer = torch.optim.SGD([y], lr=RATE)
+        corrections = corrections_for(
+            LocalRound(dict(message.content["config"]), vectors, pieces, state, server_round, server_round - 1)
+        )
         for _ in range(STEPS):
-            raw.append(curvature @ (y - centre))
-            y = y - RATE * correction(raw[-1], y, x, message, own)
-        new = np.mean(raw, axis=0)
-        reply = make_reply(message, y, examples=10, control_delta=new - own)
-        own = new
-        return reply
+            y.grad = curvature @ (y.detach() - centre)
+            for correction in corrections:
+                correction.apply([y])
+            optimizer.step()
+        arrays = {name: array for correction in corrections for name, array in correction.finish()[0].items()}
+        named = {name.replace("-", "_"): array for name, array in arrays.items()}
+        return make_reply(message, y.detach().numpy(), examples=10, **named)
 
     return client
+
+
+def pieces(vector: NDArray) -> list[torch.Tensor]:
+    """The adapter is one tensor, in double precision so that rounding plays no part."""
+    return [torch.from_numpy(vector).double()]
 
 
 def fixed_point(moves: list[NDArray]) -> NDArray:
@@ -83,7 +90,7 @@ FEDPROX_POINT = fixed_point([
 def federate(name: str, hyper: Mapping[str, float], rounds: int, draws: Sequence = (range(4),)) -> NDArray:
     """Return the global vector after some rounds, for which the draws of clients are taken in turn."""
     strategy = build_strategy(name, hyper, num_clients=4)
-    clients = [quadratic_client(a, b) for a, b in zip(CURVATURES, CENTRES, strict=True)]
+    clients = [quadratic_client(number) for number in range(4)]
     x = np.array([5.0, -5.0], np.float32)
     for server_round in range(rounds):
         drawn = draws[server_round % len(draws)]

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from fedllm_app.client_state import ClientState
 from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
-from fedllm_app.training.corrections import ControlVariates, Proximal
+from fedllm_app.training import corrections
+from fedllm_app.training.corrections import ControlVariates, Correction, LocalRound, Proximal, corrections_for
 from fedllm_app.training.resident import resident
 
 QUIET = lambda *_: None  # noqa: E731
+SCAFFOLD = {"scaffold": True}
 
 
 def parameter(values, gradient):
@@ -25,14 +28,55 @@ def test_proximal_adds_mu_times_the_distance():
     torch.testing.assert_close(y.grad, torch.tensor([10.05, 19.8]))
 
 
+def one_round(asked, version=0, **vectors) -> LocalRound:
+    """Round 5 of client 0, whose adapter is one tensor."""
+    arrays = {name: np.array(values, np.float32) for name, values in vectors.items()}
+    return LocalRound(asked, arrays, lambda vector: [torch.from_numpy(vector)], ClientState(1, 0), 5, version)
+
+
 def test_control_variates_correct_and_average_raw_gradients():
-    """c = (1, 0), c_i = (0.25, 2): each gradient gets (0.75, -2); the raw ones (2, 4) and (4, 8) average to (3, 6)."""
-    variates = ControlVariates([torch.tensor([1.0, 0.0])], [torch.tensor([0.25, 2.0])])
+    """c = (1, 0), c_i = (0.25, 2): each gradient gets (0.75, -2); the raw ones (2, 4) and (4, 8) average to (3, 6).
+
+    So c_i⁺ = (3, 6) is kept as version 5 and its change (2.75, 4) is sent.
+    """
+    ClientState(1, 0).save_version(CONTROL, 2, np.array([0.25, 2.0], np.float32), keep=0)
+    (variates,) = corrections_for(one_round(SCAFFOLD, version=2, control=[1.0, 0.0]))
     for gradient in ([2.0, 4.0], [4.0, 8.0]):
         y = parameter([0.0, 0.0], gradient)
         variates.apply([y])
         torch.testing.assert_close(y.grad, torch.tensor([gradient[0] + 0.75, gradient[1] - 2.0]))
-    torch.testing.assert_close(variates.next_control(), torch.tensor([3.0, 6.0]))
+    arrays, numbers = variates.finish()
+    np.testing.assert_allclose(arrays[CONTROL_DELTA], [2.75, 4.0])
+    np.testing.assert_allclose(ClientState(1, 0).load_version(CONTROL, 5), [3.0, 6.0])
+    assert numbers == {"control-reset": 0}
+
+
+def test_corrections_are_those_that_the_message_asks_for(monkeypatch):
+    """None, either, both in the order of the table; and one more once it stands there."""
+
+    class Halving(Correction):
+        @classmethod
+        def asked_for(cls, local_round):
+            return cls() if local_round.asked.get("halve") else None
+
+        def apply(self, parameters):
+            for parameter in parameters:
+                parameter.grad /= 2
+
+    given = {"adapter": [0.0], "control": [0.0]}
+    for asked, expected in (
+        ({}, []),
+        ({"proximal-mu": 0.0, "scaffold": False}, []),
+        ({"proximal-mu": 0.1}, [Proximal]),
+        ({"proximal-mu": 0.1, "scaffold": True}, [Proximal, ControlVariates]),
+        ({"halve": True}, []),
+    ):
+        assert [type(one) for one in corrections_for(one_round(asked, **given))] == expected
+    monkeypatch.setattr(corrections, "CORRECTIONS", [*corrections.CORRECTIONS, Halving])
+    y = parameter([1.0], [4.0])
+    for correction in corrections_for(one_round({"proximal-mu": 2.0, "halve": True}, **given)):
+        correction.apply([y])
+    torch.testing.assert_close(y.grad, torch.tensor([3.0]))  # (4 + 2 (1 - 0)) / 2
 
 
 def test_option_two_of_the_paper_under_sgd(make_client, assign):
@@ -40,10 +84,10 @@ def test_option_two_of_the_paper_under_sgd(make_client, assign):
     client = make_client(train__optimizer="sgd", train__max_grad_norm=0.0)
     size, eta, steps = resident(client.model).manifest.size, 1e-2, 2
     x = np.random.default_rng(0).normal(0, 0.05, size).astype(np.float32)
-    first, _ = client.train(assign(client, scaffold=True, learning_rate=eta), {ADAPTER: x, CONTROL: x * 0}, QUIET)
+    first, _ = client.train(assign(client, asked=SCAFFOLD, learning_rate=eta), {ADAPTER: x, CONTROL: x * 0}, QUIET)
     c_i, c = first[CONTROL_DELTA], np.full(size, 0.03, np.float32)
     second, numbers = client.train(
-        assign(client, scaffold=True, learning_rate=eta, server_round=2, position=2, state_version=1),
+        assign(client, asked=SCAFFOLD, learning_rate=eta, server_round=2, position=2, state_version=1),
         {ADAPTER: x, CONTROL: c},
         QUIET,
     )
@@ -62,8 +106,8 @@ def test_control_follows_the_version_that_the_server_knows(make_client, assign):
     client = make_client()
     size = resident(client.model).manifest.size
     vectors = {ADAPTER: np.full(size, 0.01, np.float32), CONTROL: np.zeros(size, np.float32)}
-    client.train(assign(client, scaffold=True), vectors, QUIET)
-    attempt = {"scaffold": True, "state_version": 1, "position": 2}
+    client.train(assign(client, asked=SCAFFOLD), vectors, QUIET)
+    attempt = {"asked": SCAFFOLD, "state_version": 1, "position": 2}
     lost, _ = client.train(assign(client, server_round=2, **attempt), vectors, QUIET)
     again, numbers = client.train(assign(client, server_round=3, **attempt), vectors, QUIET)
     assert np.array_equal(lost[CONTROL_DELTA], again[CONTROL_DELTA])
@@ -80,7 +124,7 @@ def test_proximal_pulls_towards_the_global_adapter(make_client, assign, optimize
     client = make_client(train__local_steps=4, train__optimizer=optimizer)
     x = np.full(resident(client.model).manifest.size, 0.01, np.float32)
     plain, zero, held = (
-        client.train(assign(client, proximal_mu=mu), {ADAPTER: x}, QUIET)[0][ADAPTER] for mu in (0.0, 0.0, 50.0)
+        client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: x}, QUIET)[0][ADAPTER] for mu in (0.0, 0.0, 50.0)
     )
     assert np.array_equal(plain, zero)
     assert np.linalg.norm(held - x) < 0.9 * np.linalg.norm(plain - x)
@@ -95,6 +139,6 @@ def test_proximal_is_not_scaled_by_accumulation_and_not_in_the_loss(make_client,
     )  # fmt: skip
     x = np.full(resident(client.model).manifest.size, 0.01, np.float32)
     plain, plain_numbers = client.train(assign(client), {ADAPTER: x}, QUIET)
-    prox, prox_numbers = client.train(assign(client, proximal_mu=3.0), {ADAPTER: x}, QUIET)
+    prox, prox_numbers = client.train(assign(client, asked={"proximal-mu": 3.0}), {ADAPTER: x}, QUIET)
     assert np.array_equal(plain[ADAPTER], prox[ADAPTER])  # y = x at the only step: mu (y - x) = 0
     assert prox_numbers["first-loss"] == plain_numbers["first-loss"]
