@@ -118,8 +118,9 @@ def reply_problem(
 ) -> str | None:
     """Why a reply must not reach the strategy, or None if it may.
 
-    `required` names the arrays that the strategy needs. Checked: error replies, the manifest, arrays by name, shape and dtype against `expected` (None for evaluate replies,
-    which carry none), finite values, finite numbers, at least one example.
+    `required` names the arrays that the strategy needs. Checked: error replies, the manifest, arrays by name, shape and
+    dtype against `expected` (None for evaluate replies, which carry none), finite values, finite numbers, at least one
+    example.
     """
     if answer.has_error():
         return answer.error.reason or f"error code {answer.error.code}"

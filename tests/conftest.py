@@ -26,7 +26,7 @@ def app_home(tmp_path_factory, monkeypatch) -> Path:
 
 @pytest.fixture
 def flower_home(tmp_path, monkeypatch) -> Path:
-    """FLWR_HOME of this test: Flower's configuration of its own, so that a user's connections are neither used nor changed."""
+    """FLWR_HOME of this test: a user's connections are neither used nor changed."""
     path = tmp_path / "flwr"
     path.mkdir()
     monkeypatch.setenv("FLWR_HOME", str(path))

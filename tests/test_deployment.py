@@ -34,7 +34,7 @@ def flower_process(name: str, *options: str, home: Path) -> Iterator[subprocess.
 
 @pytest.fixture
 def sites(tmp_path, flower_home) -> Iterator[str]:
-    """A connection to two sites: Berlin has a CSV file with German columns, Madrid JSON lines of questions and answers."""
+    """A connection to two sites: Berlin has a CSV file with German columns, Madrid JSON lines in a known schema."""
     berlin, madrid = tmp_path / "notizen.csv", tmp_path / "notas.jsonl"
     berlin.write_text("frage,antwort\n" + "".join(f"was ist {n} + 1,{n + 1}\n" for n in range(20)))
     madrid.write_text("".join(f'{{"question": "y {n}", "answer": "{n}"}}\n' for n in range(12)))
@@ -61,8 +61,8 @@ def sites(tmp_path, flower_home) -> Iterator[str]:
 def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console):
     """Berlin's 20 rows and Madrid's 12, 4 of each held out; clients are numbered by the names of the sites.
 
-    Every round finds its clients' processes new, so SCAFFOLD's control variates come from each site's disk: none is reset.
-    Then a strategy that would need both sites' rows in one place is refused before a round begins.
+    Every round finds its clients' processes new, so SCAFFOLD's control variates come from each site's disk: none is
+    reset. Then a strategy that would need both sites' rows in one place is refused before a round begins.
     """
     flat = run_config | {"clients.number": 2, "evaluate.every": 0, "data.template": "none", "train.local-steps": 1}
     first, second = tmp_path / "scaffold", tmp_path / "centralized"

@@ -1,14 +1,16 @@
 """Corrections of a client's gradients, one file each: what an algorithm does on the client.
 
-A strategy asks for a correction by keys in its messages' configuration (`strategies/fedprox.py` sets "proximal-mu"). To add
-one, write a file with a subclass of `Correction` and one line here.
+A strategy asks for a correction by keys in its messages' configuration (`strategies/fedprox.py` sets "proximal-mu"). To
+add one, write a file with a subclass of `Correction` and one line here.
 """
 
 from fedllm_app.training.corrections.control_variates import ControlVariates
 from fedllm_app.training.corrections.correction import Correction, LocalRound, Numbers, Vectors
 from fedllm_app.training.corrections.proximal import Proximal
 
-__all__ = ["CORRECTIONS", "ControlVariates", "Correction", "LocalRound", "Numbers", "Proximal", "Vectors", "corrections_for"]
+__all__ = [
+    "CORRECTIONS", "ControlVariates", "Correction", "LocalRound", "Numbers", "Proximal", "Vectors", "corrections_for",
+]  # fmt: skip
 
 CORRECTIONS: list[type[Correction]] = [Proximal, ControlVariates]
 

@@ -15,8 +15,8 @@ class ControlVariates(Correction):
     which Option II does not hold, it still estimates the client's gradient, which is what the correction needs. Raw
     means before the correction; gradients are clipped before (`train.max-grad-norm`), as the steps are.
 
-    c_i lies on the client's disk under the round after which it is valid. The server says which round that should be, so
-    a c_i that was lost, or belongs to a reply that the server never accepted, is noticed.
+    c_i lies on the client's disk under the round after which it is valid. The server says which round that should be,
+    so a c_i that was lost, or belongs to a reply that the server never accepted, is noticed.
     """
 
     def __init__(self, local_round: LocalRound) -> None:
