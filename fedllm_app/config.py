@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedllm_app.data.partition import LABELLED
 from fedllm_app.data.sources import BUILT_IN, set_names
+from fedllm_app.strategies.class_path import Argument, ClassPathError, parse_arguments
 from fedllm_app.strategies.registry import (
     STRATEGIES,
     UnknownStrategyError,
@@ -164,10 +165,14 @@ class EvaluateConfig(_Section):
 
 
 class StrategyConfig(_Section):
-    """The aggregation strategy by name and the hyper-parameters of that strategy alone."""
+    """The aggregation strategy by name and the hyper-parameters of that strategy alone.
+
+    Those of a name come from keys of their own, those of a class path from `arguments`.
+    """
 
     name: str
-    hyper: dict[str, int | float]
+    arguments: str
+    hyper: dict[str, Argument]
 
 
 class Config(_Section):
@@ -193,6 +198,9 @@ def parse_run_config(flat: FlatConfig) -> Config:
     strategy = sections.setdefault("strategy", {})
     problems += _strategy_problems(strategy.get("name"), hyper)
     strategy["hyper"] = hyper.get(str(strategy.get("name")), {})
+    arguments, wrong = _class_path_arguments(strategy.get("name"), strategy.get("arguments"))
+    strategy["hyper"] |= arguments
+    problems += wrong
     try:
         config = Config.model_validate(sections)
     except ValidationError as error:
@@ -252,6 +260,26 @@ def _strategy_problems(name: object, hyper: Mapping[str, Mapping[str, Any]]) -> 
         else:
             problems += [f"strategy.{strategy}: {problem}" for problem in hyperparameter_problems(strategy, values)]
     return problems
+
+
+def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argument], list[str]]:
+    """What `strategy.arguments` gives a class path, and what is wrong with it; a name of the table takes none."""
+    if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
+        return {}, []
+    if "." not in name:
+        own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
+        keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
+        return {}, [
+            f"strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is \"\", because only a class path takes "
+            f"arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: {keys or 'none'}"
+        ]
+    try:
+        return parse_arguments(text), []
+    except ClassPathError as error:
+        return {}, [
+            f"strategy.arguments = {text!r}: {error}; accepted is name=value, separated by commas, with text in quotes: "
+            "eta=0.01, name='x', flag=true"
+        ]
 
 
 def _known_keys() -> list[str]:
