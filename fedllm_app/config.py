@@ -205,7 +205,9 @@ def parse_run_config(flat: FlatConfig) -> Config:
         config = Config.model_validate(sections)
     except ValidationError as error:
         # The registry has checked the hyper-parameters, and says what each accepts.
-        problems.extend(_explain(entry, known) for entry in error.errors() if entry["loc"][:2] != ("strategy", "hyper"))
+        for entry in error.errors():
+            if entry["loc"][:2] != ("strategy", "hyper"):
+                problems += _explain(entry, known)
         raise ConfigError(problems) from None
     config = _with_a_client_a_set(config)
     problems = problems or _contradictions(config)
@@ -286,19 +288,24 @@ def _known_keys() -> list[str]:
     keys = []
     for section, field in Config.model_fields.items():
         keys += [f"{section}.{_kebab(name)}" for name in field.annotation.model_fields if name != "hyper"]
-    return keys
+    return keys + [f"strategy.{name}.{hyper.name}" for name, spec in STRATEGIES.items() for hyper in spec.hyperparameters]
 
 
-def _explain(entry: Mapping[str, Any], known: list[str]) -> str:
-    """One sentence for one pydantic error: the key, the value received, what is accepted."""
-    key = ".".join(str(part) for part in entry["loc"]).rstrip(".")
+def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
+    """A sentence for each key of one pydantic error: the key, the value received, what is accepted."""
+    key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, known, n=1)
-        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
+        keys = [f"{key}.{name}" for name in entry["input"]] if len(entry["loc"]) == 1 else [key]  # a section, or its key
+        return [_unknown(key.rstrip("."), known) for key in keys]
     if entry["type"] == "missing":
-        return f"{key}: missing; pyproject.toml sets a default for every key"
+        return [f"{key}: missing; pyproject.toml sets a default for every key"]
     accepted = entry["msg"].removeprefix("Input should be ")
-    return f"{key} = {entry['input']!r}: accepted is {accepted}"
+    return [f"{key} = {entry['input']!r}: accepted is {accepted}"]
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
 
 
 def _with_a_client_a_set(config: Config) -> Config:

@@ -105,6 +105,9 @@ def test_count_of_problems_is_told():
         ("train.learning-rat", "train.learning-rate"),
         ("run.sed", "run.seed"),
         ("clients.per_round", "clients.per-round"),
+        ("trian.rounds", "train.rounds"),
+        ("rounds", "train.rounds"),
+        ("stragety.fedprox.mu", "strategy.fedprox.mu"),
     ],
 )
 def test_unknown_key_names_the_nearest(key, nearest):
@@ -115,7 +118,12 @@ def test_unknown_key_names_the_nearest(key, nearest):
 
 def test_unknown_key_like_no_other_lists_the_known():
     (line,) = problems(zzzz__qqqq=1)
-    assert "known keys: run.seed, " in line
+    assert line.startswith("zzzz.qqqq: unknown key; known keys: run.seed, ")
+
+
+def test_every_key_of_an_unknown_section_is_told():
+    told = problems(trian__rounds=3, trian__local_steps=2)
+    assert told == [f"trian.{key}: unknown key; did you mean train.{key}?" for key in ("rounds", "local-steps")]
 
 
 def test_missing_key():
