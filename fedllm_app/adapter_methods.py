@@ -3,9 +3,6 @@
 Adding a method is one line of `METHODS`, and the start of its parameters.
 """
 
-import hashlib
-import importlib.metadata
-import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -16,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedllm_app.adapters import ENCODER, PROMPT, AdapterError, AdapterSettings, AdapterView, Manifest, manifest_of
-from fedllm_app.models import ModelLocation, load_model_config
-from fedllm_app.paths import home, write_text
+from fedllm_app.models import ModelLocation, found_once, load_model_config
 
 if TYPE_CHECKING:
     import peft
@@ -100,26 +96,15 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
 
 
 def adapter_layout(location: ModelLocation, values: AdapterValues) -> tuple[Manifest, AdapterSettings]:
-    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights.
+    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights."""
 
-    Finding it takes PEFT and transformers, whose import is a good part of a run's start. For a model in a local
-    directory it is therefore found once, and kept under a key of all that it depends on.
-    """
-    config = Path(location.reference) / "config.json"
-    cache = None
-    if config.is_file():
-        versions = [importlib.metadata.version(name) for name in ("peft", "transformers")]
-        key = json.dumps([config.read_text(encoding="utf-8"), asdict(values), versions])
-        cache = home() / "layouts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        if cache.is_file():
-            kept = json.loads(cache.read_text(encoding="utf-8"))
-            shapes = tuple(tuple(shape) for shape in kept["shapes"])
-            return Manifest(tuple(kept["names"]), shapes), AdapterSettings(kept["settings"])
-    manifest, settings = _find_layout(load_model_config(location), peft_config(values))
-    if cache is not None:
-        kept = {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
-        write_text(cache, json.dumps(kept))
-    return manifest, settings
+    def find() -> dict:
+        manifest, settings = _find_layout(load_model_config(location), peft_config(values))
+        return {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
+
+    found = found_once(location, asdict(values), find)
+    shapes = tuple(tuple(shape) for shape in found["shapes"])
+    return Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"])
 
 
 def _find_layout(model_config: "PretrainedConfig", adapter: "peft.PeftConfig") -> tuple[Manifest, AdapterSettings]:

@@ -146,6 +146,11 @@ class AdapterConfig(_Section):
     encoder_hidden_size: Positive
     start: str
 
+    @property
+    def positions(self) -> int:
+        """What the adapter takes of the model's positions: those of its virtual tokens, prefixes in the cache too."""
+        return self.virtual_tokens if self.method in PROMPT_METHODS else 0
+
 
 class DpoConfig(_Section):
     """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type."""

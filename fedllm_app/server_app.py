@@ -21,7 +21,7 @@ from fedllm_app.rounds import Rounds, Schedule, Totals
 from fedllm_app.run_directory import PromptRecord, RunDirectory, adapter_directory
 from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
-from fedllm_app.values import adapter_values, model_values
+from fedllm_app.values import adapter_values, check_context, model_values
 
 app = ServerApp()
 
@@ -50,6 +50,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(clients))
     location = locate_model(config.model.name, config.model.trust_remote_code)
+    check_context(config, location)
     values = adapter_values(config)
     manifest, adapter = adapter_layout(location, values)
     if config.adapter.start:

@@ -1,5 +1,8 @@
 """`fedllm plan` against runs: bytes exactly, steps, tokens and examples by the journal."""
 
+import shutil
+from functools import partial
+
 import pytest
 from in_process import run_in_process
 from rich.console import Console
@@ -68,6 +71,30 @@ def test_parameters_and_table(run_config):
     shown = console.export_text()
     assert "8,192" in shown
     assert "general" in shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"train.max-length": 513}, "train.max-length = 513: accepted is at most 512, the positions of model.name ="),
+        (
+            {"train.max-length": 497, "adapter.method": "prefix-tuning"},
+            "train.max-length = 497 and adapter.virtual-tokens = 16: accepted is at most 512 together, ",
+        ),
+    ],
+)
+def test_rows_longer_than_the_model_are_refused_at_once(overrides, told, run_config, tmp_path, monkeypatch):
+    """The tiny model has 512 positions; what just fits passes the check. Neither plan nor run holds any shard yet."""
+    for step in ("training.local_client.LocalClient._shards", "server_app.describe_clients"):
+        monkeypatch.setattr(f"fedllm_app.{step}", lambda *_: pytest.fail("a client was asked"))
+    fits = run_config | overrides | {"train.max-length": overrides["train.max-length"] - 1}
+    for begin in (make_plan, partial(run_in_process, directory=tmp_path / "run")):
+        with pytest.raises(ConfigError) as caught:
+            begin(run_config | overrides)
+        assert told in str(caught.value)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        with pytest.raises(pytest.fail.Exception, match="a client was asked"):
+            begin(fits)
 
 
 def test_a_plan_needs_a_number_of_clients(run_config):
