@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedllm_app.data.examples import Example, PreferencePair
@@ -148,6 +149,20 @@ def test_a_truncated_arrow_file_is_named(kind, tmp_path, cache):
         open_source(str(path), task="sft", cache_dir=cache)
 
 
+def test_damage_inside_an_arrow_file_is_named(tmp_path, cache):
+    """Text whose second value ends before it begins: an Arrow file can be read without a complaint to rows that are not
+    there."""
+    import pyarrow as pa
+
+    offsets, text = np.array([0, 2, 1, 3], np.int32), b"abc"
+    column = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(text))
+    table = pa.table({"prompt": ["x", "y", "z"], "completion": column})
+    with pa.ipc.new_stream(str(tmp_path / "rows.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UnreadableFile, match="rows.arrow cannot be read: .*offset"):
+        open_source(str(tmp_path / "rows.arrow"), task="sft", cache_dir=cache)
+
+
 def test_a_folder_of_arrow_files(tmp_path, cache):
     """What datasets computed from the rows and left beside them is not read again."""
     (tmp_path / "rows").mkdir()
@@ -156,7 +171,7 @@ def test_a_folder_of_arrow_files(tmp_path, cache):
     assert len(open_source(str(tmp_path / "rows"), task="sft", cache_dir=cache)) == 5
 
 
-def test_largearrow_batches_are_read_in_pieces(tmp_path):
+def test_large_arrow_batches_are_read_in_pieces(tmp_path):
     """One batch of 2 BATCH + 1 rows: no more than BATCH become Python objects at a time."""
     import pyarrow as pa
 
