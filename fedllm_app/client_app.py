@@ -61,7 +61,7 @@ def describe(message: Message, context: Context) -> Message:
     """Load model and shard, and say what the client holds."""
     asked = message.content[CONFIG]
     with _without_garbage_collection():
-        held = _local_client(context, asked["clients"]).describe(asked["client"])
+        held = _local_client(context, asked["clients"]).describe(asked["client"], asked.get("pooled", False))
     held |= {"versions": package_versions()}
     return Message(RecordDict({CONFIG: ConfigRecord(held)}), reply_to=message)
 

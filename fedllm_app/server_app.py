@@ -19,6 +19,7 @@ from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.rounds import Rounds, Schedule, Totals
 from fedllm_app.run_directory import PromptRecord, RunDirectory, adapter_directory
+from fedllm_app.strategies.centralized import Centralized
 from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.values import adapter_values, check_context, model_values
@@ -59,7 +60,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         initial = initial_adapter(manifest, adapter, values, run.seed, lambda: load_model(model_values(config)))
     # DPO's reference policy is the model that the run starts from; a new adapter leaves the base as it is.
     reference = initial if config.adapter.start and config.train.task == "dpo" else None
-    held = describe_clients(grid, clients, manifest.hash, run.round_timeout)
+    held = describe_clients(grid, clients, manifest.hash, run.round_timeout, isinstance(strategy, Centralized))
     report_holdings(held, directory)
     ready = time.time()
     rounds = Rounds(
