@@ -5,6 +5,7 @@ Adding a method is one line of `METHODS`, and the start of its parameters.
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterValues:
-    """What determines an adapter beside the model; a method reads its own values only.
-
-    `base` is the model's name, recorded for whoever loads the finished adapter.
-    """
+    """What determines an adapter beside the model; a method reads its own values only."""
 
     r: int
     alpha: int
@@ -37,7 +35,6 @@ class AdapterValues:
     method: str = "lora"
     virtual_tokens: int = 16
     encoder_hidden_size: int = 128
-    base: str = ""
 
 
 # LoRA (Hu et al. 2021), rank-stabilised (Kalajdzievski 2023), weight-decomposed (Liu et al. 2024); (IA)³ (Liu et al.
@@ -61,7 +58,8 @@ def peft_config(values: AdapterValues) -> "peft.PeftConfig":
 def _config(name: str, values: AdapterValues, **options) -> "peft.PeftConfig":
     import peft
 
-    return getattr(peft, name)(task_type="CAUSAL_LM", base_model_name_or_path=values.base, **options)
+    # The base's name is left to PEFT, which records where the model was loaded from, and warns if it said otherwise.
+    return getattr(peft, name)(task_type="CAUSAL_LM", **options)
 
 
 def _lora(values: AdapterValues) -> dict:
@@ -85,7 +83,10 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     try:
-        model = get_peft_model(base, adapter)
+        with warnings.catch_warnings():
+            # PEFT asks under a name that transformers 6 will not have, and of which transformers 5 warns.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = get_peft_model(base, adapter)
     except ValueError as error:
         key = "lora.target-modules" if adapter.peft_type == PeftType.LORA else "adapter.method"
         raise AdapterError(f"{key} does not fit this model: {str(error).splitlines()[0]}") from error
@@ -102,7 +103,8 @@ def adapter_layout(location: ModelLocation, values: AdapterValues) -> tuple[Mani
         manifest, settings = _find_layout(load_model_config(location), peft_config(values))
         return {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
 
-    found = found_once(location, asdict(values), find)
+    # The settings name where the model is, so a copy elsewhere has its own.
+    found = found_once(location, [location.reference, asdict(values)], find)
     shapes = tuple(tuple(shape) for shape in found["shapes"])
     return Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"])
 

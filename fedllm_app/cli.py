@@ -19,7 +19,7 @@ from fedllm_app.data.partition import PartitionError
 from fedllm_app.data.schemas import DataError
 from fedllm_app.data.shards import EmptyShard
 from fedllm_app.launch import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
-from fedllm_app.models import ModelNotFound
+from fedllm_app.models import ModelNotFound, prepare_bitsandbytes
 from fedllm_app.progress import Tail, progress_file
 from fedllm_app.run_directory import RunDirectory, read_result
 from fedllm_app.strategies.class_path import ClassPathError, NotImportable, check_class_path
@@ -80,10 +80,11 @@ def demo(parsed: argparse.Namespace, console: Console) -> int:
 
 def plan(parsed: argparse.Namespace, console: Console) -> int:
     """`fedllm plan`: what a run would cost; see `fedllm_app.plan`."""
+    flat = default_run_config(Path(parsed.app).resolve()) | read_overrides(parsed.run_config or [])
+    prepare_bitsandbytes(parse_run_config(flat).model.quantization)
     from fedllm_app.plan import make_plan, show_plan
 
-    app = Path(parsed.app).resolve()
-    show_plan(make_plan(default_run_config(app) | read_overrides(parsed.run_config or [])), console)
+    show_plan(make_plan(flat), console)
     return 0
 
 

@@ -126,10 +126,9 @@ def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple
     `site` is what the node's own configuration says of its data (`site_items`).
     """
     config = parse_run_config(dict(run_config))
-    if config.model.quantization == "none":
-        from fedllm_app.models import leave_out_bitsandbytes
+    from fedllm_app.models import prepare_bitsandbytes
 
-        leave_out_bitsandbytes()
+    prepare_bitsandbytes(config.model.quantization)
     from fedllm_app.data.site import at_site
     from fedllm_app.training.local_client import InstructionTuning, LocalClient, ValueAlignment
     from fedllm_app.training.resident import set_threads

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable
@@ -237,6 +238,22 @@ def _use_one_arithmetic(model: "PreTrainedModel") -> None:
 
 def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn.Module":
     return module
+
+
+def prepare_bitsandbytes(quantization: str) -> None:
+    """Import bitsandbytes, or keep PEFT from importing it: what `model.quantization` needs, before PEFT is imported."""
+    if quantization == "none":
+        leave_out_bitsandbytes()
+        return
+    # On some CPUs its import warns of a kernel to be installed, which is for the arithmetic that quantized models are
+    # kept from here (`_use_one_arithmetic`).
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        logger.setLevel(level)
 
 
 def leave_out_bitsandbytes() -> None:

@@ -149,7 +149,7 @@ def _skeleton(config: Config):
     base.requires_grad_(False)
     model = add_adapter(base, peft_config(adapter_values(config)))
     if config.train.gradient_checkpointing:
-        base.gradient_checkpointing_enable()
+        base.activation_checkpointing_enable()
     return model
 
 

