@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -335,7 +334,6 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
-    shutil.rmtree(target, ignore_errors=True)  # an interrupted conversion by an older version
     with atomic_path(target) as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
