@@ -277,14 +277,15 @@ def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argumen
         own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
         keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
         return {}, [
-            f"strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is \"\", because only a class path takes "
-            f"arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: {keys or 'none'}"
+            f"strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is \"\", because only a class path "
+            "takes arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: "
+            f"{keys or 'none'}"
         ]
     try:
         return parse_arguments(text), []
     except ClassPathError as error:
         return {}, [
-            f"strategy.arguments = {text!r}: {error}; accepted is name=value, separated by commas, with text in quotes: "
+            f"strategy.arguments = {text!r}: {error}; accepted is name=value, separated by commas, text in quotes: "
             "eta=0.01, name='x', flag=true"
         ]
 
@@ -293,14 +294,17 @@ def _known_keys() -> list[str]:
     keys = []
     for section, field in Config.model_fields.items():
         keys += [f"{section}.{_kebab(name)}" for name in field.annotation.model_fields if name != "hyper"]
-    return keys + [f"strategy.{name}.{hyper.name}" for name, spec in STRATEGIES.items() for hyper in spec.hyperparameters]
+    for strategy, spec in STRATEGIES.items():
+        keys += [f"strategy.{strategy}.{parameter.name}" for parameter in spec.hyperparameters]
+    return keys
 
 
 def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
     """A sentence for each key of one pydantic error: the key, the value received, what is accepted."""
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        keys = [f"{key}.{name}" for name in entry["input"]] if len(entry["loc"]) == 1 else [key]  # a section, or its key
+        section = len(entry["loc"]) == 1
+        keys = [f"{key}.{name}" for name in entry["input"]] if section else [key]
         return [_unknown(key.rstrip("."), known) for key in keys]
     if entry["type"] == "missing":
         return [f"{key}: missing; pyproject.toml sets a default for every key"]

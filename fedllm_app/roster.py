@@ -76,7 +76,8 @@ def describe_clients(
     """
     asked = {"clients": len(nodes), "pooled": pooled}
     requests = {
-        client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, **asked})})) for client, node in nodes.items()
+        client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, **asked})}))
+        for client, node in nodes.items()
     }
     held, problems = {}, []
     for client, answer in ask(grid, requests, DESCRIBE, timeout):

@@ -237,7 +237,7 @@ def test_nf4_on_a_cpu_refuses_rows_that_are_not_whole_blocks(tiny_model):
 
 
 def test_context_length(tiny_model, tmp_path, monkeypatch):
-    """Under whatever name the architecture keeps it; Bloom's positions have no bound. Asked again, nothing is loaded."""
+    """Under whatever name the architecture keeps it; Bloom's have no bound. Asked again, nothing is loaded."""
     from transformers import BloomConfig, GPT2Config
 
     GPT2Config(n_positions=32).save_pretrained(tmp_path / "gpt2")

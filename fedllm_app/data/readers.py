@@ -125,7 +125,7 @@ def _read(path: Path) -> Located:
 
 
 def arrow_batches(path: Path) -> Iterator[Any]:
-    """Record batches of at most `BATCH` rows of an Arrow file, or of a stream such as `datasets.save_to_disk` writes."""
+    """Record batches of at most `BATCH` rows: of an Arrow file, or of a stream, as `datasets.save_to_disk` writes."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:

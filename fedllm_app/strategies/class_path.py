@@ -84,8 +84,8 @@ def _class_and_arguments(
     missing = sorted(required - set(arguments))
     if missing:
         raise ClassPathError(
-            f"{path} cannot be constructed without {', '.join(missing)}. Give them in strategy.arguments, or subclass it "
-            "with defaults and name the subclass."
+            f"{path} cannot be constructed without {', '.join(missing)}. Give them in strategy.arguments, or subclass "
+            "it with defaults and name the subclass."
         )
     return strategy_class, arguments
 

@@ -82,8 +82,8 @@ def write_as(kind, folder):
 
 
 KINDS = [
-    "jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "arrow", "arrow-stream", "saved", "saved-shard", "saved-splits",
-    "folder",
+    "jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "arrow", "arrow-stream", "saved", "saved-shard",
+    "saved-splits", "folder",
 ]  # fmt: skip
 
 

@@ -87,7 +87,9 @@ def padded_with_end(tiny_model, tmp_path) -> str:
     """The tiny model with a tokenizer that has no padding token, as GPT-2's and Llama's, so the end token pads."""
     shutil.copytree(tiny_model, tmp_path / "model")
     file = tmp_path / "model" / "tokenizer_config.json"
-    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "pad_token"}))
+    settings = json.loads(file.read_text())
+    del settings["pad_token"]
+    file.write_text(json.dumps(settings))
     return str(tmp_path / "model")
 
 
@@ -95,15 +97,16 @@ def padded_with_end(tiny_model, tmp_path) -> str:
 def test_the_end_token_is_learnt_where_it_is_the_padding_too(
     task, make_client, assign, padded_with_end, topics, tmp_path, monkeypatch
 ):
-    """What reaches the head in training and in evaluation, batch by batch: every row is an example of the client, padded,
-    in TRL's batches with the end token; labelled are its completion and the end token that closes it, and nothing else.
+    """What reaches the head in training and in evaluation: every row is an example of the client, padded, in TRL's
+    batches with the end token; labelled are its completion and the end token that closes it, and nothing else.
     """
     if task == "dpo":
         pairs = [{"prompt": str(n), "chosen": "x" * n, "rejected": "y" * (n % 7 + 1)} for n in range(1, 41)]
         (tmp_path / "topics.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     client = make_client(
-        model__name=padded_with_end, data__name=topics, data__template="tokenizer", train__task=task, train__batch_size=5
-    )
+        model__name=padded_with_end, data__name=topics, data__template="tokenizer",
+        train__task=task, train__batch_size=5,
+    )  # fmt: skip
     tokenizer = resident(client.model).tokenizer
     end = tokenizer.eos_token_id
     assert tokenizer.pad_token_id == end
