@@ -3,11 +3,9 @@
 Adding a method is one line of `METHODS`, and the start of its parameters.
 """
 
-import hashlib
-import importlib.metadata
-import json
 import math
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedllm_app.adapters import ENCODER, PROMPT, AdapterError, AdapterSettings, AdapterView, Manifest, manifest_of
-from fedllm_app.models import ModelLocation, load_model_config
-from fedllm_app.paths import home, write_text
+from fedllm_app.models import ModelLocation, found_once, load_model_config
 
 if TYPE_CHECKING:
     import peft
@@ -27,10 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterValues:
-    """What determines an adapter beside the model; a method reads its own values only.
-
-    `base` is the model's name, recorded for whoever loads the finished adapter.
-    """
+    """What determines an adapter beside the model; a method reads its own values only."""
 
     r: int
     alpha: int
@@ -41,7 +35,6 @@ class AdapterValues:
     method: str = "lora"
     virtual_tokens: int = 16
     encoder_hidden_size: int = 128
-    base: str = ""
 
 
 # LoRA (Hu et al. 2021), rank-stabilised (Kalajdzievski 2023), weight-decomposed (Liu et al. 2024); (IA)³ (Liu et al.
@@ -65,7 +58,8 @@ def peft_config(values: AdapterValues) -> "peft.PeftConfig":
 def _config(name: str, values: AdapterValues, **options) -> "peft.PeftConfig":
     import peft
 
-    return getattr(peft, name)(task_type="CAUSAL_LM", base_model_name_or_path=values.base, **options)
+    # The base's name is left to PEFT, which records where the model was loaded from, and warns if it said otherwise.
+    return getattr(peft, name)(task_type="CAUSAL_LM", **options)
 
 
 def _lora(values: AdapterValues) -> dict:
@@ -89,7 +83,10 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     try:
-        model = get_peft_model(base, adapter)
+        with warnings.catch_warnings():
+            # PEFT asks under a name that transformers 6 will not have, and of which transformers 5 warns.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = get_peft_model(base, adapter)
     except ValueError as error:
         key = "lora.target-modules" if adapter.peft_type == PeftType.LORA else "adapter.method"
         raise AdapterError(f"{key} does not fit this model: {str(error).splitlines()[0]}") from error
@@ -100,26 +97,16 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
 
 
 def adapter_layout(location: ModelLocation, values: AdapterValues) -> tuple[Manifest, AdapterSettings]:
-    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights.
+    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights."""
 
-    Finding it takes PEFT and transformers, whose import is a good part of a run's start. For a model in a local
-    directory it is therefore found once, and kept under a key of all that it depends on.
-    """
-    config = Path(location.reference) / "config.json"
-    cache = None
-    if config.is_file():
-        versions = [importlib.metadata.version(name) for name in ("peft", "transformers")]
-        key = json.dumps([config.read_text(encoding="utf-8"), asdict(values), versions])
-        cache = home() / "layouts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        if cache.is_file():
-            kept = json.loads(cache.read_text(encoding="utf-8"))
-            shapes = tuple(tuple(shape) for shape in kept["shapes"])
-            return Manifest(tuple(kept["names"]), shapes), AdapterSettings(kept["settings"])
-    manifest, settings = _find_layout(load_model_config(location), peft_config(values))
-    if cache is not None:
-        kept = {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
-        write_text(cache, json.dumps(kept))
-    return manifest, settings
+    def find() -> dict:
+        manifest, settings = _find_layout(load_model_config(location), peft_config(values))
+        return {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
+
+    # The settings name where the model is, so a copy elsewhere has its own.
+    found = found_once(location, [location.reference, asdict(values)], find)
+    shapes = tuple(tuple(shape) for shape in found["shapes"])
+    return Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"])
 
 
 def _find_layout(model_config: "PretrainedConfig", adapter: "peft.PeftConfig") -> tuple[Manifest, AdapterSettings]:

@@ -19,13 +19,17 @@ from fedllm_app.data.partition import PartitionError
 from fedllm_app.data.schemas import DataError
 from fedllm_app.data.shards import EmptyShard
 from fedllm_app.launch import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
-from fedllm_app.models import ModelNotFound
+from fedllm_app.models import ModelNotFound, prepare_bitsandbytes
 from fedllm_app.progress import Tail, progress_file
 from fedllm_app.run_directory import RunDirectory, read_result
+from fedllm_app.strategies.class_path import ClassPathError, NotImportable, check_class_path
 from fedllm_app.watch import Watch, summary
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
 _ASK_FLOWER_EVERY = 20.0  # seconds of silence after which Flower is asked whether the run is alive
+_REFUSALS = (
+    AdapterError, ClassPathError, ConfigError, DataError, EmptyShard, LaunchError, ModelNotFound, PartitionError
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return parsed.command(parsed, console)
-    except (ConfigError, LaunchError, DataError, PartitionError, EmptyShard, ModelNotFound, AdapterError) as error:
+    except _REFUSALS as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 2
     except KeyboardInterrupt:
@@ -76,10 +80,11 @@ def demo(parsed: argparse.Namespace, console: Console) -> int:
 
 def plan(parsed: argparse.Namespace, console: Console) -> int:
     """`fedllm plan`: what a run would cost; see `fedllm_app.plan`."""
+    flat = default_run_config(Path(parsed.app).resolve()) | read_overrides(parsed.run_config or [])
+    prepare_bitsandbytes(parse_run_config(flat).model.quantization)
     from fedllm_app.plan import make_plan, show_plan
 
-    app = Path(parsed.app).resolve()
-    show_plan(make_plan(default_run_config(app) | read_overrides(parsed.run_config or [])), console)
+    show_plan(make_plan(flat), console)
     return 0
 
 
@@ -105,6 +110,11 @@ def run_to_end(
     directory = Path(config.run.directory)
     if (directory / "journal.jsonl").exists():
         raise LaunchError(f"run.directory = {str(directory)!r} holds another run; name a new directory")
+    if "." in config.strategy.name:
+        try:
+            check_class_path(config.strategy.name, config.strategy.hyper)
+        except NotImportable:
+            pass  # it need not be installed here, only where the ServerApp runs, which refuses it if it is not
     log_file = directory / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"

@@ -61,7 +61,7 @@ def describe(message: Message, context: Context) -> Message:
     """Load model and shard, and say what the client holds."""
     asked = message.content[CONFIG]
     with _without_garbage_collection():
-        held = _local_client(context, asked["clients"]).describe(asked["client"])
+        held = _local_client(context, asked["clients"]).describe(asked["client"], asked.get("pooled", False))
     held |= {"versions": package_versions()}
     return Message(RecordDict({CONFIG: ConfigRecord(held)}), reply_to=message)
 
@@ -126,10 +126,9 @@ def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple
     `site` is what the node's own configuration says of its data (`site_items`).
     """
     config = parse_run_config(dict(run_config))
-    if config.model.quantization == "none":
-        from fedllm_app.models import leave_out_bitsandbytes
+    from fedllm_app.models import prepare_bitsandbytes
 
-        leave_out_bitsandbytes()
+    prepare_bitsandbytes(config.model.quantization)
     from fedllm_app.data.site import at_site
     from fedllm_app.training.local_client import InstructionTuning, LocalClient, ValueAlignment
     from fedllm_app.training.resident import set_threads

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedllm_app.data.partition import LABELLED
 from fedllm_app.data.sources import BUILT_IN, set_names
+from fedllm_app.strategies.class_path import Argument, ClassPathError, parse_arguments
 from fedllm_app.strategies.registry import (
     STRATEGIES,
     UnknownStrategyError,
@@ -145,6 +146,11 @@ class AdapterConfig(_Section):
     encoder_hidden_size: Positive
     start: str
 
+    @property
+    def positions(self) -> int:
+        """What the adapter takes of the model's positions: those of its virtual tokens, prefixes in the cache too."""
+        return self.virtual_tokens if self.method in PROMPT_METHODS else 0
+
 
 class DpoConfig(_Section):
     """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type."""
@@ -164,10 +170,14 @@ class EvaluateConfig(_Section):
 
 
 class StrategyConfig(_Section):
-    """The aggregation strategy by name and the hyper-parameters of that strategy alone."""
+    """The aggregation strategy by name and the hyper-parameters of that strategy alone.
+
+    Those of a name come from keys of their own, those of a class path from `arguments`.
+    """
 
     name: str
-    hyper: dict[str, int | float]
+    arguments: str
+    hyper: dict[str, Argument]
 
 
 class Config(_Section):
@@ -193,11 +203,16 @@ def parse_run_config(flat: FlatConfig) -> Config:
     strategy = sections.setdefault("strategy", {})
     problems += _strategy_problems(strategy.get("name"), hyper)
     strategy["hyper"] = hyper.get(str(strategy.get("name")), {})
+    arguments, wrong = _class_path_arguments(strategy.get("name"), strategy.get("arguments"))
+    strategy["hyper"] |= arguments
+    problems += wrong
     try:
         config = Config.model_validate(sections)
     except ValidationError as error:
         # The registry has checked the hyper-parameters, and says what each accepts.
-        problems.extend(_explain(entry, known) for entry in error.errors() if entry["loc"][:2] != ("strategy", "hyper"))
+        for entry in error.errors():
+            if entry["loc"][:2] != ("strategy", "hyper"):
+                problems += _explain(entry, known)
         raise ConfigError(problems) from None
     config = _with_a_client_a_set(config)
     problems = problems or _contradictions(config)
@@ -254,23 +269,52 @@ def _strategy_problems(name: object, hyper: Mapping[str, Mapping[str, Any]]) -> 
     return problems
 
 
+def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argument], list[str]]:
+    """What `strategy.arguments` gives a class path, and what is wrong with it; a name of the table takes none."""
+    if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
+        return {}, []
+    if "." not in name:
+        own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
+        keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
+        return {}, [
+            f"strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is \"\", because only a class path "
+            "takes arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: "
+            f"{keys or 'none'}"
+        ]
+    try:
+        return parse_arguments(text), []
+    except ClassPathError as error:
+        return {}, [
+            f"strategy.arguments = {text!r}: {error}; accepted is name=value, separated by commas, text in quotes: "
+            "eta=0.01, name='x', flag=true"
+        ]
+
+
 def _known_keys() -> list[str]:
     keys = []
     for section, field in Config.model_fields.items():
         keys += [f"{section}.{_kebab(name)}" for name in field.annotation.model_fields if name != "hyper"]
+    for strategy, spec in STRATEGIES.items():
+        keys += [f"strategy.{strategy}.{parameter.name}" for parameter in spec.hyperparameters]
     return keys
 
 
-def _explain(entry: Mapping[str, Any], known: list[str]) -> str:
-    """One sentence for one pydantic error: the key, the value received, what is accepted."""
-    key = ".".join(str(part) for part in entry["loc"]).rstrip(".")
+def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
+    """A sentence for each key of one pydantic error: the key, the value received, what is accepted."""
+    key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, known, n=1)
-        return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
+        section = len(entry["loc"]) == 1
+        keys = [f"{key}.{name}" for name in entry["input"]] if section else [key]
+        return [_unknown(key.rstrip("."), known) for key in keys]
     if entry["type"] == "missing":
-        return f"{key}: missing; pyproject.toml sets a default for every key"
+        return [f"{key}: missing; pyproject.toml sets a default for every key"]
     accepted = entry["msg"].removeprefix("Input should be ")
-    return f"{key} = {entry['input']!r}: accepted is {accepted}"
+    return [f"{key} = {entry['input']!r}: accepted is {accepted}"]
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
 
 
 def _with_a_client_a_set(config: Config) -> Config:

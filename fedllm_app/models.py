@@ -4,16 +4,19 @@ The base never travels and never changes; the server reads its configuration onl
 """
 
 import functools
+import hashlib
 import importlib.metadata
-import shutil
+import json
+import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from fedllm_app.paths import atomic_path, home
+from fedllm_app.paths import atomic_path, home, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +104,35 @@ def load_model_config(location: ModelLocation) -> "PretrainedConfig":
     from transformers import AutoConfig
 
     return _found(AutoConfig, location)
+
+
+def found_once(location: ModelLocation, what: object, find: Callable[[], dict]) -> dict:
+    """What `find()` learns from the model's configuration, as JSON: kept for a model in a local directory.
+
+    Finding it takes transformers and PEFT, whose import is a good part of a run's start. `what` names all else that the
+    answer depends on.
+    """
+    config = Path(location.reference) / "config.json"
+    if not config.is_file():
+        return find()
+    versions = [importlib.metadata.version(name) for name in ("peft", "transformers")]
+    key = json.dumps([config.read_text(encoding="utf-8"), what, versions])
+    kept = home() / "layouts" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    found = find()
+    write_text(kept, json.dumps(found))
+    return found
+
+
+def context_length(location: ModelLocation) -> int | None:
+    """How many positions the model has; None for one whose configuration sets no bound."""
+
+    def find() -> dict:
+        text = load_model_config(location).get_text_config()
+        return {"context": getattr(text, "max_position_embeddings", None)}
+
+    return found_once(location, "context", find)["context"]
 
 
 def load_tokenizer(location: ModelLocation) -> "PreTrainedTokenizerBase":
@@ -207,6 +239,22 @@ def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn
     return module
 
 
+def prepare_bitsandbytes(quantization: str) -> None:
+    """Import bitsandbytes, or keep PEFT from importing it: what `model.quantization` needs, before PEFT is imported."""
+    if quantization == "none":
+        leave_out_bitsandbytes()
+        return
+    # On some CPUs its import warns of a kernel to be installed, which is for the arithmetic that quantized models are
+    # kept from here (`_use_one_arithmetic`).
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        logger.setLevel(level)
+
+
 def leave_out_bitsandbytes() -> None:
     """Keep PEFT from importing bitsandbytes, for a process that will not quantize; no effect once PEFT is imported.
 
@@ -286,7 +334,6 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
-    shutil.rmtree(target, ignore_errors=True)  # an interrupted conversion by an older version
     with atomic_path(target) as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)

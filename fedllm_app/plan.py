@@ -21,7 +21,7 @@ from fedllm_app.sampling import choose_clients
 from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.training.footprint import TrainingMemory, process_bytes, training_memory
-from fedllm_app.values import adapter_values, model_values
+from fedllm_app.values import adapter_values, check_context, model_values
 
 _SHOWN = 10  # clients listed one by one
 
@@ -78,6 +78,7 @@ def make_plan(flat: FlatConfig) -> Plan:
     number = config.clients.number
     if not number:
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
+    check_context(config, locate_model(config.model.name, config.model.trust_remote_code))
     client = build_local_client(0, tuple(sorted(flat.items())), number)
     process = process_bytes()
     holdings = [_holding(client.shards(k)) for k in range(number)]
@@ -148,7 +149,7 @@ def _skeleton(config: Config):
     base.requires_grad_(False)
     model = add_adapter(base, peft_config(adapter_values(config)))
     if config.train.gradient_checkpointing:
-        base.gradient_checkpointing_enable()
+        base.activation_checkpointing_enable()
     return model
 
 

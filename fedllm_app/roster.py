@@ -66,13 +66,17 @@ def assign_clients(nodes: list[Node], clients: int) -> dict[int, int]:
     return {client: nodes[client % len(nodes)].node_id for client in range(number)}
 
 
-def describe_clients(grid: Grid, nodes: dict[int, int], manifest: str, timeout: float) -> dict[int, dict]:
+def describe_clients(
+    grid: Grid, nodes: dict[int, int], manifest: str, timeout: float, pooled: bool = False
+) -> dict[int, dict]:
     """What every client holds, by client: its name, examples, dropped rows, tokens, memory.
 
-    Raises `RosterError` naming each client that cannot take part and why, before the first round.
+    Raises `RosterError` naming each client that cannot take part and why, before the first round. Where rows are to be
+    `pooled`, that is also one whose rows no other has.
     """
+    asked = {"clients": len(nodes), "pooled": pooled}
     requests = {
-        client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, "clients": len(nodes)})}))
+        client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, **asked})}))
         for client, node in nodes.items()
     }
     held, problems = {}, []

@@ -19,9 +19,10 @@ from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.rounds import Rounds, Schedule, Totals
 from fedllm_app.run_directory import PromptRecord, RunDirectory, adapter_directory
+from fedllm_app.strategies.centralized import Centralized
 from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
-from fedllm_app.values import adapter_values, model_values
+from fedllm_app.values import adapter_values, check_context, model_values
 
 app = ServerApp()
 
@@ -50,6 +51,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(clients))
     location = locate_model(config.model.name, config.model.trust_remote_code)
+    check_context(config, location)
     values = adapter_values(config)
     manifest, adapter = adapter_layout(location, values)
     if config.adapter.start:
@@ -58,7 +60,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         initial = initial_adapter(manifest, adapter, values, run.seed, lambda: load_model(model_values(config)))
     # DPO's reference policy is the model that the run starts from; a new adapter leaves the base as it is.
     reference = initial if config.adapter.start and config.train.task == "dpo" else None
-    held = describe_clients(grid, clients, manifest.hash, run.round_timeout)
+    held = describe_clients(grid, clients, manifest.hash, run.round_timeout, isinstance(strategy, Centralized))
     report_holdings(held, directory)
     ready = time.time()
     rounds = Rounds(

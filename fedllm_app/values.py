@@ -4,8 +4,8 @@ Flower loads this module in processes that never train, so what imports torch is
 """
 
 from fedllm_app.adapter_methods import AdapterValues
-from fedllm_app.config import Config
-from fedllm_app.models import ModelValues, choose_attention
+from fedllm_app.config import Config, ConfigError
+from fedllm_app.models import ModelLocation, ModelValues, choose_attention, context_length
 
 
 def model_values(config: Config) -> ModelValues:
@@ -21,6 +21,20 @@ def model_values(config: Config) -> ModelValues:
     )
 
 
+def check_context(config: Config, location: ModelLocation) -> None:
+    """Refuse rows that are longer than the model has positions. `ConfigError` with the largest that is accepted."""
+    length, virtual, context = config.train.max_length, config.adapter.positions, context_length(location)
+    if context is None or length + virtual <= context:
+        return
+    given, together = f"train.max-length = {length}", ""
+    if virtual:
+        given, together = f"{given} and adapter.virtual-tokens = {virtual}", " together"
+    raise ConfigError([
+        f"{given}: accepted is at most {context}{together}, the positions of model.name = {config.model.name!r} "
+        "(max_position_embeddings)"
+    ])  # fmt: skip
+
+
 def adapter_values(config: Config) -> AdapterValues:
     """What determines the adapter beside the model."""
     lora, adapter = config.lora, config.adapter
@@ -34,7 +48,6 @@ def adapter_values(config: Config) -> AdapterValues:
         method=adapter.method,
         virtual_tokens=adapter.virtual_tokens,
         encoder_hidden_size=adapter.encoder_hidden_size,
-        base=config.model.name,
     )
 
 

@@ -1,6 +1,7 @@
 """Adapters: a packed vector with a manifest, the parameters of a PEFT model, a PEFT directory."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -230,8 +231,16 @@ def test_layout_is_kept(tiny_model, monkeypatch):
     monkeypatch.setattr(adapter_methods, "_find_layout", fail)
     assert adapter_layout(location, values) == found
     others = {"r": 5, "alpha": 9, "dropout": 0.1, "targets": "all-linear", "rslora": True, "dora": True, "method": "ia3",
-              "virtual_tokens": 3, "encoder_hidden_size": 4, "base": "other"}  # fmt: skip
+              "virtual_tokens": 3, "encoder_hidden_size": 4}  # fmt: skip
     assert set(others) == {field.name for field in dataclasses.fields(values)}
     for name, other in others.items():
         with pytest.raises(AssertionError, match="found again"):
             adapter_layout(location, dataclasses.replace(values, **{name: other}))
+
+
+def test_settings_name_where_the_model_is(tiny_model, tmp_path):
+    """Of a copy elsewhere with the same configuration: the copy."""
+    shutil.copytree(tiny_model, tmp_path / "copy")
+    for path in (tiny_model, tmp_path / "copy"):
+        _, settings = adapter_layout(locate_model(str(path)), AdapterValues(4, 8, 0.0, "all-linear"))
+        assert settings.peft_config().base_model_name_or_path == str(path)

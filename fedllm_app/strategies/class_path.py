@@ -2,9 +2,13 @@
 
 import importlib
 import inspect
+import math
+import tomllib
 from collections.abc import Mapping
 
 from flwr.serverapp.strategy import Strategy
+
+Argument = bool | int | float | str
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -13,7 +17,37 @@ class ClassPathError(ValueError):
     """A class path that leads to no strategy that can be constructed."""
 
 
-def build_from_class_path(path: str, hyper: Mapping[str, float | int], num_clients: int) -> Strategy:
+class NotImportable(ClassPathError):
+    """The module of a class path cannot be imported here; where the ServerApp runs it may be."""
+
+
+def parse_arguments(text: str) -> dict[str, Argument]:
+    """Read "eta=0.01, name='x', flag=true": the inside of a TOML inline table, so text may hold commas and spaces.
+
+    Raises
+    ------
+    ClassPathError
+        The text is anything else, or a value is not text, a bool or a finite number.
+    """
+    try:
+        parsed = tomllib.loads(f"arguments = {{{text}}}")
+    except tomllib.TOMLDecodeError as error:
+        raise ClassPathError(f"not to be read ({error})") from error
+    arguments = parsed.pop("arguments")
+    if parsed:  # a brace and a new line in the text
+        raise ClassPathError(f"not to be read (what is {', '.join(parsed)}?)")
+    for name, value in arguments.items():
+        if not isinstance(value, Argument) or (isinstance(value, float) and not math.isfinite(value)):
+            raise ClassPathError(f"the value of {name} is no text, true, false or finite number")
+    return arguments
+
+
+def check_class_path(path: str, hyper: Mapping[str, Argument]) -> None:
+    """Raise what `build_from_class_path` raises of the path and the names of the arguments, constructing nothing."""
+    _class_and_arguments(path, hyper, num_clients=1)
+
+
+def build_from_class_path(path: str, hyper: Mapping[str, Argument], num_clients: int) -> Strategy:
     """Construct the strategy "package.module.Class".
 
     It is told to take every client that it is shown, and the number of all clients, as far as its constructor
@@ -25,6 +59,16 @@ def build_from_class_path(path: str, hyper: Mapping[str, float | int], num_clien
     ClassPathError
         The path cannot be imported, is no concrete Strategy, or its constructor needs or refuses an argument.
     """
+    strategy_class, arguments = _class_and_arguments(path, hyper, num_clients)
+    try:
+        return strategy_class(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ClassPathError(f"{path} refuses its arguments {arguments}: {error}") from error
+
+
+def _class_and_arguments(
+    path: str, hyper: Mapping[str, Argument], num_clients: int
+) -> tuple[type[Strategy], dict[str, Argument]]:
     strategy_class = _import_strategy(path)
     accepted, required = _parameters(strategy_class)
     given = {name.replace("-", "_"): value for name, value in hyper.items()}
@@ -40,21 +84,20 @@ def build_from_class_path(path: str, hyper: Mapping[str, float | int], num_clien
     missing = sorted(required - set(arguments))
     if missing:
         raise ClassPathError(
-            f"{path} cannot be constructed without {', '.join(missing)}. "
-            "Subclass it with defaults, and name the subclass."
+            f"{path} cannot be constructed without {', '.join(missing)}. Give them in strategy.arguments, or subclass "
+            "it with defaults and name the subclass."
         )
-    try:
-        return strategy_class(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ClassPathError(f"{path} refuses its arguments {arguments}: {error}") from error
+    return strategy_class, arguments
 
 
 def _import_strategy(path: str) -> type[Strategy]:
     module_name, _, class_name = path.rpartition(".")
     try:
         strategy_class = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ClassPathError(f"The strategy {path} cannot be imported: {error}.") from error
+    except ImportError as error:
+        raise NotImportable(f"The strategy {path} cannot be imported: {error}.") from error
     if not (inspect.isclass(strategy_class) and issubclass(strategy_class, Strategy)):
         raise ClassPathError(f"{path} is no subclass of flwr.serverapp.strategy.Strategy.")
     if inspect.isabstract(strategy_class):

@@ -158,8 +158,13 @@ class LocalClient:
         self.shards = lru_cache(maxsize=16)(self._shards)
         self.pooled_shards = lru_cache(maxsize=1)(self._pooled_shards)
 
-    def describe(self, client: int) -> dict[str, Any]:
-        """What the client holds: name, schema, examples, dropped rows, tokens; and the layout of its adapter."""
+    def describe(self, client: int, pooled: bool = False) -> dict[str, Any]:
+        """What the client holds: name, schema, examples, dropped rows, tokens; and the layout of its adapter.
+
+        `pooled` asks whether its rows are among those that a run can train on as if one client owned them all.
+        """
+        if pooled:
+            self._check_pooling()
         held = self.shards(client)
         return {
             "name": held.label,
@@ -264,14 +269,17 @@ class LocalClient:
 
     def _pooled_shards(self) -> ClientShards:
         """The rows of all clients, as if one owned them."""
+        self._check_pooling()
+        held = [self.shards(client) for client in range(self.selection.clients)]
+        parts = {part: join([getattr(one, part) for one in held]) for part in ("train", "held_out")}
+        return ClientShards("pooled", held[0].schema, " ".join(one.key for one in held), **parts)
+
+    def _check_pooling(self) -> None:
         if self.selection.whole:
             raise SiteDataNotPooled(
                 "strategy.name = 'centralized' trains one client on everybody's rows, and this site has its own "
                 "(node-config data-path), which no other has: choose another strategy"
             )
-        held = [self.shards(client) for client in range(self.selection.clients)]
-        parts = {part: join([getattr(one, part) for one in held]) for part in ("train", "held_out")}
-        return ClientShards("pooled", held[0].schema, " ".join(one.key for one in held), **parts)
 
     def _key(self, data: ClientData) -> list:
         how = self.tokenization

@@ -6,10 +6,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedllm_app.data.examples import Example, PreferencePair
-from fedllm_app.data.readers import BATCH, AmbiguousSplit, UnreadableFile
+from fedllm_app.data.readers import BATCH, AmbiguousSplit, UnreadableFile, arrow_batches, read_files
 from fedllm_app.data.schemas import Columns, UnknownColumn, UnknownSchema, recognise
 from fedllm_app.data.sources import (
     NAMED_SETS,
@@ -59,6 +60,15 @@ def write_as(kind, folder):
         path.write_text("\ufeff" + "".join(mark.join(map(str, line)) + "\n" for line in lines))
     elif kind == "parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif kind in ("arrow", "arrow-stream"):
+        path = folder / f"{kind}.arrow"
+        table = pa.Table.from_pylist(ROWS)
+        with (pa.ipc.new_file if kind == "arrow" else pa.ipc.new_stream)(str(path), table.schema) as writer:
+            writer.write_table(table.slice(0, 2))
+            writer.write_table(table.slice(2))
+    elif kind == "saved-shard":
+        datasets.Dataset.from_list(ROWS).save_to_disk(folder / "saved")
+        path = folder / "saved" / "data-00000-of-00001.arrow"
     elif kind == "saved":
         datasets.Dataset.from_list(ROWS).save_to_disk(path)
     elif kind == "saved-splits":
@@ -71,7 +81,10 @@ def write_as(kind, folder):
     return path
 
 
-KINDS = ["jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "saved", "saved-splits", "folder"]
+KINDS = [
+    "jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "arrow", "arrow-stream", "saved", "saved-shard",
+    "saved-splits", "folder",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,15 +140,64 @@ def test_bad_csv_rows(tmp_path, cache):
     assert "broken CSV" in reasons["rows.csv line 6"]
 
 
-def test_broken_utf8_in_parquet_spoils_one_row(tmp_path, cache):
+@pytest.mark.parametrize("kind", ["arrow", "arrow-stream"])
+def test_a_truncated_arrow_file_is_named(kind, tmp_path, cache):
+    """Cut where its last rows are."""
+    path = write_as(kind, tmp_path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
+    with pytest.raises(UnreadableFile, match=f"{kind}.arrow cannot be read"):
+        open_source(str(path), task="sft", cache_dir=cache)
+
+
+def test_damage_inside_an_arrow_file_is_named(tmp_path, cache):
+    """Text whose second value ends before it begins: an Arrow file can be read without a complaint to rows that are not
+    there."""
+    import pyarrow as pa
+
+    offsets, text = np.array([0, 2, 1, 3], np.int32), b"abc"
+    column = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(text))
+    table = pa.table({"prompt": ["x", "y", "z"], "completion": column})
+    with pa.ipc.new_stream(str(tmp_path / "rows.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(UnreadableFile, match="rows.arrow cannot be read: .*offset"):
+        open_source(str(tmp_path / "rows.arrow"), task="sft", cache_dir=cache)
+
+
+def test_a_folder_of_arrow_files(tmp_path, cache):
+    """What datasets computed from the rows and left beside them is not read again."""
+    (tmp_path / "rows").mkdir()
+    for name in ("x-train-00000-of-00001.arrow", "cache-0123456789abcdef.arrow"):
+        write_as("arrow", tmp_path).rename(tmp_path / "rows" / name)
+    assert len(open_source(str(tmp_path / "rows"), task="sft", cache_dir=cache)) == 5
+
+
+def test_large_arrow_batches_are_read_in_pieces(tmp_path):
+    """One batch of 2 BATCH + 1 rows: no more than BATCH become Python objects at a time."""
+    import pyarrow as pa
+
+    table = pa.table({"prompt": [str(n) for n in range(2 * BATCH + 1)]})
+    with pa.ipc.new_file(str(tmp_path / "rows.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    assert [len(batch) for batch in arrow_batches(tmp_path / "rows.arrow")] == [BATCH, BATCH, 1]
+    where, row = list(read_files([tmp_path / "rows.arrow"]))[-1]
+    assert (where, row) == (f"rows.arrow row {2 * BATCH + 1}", {"prompt": str(2 * BATCH)})
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_broken_utf8_in_tables_spoils_one_row(kind, tmp_path, cache):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     answers = pa.array([b"a", b"\xff", b"c"]).cast(pa.string(), safe=False)
-    pq.write_table(pa.table({"prompt": ["x", "y", "z"], "completion": answers}), tmp_path / "rows.parquet")
-    source = open_source(str(tmp_path / "rows.parquet"), task="sft", cache_dir=cache, max_bad_share=0.5)
+    table, path = pa.table({"prompt": ["x", "y", "z"], "completion": answers}), tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(str(path), table.schema) as writer:
+            writer.write_table(table)
+    source = open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.5)
     assert [example.completion for example in source.examples(range(2))] == ["a", "c"]
-    assert "broken UTF-8" in dict(source.bad.first)["rows.parquet row 2"]
+    assert "broken UTF-8" in dict(source.bad.first)[f"rows.{kind} row 2"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +206,9 @@ def test_broken_utf8_in_parquet_spoils_one_row(tmp_path, cache):
         ("a.json", b'[{"prompt": "a"},\n oops]', "broken JSON"),
         ("a.json", b'[{"prompt":\n"\xff"}]', "broken UTF-8 in line 2"),
         ("a.parquet", b"not parquet", "cannot be read"),
+        ("a.arrow", b"", "cannot be read"),
+        ("a.arrow", b"not arrow", "cannot be read"),
+        ("a.arrow", b"ARROW1\0\0not arrow", "cannot be read"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         ("a.csv", b"x,x\n1,2\n", "must name every column once"),
         ("a.xlsx", b"", "no ending that says how to read it"),

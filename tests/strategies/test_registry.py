@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.serverapp import strategy as flower
 
-from fedllm_app.strategies.class_path import ClassPathError
+from fedllm_app.strategies.class_path import ClassPathError, NotImportable, check_class_path
 from fedllm_app.strategies.registry import (
     STRATEGIES,
     Hyperparameter,
@@ -140,6 +140,18 @@ def test_class_path_takes_hyperparameters_and_the_number_of_clients():
         build_strategy(path, {"rate": 0.5}, num_clients=9)
 
 
+def test_a_class_path_is_checked_without_constructing():
+    """Of Picky, whose constructor raises, the class and its arguments are right. A needed argument can be given."""
+    check_class_path(f"{HERE}.Picky", {})
+    with pytest.raises(ClassPathError, match="takes no argument rate; it takes "):
+        check_class_path(f"{HERE}.WithHyperparameters", {"rate": 0.5})
+    needed = {"client_learning_rate": 0.1}
+    check_class_path("flwr.serverapp.strategy.QFedAvg", needed)
+    assert build_strategy("flwr.serverapp.strategy.QFedAvg", needed, 3).client_learning_rate == 0.1
+    with pytest.raises(NotImportable):
+        check_class_path("no_such_package.Class", {})
+
+
 @pytest.mark.parametrize("path, complaint", [
     ("no_such_package.Class", "cannot be imported"),
     ("flwr.serverapp.strategy.NoSuchClass", "cannot be imported"),
@@ -150,6 +162,7 @@ def test_class_path_takes_hyperparameters_and_the_number_of_clients():
     ("flwr.serverapp.strategy.Strategy", "does not define aggregate_evaluate"),
     ("flwr.serverapp.strategy.QFedAvg", "without client_learning_rate"),
     (f"{HERE}.Picky", "not today"),
+    (".nowhere.FedAvg", "cannot be imported"),
 ])
 def test_bad_class_path(path, complaint):
     with pytest.raises(ClassPathError, match=complaint):

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_app.adapter_methods import METHODS, AdapterValues, adapter_layout, initial_adapter
+from fedllm_app.adapter_methods import (
+    METHODS,
+    AdapterValues,
+    adapter_layout,
+    add_adapter,
+    initial_adapter,
+    peft_config,
+)
 from fedllm_app.adapters import AdapterError, load_peft_directory, save_peft_directory
 from fedllm_app.config import AdapterConfig, parse_run_config
 from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
@@ -212,3 +219,19 @@ def test_a_model_without_known_modules_for_ia3(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(AdapterError, match=r"adapter\.method does not fit this model"):
         adapter_layout(locate_model(str(tmp_path)), AdapterValues(4, 8, 0.0, "all-linear", method="ia3"))
+
+
+@each_variant
+def test_virtual_tokens_take_positions(variant, run_config):
+    """Of a model with 16 learnt positions, which has no 17th: a prompt method's 5 virtual tokens leave 11 to a row,
+    though prefixes lie in the attention cache."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in VARIANTS[variant].items()}
+    config = parse_run_config(run_config | overrides)
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+    model = add_adapter(base, peft_config(adapter_values(config)))
+    row = torch.arange(16 - config.adapter.positions)[None]
+    model(input_ids=row)
+    with pytest.raises(IndexError):
+        model(input_ids=torch.cat([row, row[:, :1]], dim=1))

@@ -1,13 +1,16 @@
 """What a local client holds of its data, and what it leaves on disk."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from fedllm_app.client_app import build_local_client
 from fedllm_app.data import shards as shards_module
-from fedllm_app.training import local_client
+from fedllm_app.messages import ADAPTER
+from fedllm_app.training import head, local_client
+from fedllm_app.training.resident import resident
 
 
 @pytest.fixture
@@ -77,3 +80,57 @@ def test_the_pool_is_all_shards_in_order(make_client, topics):
     assert len(pooled.train) + len(pooled.held_out) == 20
     np.testing.assert_array_equal(pooled.train.tokens, np.concatenate([part.train.tokens for part in parts]))
     assert isinstance(pooled.train, shards_module.Shard)
+
+
+@pytest.fixture
+def padded_with_end(tiny_model, tmp_path) -> str:
+    """The tiny model with a tokenizer that has no padding token, as GPT-2's and Llama's, so the end token pads."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    del settings["pad_token"]
+    file.write_text(json.dumps(settings))
+    return str(tmp_path / "model")
+
+
+@pytest.mark.parametrize("task", ["sft", "dpo"])
+def test_the_end_token_is_learnt_where_it_is_the_padding_too(
+    task, make_client, assign, padded_with_end, topics, tmp_path, monkeypatch
+):
+    """What reaches the head in training and in evaluation: every row is an example of the client, padded, in TRL's
+    batches with the end token; labelled are its completion and the end token that closes it, and nothing else.
+    """
+    if task == "dpo":
+        pairs = [{"prompt": str(n), "chosen": "x" * n, "rejected": "y" * (n % 7 + 1)} for n in range(1, 41)]
+        (tmp_path / "topics.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    client = make_client(
+        model__name=padded_with_end, data__name=topics, data__template="tokenizer",
+        train__task=task, train__batch_size=5,
+    )  # fmt: skip
+    tokenizer = resident(client.model).tokenizer
+    end = tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == end
+    seen, score = [], head.completion_log_probs
+
+    def record(base, labels, **inputs):
+        seen.extend(zip(inputs["input_ids"].tolist(), labels.tolist(), strict=True))
+        return score(base, labels, **inputs)
+
+    monkeypatch.setattr(head, "completion_log_probs", record)
+    held = client.shards(0)
+    parts = (held.train, held.held_out)
+    shards = [side for part in parts for side in ((part.chosen, part.rejected) if task == "dpo" else (part,))]
+    starts = {tuple(ids): start for shard in shards for ids, start in map(shard.example, range(len(shard)))}
+    adapter = {ADAPTER: resident(client.model).adapter.read()}
+    client.train(assign(client), adapter, lambda *_: None)
+    trained = len(seen)
+    client.evaluate(assign(client), adapter)
+    assert trained >= 10 and len(seen) > trained
+    padding = set()
+    for ids, labels in seen:
+        length = next(n for n in range(len(ids), 0, -1) if tuple(ids[:n]) in starts)
+        start = starts[tuple(ids[:length])]
+        assert ids[start:length].count(end) == 1 and ids[length - 1] == end
+        assert labels == [-100] * start + ids[start:length] + [-100] * (len(ids) - length)
+        padding.update(ids[length:])
+    assert end in padding
