@@ -155,6 +155,16 @@ def test_peft_loads_what_is_saved(make_client, assign, begin, tiny_model, tmp_pa
     np.testing.assert_array_equal(load_peft_directory(tmp_path / "adapter", manifest), trained)
 
 
+@each_variant
+def test_the_base_is_recorded_as_it_was_named(tiny_model, variant):
+    """Not as the directory in which PEFT met it: the adapter is loaded on other machines too."""
+    options = {key.partition("__")[2]: value for key, value in VARIANTS[variant].items()}
+    _, settings = adapter_layout(
+        locate_model(str(tiny_model)), AdapterValues(4, 8, 0.0, "all-linear", base="some-name", **options)
+    )
+    assert settings.peft_config().base_model_name_or_path == "some-name"
+
+
 def test_p_tuning_cannot_start_without_its_encoder(begin, tmp_path):
     manifest, settings, start = begin("p-tuning")
     save_peft_directory(tmp_path / "adapter", start, manifest, settings)
