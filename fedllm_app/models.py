@@ -103,6 +103,11 @@ def load_model_config(location: ModelLocation) -> "PretrainedConfig":
     return _found(AutoConfig, location)
 
 
+def context_length(config: "PretrainedConfig") -> int | None:
+    """The tokens that a model reads at most; None for an architecture without positions to run out of."""
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
 def load_tokenizer(location: ModelLocation) -> "PreTrainedTokenizerBase":
     """The model's tokenizer, with a padding token. Padding is masked by construction, so the end token may serve."""
     from transformers import AutoTokenizer
@@ -140,7 +145,7 @@ def load_base_model(
         If bitsandbytes cannot compute with nf4 weights of these shapes on a CPU.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"dtype": dtype, "attn_implementation": attention}
@@ -151,6 +156,8 @@ def load_base_model(
     model = _found(AutoModelForCausalLM, location, **options)
     model.requires_grad_(False)
     model.config.use_cache = False
+    # What a model's files say of penalties and temperatures would be applied to every answer, greedy ones included.
+    model.generation_config = GenerationConfig()
     if quantization == "none":
         return model.to(device)
     if device == "cpu":
