@@ -179,8 +179,8 @@ def test_quantization_is_that_of_the_run(save_run):
 
 
 def test_temperature_draws_from_the_whole_vocabulary(save_run):
-    """At a high temperature all 300 tokens are about as likely: of the 128 that are a letter of ASCII, a share 1 / e is in
-    none of 300 draws, which leaves 81. The fifty likeliest alone would be 50. At zero there is one.
+    """At a high temperature all 300 tokens are about as likely: of the 128 letters of ASCII, a share 1 / e is in none of
+    300 draws, which leaves 81. The fifty likeliest alone would be 50. At zero there is one.
     """
     chat = opened(save_run())
     prompts = encode_prompts([HI] * 300, chat.template, chat.tokenizer, None)
@@ -191,7 +191,8 @@ def test_temperature_draws_from_the_whole_vocabulary(save_run):
     assert opened(chat.source.adapter, temperature=1e6).answer(HI) != opened(chat.source.adapter).answer(HI)
 
 
-def test_one_shot_prints_the_answer_and_nothing_else(save_run, capsys):
+def test_one_shot_prints_the_answer_and_nothing_else(save_run, capsys, monkeypatch):
+    """As it is: neither wrapped nor read as markup."""
     run = save_run()
     expected = opened(run).answer([("user", "[bold]Hi[/]")])
     assert main(["chat", str(run), "--prompt", "[bold]Hi[/]", "--max-new-tokens", "8"]) == 0
@@ -199,6 +200,10 @@ def test_one_shot_prints_the_answer_and_nothing_else(save_run, capsys):
     without = opened(run, base=True).answer(HI)
     assert main(["chat", str(run), "--prompt", "Hi", "--max-new-tokens", "8", "--base"]) == 0
     assert capsys.readouterr().out == without + "\n"
+    written = "[red]1[/red] " + "a long line " * 30
+    monkeypatch.setattr(chat_module, "generate", lambda *_: [written])
+    assert main(["chat", str(run), "--prompt", "Hi"]) == 0
+    assert capsys.readouterr().out == written + "\n"
 
 
 def typed(monkeypatch, lines: list[str]) -> tuple[Console, io.StringIO]:
@@ -340,7 +345,7 @@ def without_a_base(save_run):
 def test_errors_come_before_weights_are_loaded_and_end_with_2(
     save_run, nothing_is_loaded, capsys, arguments, said, monkeypatch
 ):
-    console, _ = typed(monkeypatch, [])
+    typed(monkeypatch, [])
     assert main(["chat", *arguments(save_run)]) == 2
     assert said in " ".join(capsys.readouterr().out.split())
 
