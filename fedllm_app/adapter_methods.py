@@ -40,13 +40,13 @@ class AdapterValues:
 # LoRA (Hu et al. 2021), rank-stabilised (Kalajdzievski 2023), weight-decomposed (Liu et al. 2024); (IA)³ (Liu et al.
 # 2022); prefix tuning (Li and Liang 2021); p-tuning (Liu et al. 2021); prompt tuning (Lester et al. 2021).
 METHODS: dict[str, Callable[[AdapterValues], "peft.PeftConfig"]] = {
-    "lora": lambda values: _config("LoraConfig", values, **_lora(values)),
-    "ia3": lambda values: _config("IA3Config", values),
-    "prefix-tuning": lambda values: _config("PrefixTuningConfig", values, **_prompt(values)),
+    "lora": lambda values: _config("LoraConfig", **_lora(values)),
+    "ia3": lambda values: _config("IA3Config"),
+    "prefix-tuning": lambda values: _config("PrefixTuningConfig", **_prompt(values)),
     "p-tuning": lambda values: _config(
-        "PromptEncoderConfig", values, **_prompt(values), encoder_hidden_size=values.encoder_hidden_size
+        "PromptEncoderConfig", **_prompt(values), encoder_hidden_size=values.encoder_hidden_size
     ),
-    "prompt-tuning": lambda values: _config("PromptTuningConfig", values, **_prompt(values)),
+    "prompt-tuning": lambda values: _config("PromptTuningConfig", **_prompt(values)),
 }
 
 
@@ -55,10 +55,9 @@ def peft_config(values: AdapterValues) -> "peft.PeftConfig":
     return METHODS[values.method](values)
 
 
-def _config(name: str, values: AdapterValues, **options) -> "peft.PeftConfig":
+def _config(name: str, **options) -> "peft.PeftConfig":
     import peft
 
-    # The base's name is left to PEFT, which records where the model was loaded from, and warns if it said otherwise.
     return getattr(peft, name)(task_type="CAUSAL_LM", **options)
 
 
@@ -100,16 +99,18 @@ def adapter_layout(location: ModelLocation, values: AdapterValues) -> tuple[Mani
     """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights."""
 
     def find() -> dict:
-        manifest, settings = _find_layout(load_model_config(location), peft_config(values))
+        manifest, settings = _find_layout(load_model_config(location), peft_config(values), location.name)
         return {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
 
-    # The settings name where the model is, so a copy elsewhere has its own.
-    found = found_once(location, [location.reference, asdict(values)], find)
+    # The settings name the model, so a copy by another name has its own.
+    found = found_once(location, [location.name, asdict(values)], find)
     shapes = tuple(tuple(shape) for shape in found["shapes"])
     return Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"])
 
 
-def _find_layout(model_config: "PretrainedConfig", adapter: "peft.PeftConfig") -> tuple[Manifest, AdapterSettings]:
+def _find_layout(
+    model_config: "PretrainedConfig", adapter: "peft.PeftConfig", base: str
+) -> tuple[Manifest, AdapterSettings]:
     """Build the model without storage, put the adapter in, and see."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -119,6 +120,8 @@ def _find_layout(model_config: "PretrainedConfig", adapter: "peft.PeftConfig") -
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(model_config)
         manifest = manifest_of(add_adapter(skeleton, adapter))
+    # PEFT has put in the directory on this machine, which is another on the next.
+    adapter.base_model_name_or_path = base
     with tempfile.TemporaryDirectory() as scratch:
         adapter.save_pretrained(scratch)
         return manifest, AdapterSettings((Path(scratch) / "adapter_config.json").read_text(encoding="utf-8"))

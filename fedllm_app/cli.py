@@ -1,6 +1,7 @@
 """The `fedllm` command: what a user does before, around and after a run."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -18,8 +19,10 @@ from fedllm_app.config import Config, ConfigError, default_run_config, flatten, 
 from fedllm_app.data.partition import PartitionError
 from fedllm_app.data.schemas import DataError
 from fedllm_app.data.shards import EmptyShard
+from fedllm_app.data.templates import TemplateError
+from fedllm_app.evaluation.generation import ContextTooLong
 from fedllm_app.launch import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
-from fedllm_app.models import ModelNotFound, prepare_bitsandbytes
+from fedllm_app.models import ModelNotFound, QuantizationError, prepare_bitsandbytes
 from fedllm_app.progress import Tail, progress_file
 from fedllm_app.run_directory import RunDirectory, read_result
 from fedllm_app.strategies.class_path import ClassPathError, NotImportable, check_class_path
@@ -27,9 +30,20 @@ from fedllm_app.watch import Watch, summary
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
 _ASK_FLOWER_EVERY = 20.0  # seconds of silence after which Flower is asked whether the run is alive
-_REFUSALS = (
-    AdapterError, ClassPathError, ConfigError, DataError, EmptyShard, LaunchError, ModelNotFound, PartitionError
-)  # fmt: skip
+_MISTAKES = (
+    ConfigError,
+    LaunchError,
+    DataError,
+    PartitionError,
+    EmptyShard,
+    ModelNotFound,
+    QuantizationError,
+    AdapterError,
+    ClassPathError,
+    TemplateError,
+    ContextTooLong,
+)
+"""What a user can put right: shown as a sentence."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return parsed.command(parsed, console)
-    except _REFUSALS as error:
+    except _MISTAKES as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 2
     except KeyboardInterrupt:
@@ -94,6 +108,26 @@ def partition(parsed: argparse.Namespace, console: Console) -> int:
 
     flat = default_run_config(Path(parsed.app).resolve()) | read_overrides(parsed.run_config or [])
     report_partition(parse_run_config(flat), console, Path(parsed.plot).resolve() if parsed.plot else None)
+    return 0
+
+
+def chat(parsed: argparse.Namespace, console: Console) -> int:
+    """`fedllm chat`: answers of a finished run's model; see `fedllm_app.chat`."""
+    from fedllm_app.chat import Chat, converse, find_source
+
+    source = find_source(
+        Path(parsed.directory),
+        parsed.client,
+        parsed.model,
+        parsed.template,
+        parsed.system_prompt,
+        parsed.trust_remote_code,
+    )
+    opened = Chat(source, parsed.base, parsed.max_new_tokens, parsed.temperature)
+    if parsed.prompt is None:
+        converse(opened, console)
+    else:
+        print(opened.answer([("user", parsed.prompt)]))
     return 0
 
 
@@ -245,7 +279,35 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, plan, "what a run would cost: parameters, bytes, memory, steps, tokens, examples")
     partition_parser = _command(commands, partition, "who would hold which rows, without loading a model")
     partition_parser.add_argument("--plot", metavar="FILE.png", help="draw a bar a client, stacked by label")
+    _chat_parser(commands)
     return parser
+
+
+def _chat_parser(commands) -> None:
+    parser = commands.add_parser(chat.__name__, help="talk to the model that a run has trained")
+    parser.add_argument("directory", help="a run directory, a checkpoint of one, or any PEFT directory")
+    parser.add_argument("--client", type=int, metavar="K", help="with strategy.name='local': whose model")
+    parser.add_argument("--prompt", metavar="TEXT", help="print the answer to this, and nothing else")
+    parser.add_argument("--base", action="store_true", help="the base model alone, without the adapter")
+    parser.add_argument("--template", help="instead of the recorded one: a name or a .jinja file")
+    parser.add_argument("--system-prompt", metavar="TEXT", help="instead of the recorded one; '' = the template's own")
+    parser.add_argument("--model", help="instead of the recorded base: a built-in name, a directory or a Hub id")
+    parser.add_argument("--max-new-tokens", type=_tokens, default=256, metavar="N", help="of an answer (default: 256)")
+    parser.add_argument("--temperature", type=_temperature, default=0.0, help="0 = greedy (default)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
+    parser.set_defaults(command=chat)
+
+
+def _tokens(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: accepted is at least 1")
+    return number
+
+
+def _temperature(text: str) -> float:
+    if not 0 <= (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: accepted is 0 or more")
+    return number
 
 
 def _command(commands, function, summary: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from fedllm_app.paths import write_text
 from fedllm_app.report import plot_run
 from fedllm_app.training.local_client import peak_memory_mb
 from fedllm_app.training.resident import Resident, resident, set_threads
-from fedllm_app.values import resident_key
+from fedllm_app.values import resident_key, tokenization
 
 QUESTIONS = 60  # held-out questions a domain
 _NEW_TOKENS = 24
@@ -98,12 +98,12 @@ def compare(config: Config, model: Resident, models: dict[str, np.ndarray | None
     from fedllm_app.data.shards import tokenize
     from fedllm_app.training.sft import score_rows
 
-    template = get_template(config.data.template, model.tokenizer)
+    how = tokenization(config)
+    template = get_template(how.template, model.tokenizer)
     shards = {}
     for domain, asked in held_out_questions(config).items():
         rows = [Example((("user", question.instruction),), question.answer) for question in asked]
-        system = config.data.system_prompt or None
-        shards[domain] = tokenize(rows, template, model.tokenizer, config.train.max_length, system)
+        shards[domain] = tokenize(rows, template, model.tokenizer, how.max_length, how.system_prompt)
     exact = {}
     for name, adapter in models.items():
         began = time.monotonic()
@@ -129,18 +129,20 @@ def _sample(
     config: Config, model: Resident, models: dict[str, np.ndarray | None], comparison: Comparison, console: Console
 ) -> dict[str, str]:
     """Have base and federated model answer a question that only the latter gets right, if there is one."""
+    from fedllm_app.data.shards import encode_prompts
     from fedllm_app.evaluation.generation import generate
 
     asked = [question for questions in held_out_questions(config).values() for question in questions]
     base, federated = (np.concatenate(list(comparison.exact[name].values())) for name in ("base", "federated"))
     chosen = asked[int(np.argmax(federated & ~base))]
-    template = get_template(config.data.template, model.tokenizer)
-    prompt = template.render_prompt((("user", chosen.instruction),), config.data.system_prompt or None)
+    how = tokenization(config)
+    template = get_template(how.template, model.tokenizer)
+    prompts = encode_prompts([[("user", chosen.instruction)]], template, model.tokenizer, how.system_prompt)
     sample = {"question": chosen.instruction, "expected": chosen.answer}
     console.print(f"a held-out question: {chosen.instruction}", markup=False, highlight=False)
     for name in ("base", "federated"):
         with model.using(models[name]) as adapted:
-            sample[name] = generate(adapted, model.tokenizer, [prompt], _NEW_TOKENS)[0].strip()
+            sample[name] = generate(adapted, model.tokenizer, template, prompts, _NEW_TOKENS)[0].strip()
         console.print(f"  {name}: {sample[name]}", markup=False, highlight=False)
     console.print(f"  expected: {chosen.answer}", markup=False, highlight=False)
     return sample

@@ -67,9 +67,13 @@ class ModelValues:
 
 @dataclass(frozen=True)
 class ModelLocation:
-    """What transformers' `from_pretrained` is given: a directory or a Hub id."""
+    """What transformers' `from_pretrained` is given: a directory or a Hub id.
+
+    `name` is the model's name as configured, which adapters record: of a built-in model the directory is this machine's.
+    """
 
     reference: str
+    name: str
     trust_remote_code: bool = False
 
 
@@ -85,18 +89,18 @@ def locate_model(name: str, trust_remote_code: bool = False) -> ModelLocation:
         If the package or the directory is missing, or the path is relative.
     """
     if name in PACKAGED_MODELS:
-        return ModelLocation(str(_converted(name, PACKAGED_MODELS[name])))
+        return ModelLocation(str(_converted(name, PACKAGED_MODELS[name])), name)
     path = Path(name).expanduser()
     if path.is_absolute():
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"model.name = {name!r}: {path / 'config.json'} does not exist")
-        return ModelLocation(str(path), trust_remote_code)
+        return ModelLocation(str(path), name, trust_remote_code)
     if name.startswith(".") or name.count("/") > 1 or path.exists():
         raise ModelNotFound(
             f"model.name = {name!r}: a model directory must be named by its absolute path, because clients and server "
             "run in other working directories"
         )
-    return ModelLocation(name, trust_remote_code)
+    return ModelLocation(name, name, trust_remote_code)
 
 
 def load_model_config(location: ModelLocation) -> "PretrainedConfig":
@@ -172,7 +176,7 @@ def load_base_model(
         If bitsandbytes cannot compute with nf4 weights of these shapes on a CPU.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options = {"dtype": dtype, "attn_implementation": attention}
@@ -183,6 +187,8 @@ def load_base_model(
     model = _found(AutoModelForCausalLM, location, **options)
     model.requires_grad_(False)
     model.config.use_cache = False
+    # What a model's files say of penalties and temperatures would be applied to every answer, greedy ones included.
+    model.generation_config = GenerationConfig()
     if quantization == "none":
         return model.to(device)
     if device == "cpu":

@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from fedllm_app.adapters import AdapterSettings, Manifest, save_peft_directory
+from fedllm_app.data.templates import TemplateError, template_source
 from fedllm_app.paths import atomic_path, write_text
 
 
+_CONFIG_FILE = "config.json"
+_JOURNAL_FILE = "journal.jsonl"
 _PROMPT_FILE = "prompt.json"
 
 
@@ -42,8 +45,11 @@ class PromptRecord:
     @classmethod
     def of(cls, template: str, system_prompt: str) -> "PromptRecord":
         """The record of a run's `data.template` and `data.system-prompt`."""
-        file = Path(template)
-        return cls(template, system_prompt, file.read_text(encoding="utf-8") if file.is_file() else None)
+        try:
+            text = template_source(template)
+        except TemplateError:
+            text = None  # the clients, which need it, say what is wrong
+        return cls(template, system_prompt, text)
 
 
 class RunDirectory:
@@ -56,7 +62,7 @@ class RunDirectory:
     @property
     def journal_file(self) -> Path:
         """The journal."""
-        return self.path / "journal.jsonl"
+        return self.path / _JOURNAL_FILE
 
     @property
     def result_file(self) -> Path:
@@ -70,7 +76,7 @@ class RunDirectory:
         if self.journal_file.exists():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r} holds another run; name a new directory")
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "config.json", json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+        write_text(self.path / _CONFIG_FILE, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 
     def journal(self, event: str, **fields: object) -> None:
         """Append one event with its time (seconds since the epoch)."""
@@ -119,6 +125,23 @@ def adapter_directory(path: Path) -> Path:
     return path / "adapter" if (path / "adapter").is_dir() else path
 
 
+def client_adapters(path: Path) -> dict[int, Path]:
+    """The final adapter of every client that trained alone, by client; of other runs, none."""
+    found = {int(directory.name.removeprefix("client-")): directory for directory in path.glob("adapters/client-*")}
+    return dict(sorted(found.items()))
+
+
+def run_of(adapter: Path) -> Path | None:
+    """The run directory that an adapter is of: its final one, a client's or a checkpoint's; None elsewhere."""
+    runs = (directory for directory in adapter.parents[:3] if (directory / _JOURNAL_FILE).is_file())
+    return next(runs, None)
+
+
+def read_run_config(path: Path) -> dict[str, bool | int | float | str]:
+    """The resolved configuration of a run, flat."""
+    return json.loads((path / _CONFIG_FILE).read_text(encoding="utf-8"))
+
+
 def recorded_template(directory: Path) -> PromptRecord | None:
     """How the prompts of a saved adapter were written; None for an adapter that does not say."""
     file = directory / _PROMPT_FILE
@@ -127,7 +150,7 @@ def recorded_template(directory: Path) -> PromptRecord | None:
 
 def read_journal(path: Path) -> list[dict]:
     """The events of a run, oldest first."""
-    with open(path / "journal.jsonl", encoding="utf-8") as file:
+    with open(path / _JOURNAL_FILE, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 

@@ -6,7 +6,7 @@ from flwr.app import Context, Message, RecordDict
 
 from fedllm_app import client_app, server_app
 from fedllm_app.config import parse_run_config
-from fedllm_app.run_directory import RunDirectory
+from fedllm_app.run_directory import PromptRecord, RunDirectory
 
 
 class InProcessGrid:
@@ -46,7 +46,7 @@ class InProcessGrid:
 def run_in_process(flat: dict, directory) -> bytes:
     """One whole run; the bytes of the final adapter."""
     flat = flat | {"run.directory": str(directory)}
-    run = RunDirectory(directory)
+    run = RunDirectory(directory, PromptRecord.of(flat["data.template"], flat["data.system-prompt"]))
     run.create(flat)
     server_app._run(InProcessGrid(flat, flat["clients.number"]), parse_run_config(flat), run, 0.0)
     return (directory / "adapter" / "adapter_model.safetensors").read_bytes()

@@ -77,8 +77,8 @@ def test_a_missing_directory_is_named(tmp_path):
 
 
 def test_a_hub_id_is_left_to_transformers():
-    assert locate_model("owner/model", trust_remote_code=True) == ModelLocation("owner/model", True)
-    assert locate_model("gpt2") == ModelLocation("gpt2", False)
+    assert locate_model("owner/model", trust_remote_code=True) == ModelLocation("owner/model", "owner/model", True)
+    assert locate_model("gpt2") == ModelLocation("gpt2", "gpt2", False)
 
 
 def test_an_unreachable_hub_id_says_how_to_provide_a_model(monkeypatch):
@@ -107,7 +107,7 @@ def test_a_damaged_package(installed):
 
 def test_a_packaged_model_is_converted_once(installed, conversions, app_home):
     target = app_home / "models" / f"{PACKAGED}-7.8"
-    assert [locate_model(PACKAGED) for _ in range(3)] == [ModelLocation(str(target))] * 3
+    assert [locate_model(PACKAGED) for _ in range(3)] == [ModelLocation(str(target), PACKAGED)] * 3
     assert conversions == [(installed, target)]
 
 

@@ -12,9 +12,12 @@ from fedllm_app.run_directory import (
     PromptRecord,
     RunDirectory,
     RunDirectoryExists,
+    client_adapters,
     read_journal,
     read_result,
+    read_run_config,
     recorded_template,
+    run_of,
 )
 
 MANIFEST = Manifest(("base_model.model.q.lora_A.weight",), ((2, 3),))
@@ -119,6 +122,25 @@ def test_the_text_of_a_jinja_template_is_kept(tmp_path, settings):
     file.unlink()
     assert recorded_template(made.path / "adapter") == PromptRecord(str(file), "", "{{ messages }} – ü")
     assert PromptRecord.of(str(file), "").text is None  # a template that lies on the clients' machines only
+
+
+def test_a_name_is_no_file(tmp_path, monkeypatch):
+    """A file in the working directory that is called as a template is."""
+    (tmp_path / "alpaca").write_text("no template")
+    monkeypatch.chdir(tmp_path)
+    assert PromptRecord.of("alpaca", "").text is None
+
+
+def test_the_run_of_an_adapter(directory, settings, tmp_path):
+    directory.journal("started")
+    directory.checkpoint(2, VECTOR, MANIFEST, settings, {}, {})
+    directory.finish(VECTOR, {10: VECTOR, 9: VECTOR}, MANIFEST, settings, {})
+    for adapter in ("adapter", "adapters/client-9", "checkpoints/round-2/adapter"):
+        assert run_of(directory.path / adapter) == directory.path
+    assert run_of(tmp_path / "elsewhere" / "adapter") is None
+    assert list(client_adapters(directory.path)) == [9, 10]
+    assert client_adapters(directory.path / "adapter") == {}
+    assert read_run_config(directory.path) == {"train.rounds": 2, "model.name": "x"}
 
 
 def test_an_adapter_of_elsewhere_says_nothing(directory, settings):

@@ -20,7 +20,7 @@ from fedllm_app.paths import atomic_path, home
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from fedllm_app.data.templates import Template
+    from fedllm_app.data.templates import Template, Turn
 
 # Part of every cache key: raise it when the arrays or the way they are made change.
 _FORMAT = 2
@@ -126,13 +126,23 @@ def _encoded(
     examples: Sequence[Example], template: "Template", tokenizer: "PreTrainedTokenizerBase", system_prompt: str | None
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Token ids of prompt and completion of each example."""
-    prompts = [template.render_prompt(example.prompt, system_prompt) for example in examples]
+    prompt_ids = encode_prompts([example.prompt for example in examples], template, tokenizer, system_prompt)
     completions = [template.completion_prefix + example.completion + template.end for example in examples]
-    # A chat template writes the beginning-of-text token itself; it must not stand there twice.
-    written = tokenizer.bos_token is not None and prompts[0].startswith(tokenizer.bos_token)
-    prompt_ids = tokenizer(prompts, add_special_tokens=not written, return_attention_mask=False)["input_ids"]
     completion_ids = tokenizer(completions, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return zip(prompt_ids, completion_ids, strict=True)
+
+
+def encode_prompts(
+    conversations: Sequence[Sequence["Turn"]],
+    template: "Template",
+    tokenizer: "PreTrainedTokenizerBase",
+    system_prompt: str | None,
+) -> list[list[int]]:
+    """Token ids of conversations up to the answer: what a model reads in training, in evaluation and in a chat."""
+    prompts = [template.render_prompt(turns, system_prompt) for turns in conversations]
+    # A chat template writes the beginning-of-text token itself; it must not stand there twice.
+    written = tokenizer.bos_token is not None and prompts[0].startswith(tokenizer.bos_token)
+    return tokenizer(prompts, add_special_tokens=not written, return_attention_mask=False)["input_ids"]
 
 
 def _offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ class Template:
         return self._render(turns)
 
 
-def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
+def get_template(name: str, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> Template:
     """Bind a template to a tokenizer.
 
     Parameters
@@ -81,6 +81,8 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
         `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, and runs in a sandbox.
     tokenizer : PreTrainedTokenizerBase
         Gives the special tokens, and the chat template for `tokenizer`.
+    source : str | None
+        The text to use in place of the file's, such as the one recorded with an adapter; the file need not exist.
 
     Raises
     ------
@@ -92,13 +94,26 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
         raise TemplateError("the tokenizer has no end token (eos_token), so no completion could ever end")
     if name in TEMPLATES:
         render = TEMPLATES[name](tokenizer)
-    elif name.endswith(".jinja"):
-        render = _from_file(Path(name), tokenizer)
     else:
+        render = _jinja(tokenizer, template_source(name) if source is None else source, f"the template {name}")
+    return Template(name, _completion_prefix(render, tokenizer), tokenizer.eos_token, render)
+
+
+def template_source(name: str) -> str | None:
+    """The text of a template given as a `.jinja` file; None for one by name. `TemplateError` as in `get_template`."""
+    if name in TEMPLATES:
+        return None
+    path = Path(name)
+    if path.suffix != ".jinja":
         raise TemplateError(
             f"unknown template '{name}'; accepted are {', '.join(TEMPLATES)}, or the absolute path of a .jinja file"
         )
-    return Template(name, _completion_prefix(render, tokenizer), tokenizer.eos_token, render)
+    if not path.is_absolute():
+        raise TemplateError(f"the template path '{path}' is relative; give an absolute one")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"the template {path} cannot be read: {error}") from error
 
 
 def _completion_prefix(render: Renderer, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -140,16 +155,6 @@ def _own(tokenizer: PreTrainedTokenizerBase) -> Renderer:
             "the tokenizer has no chat template; choose another template, such as chatml, or one of a .jinja file"
         )
     return _jinja(tokenizer, None, "the tokenizer's chat template")
-
-
-def _from_file(path: Path, tokenizer: PreTrainedTokenizerBase) -> Renderer:
-    if not path.is_absolute():
-        raise TemplateError(f"the template path '{path}' is relative; give an absolute one")
-    try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(f"the template {path} cannot be read: {error}") from error
-    return _jinja(tokenizer, source, f"the template {path}")
 
 
 Format = Callable[[str | None, Sequence[Turn], str, str], str]

@@ -1,29 +1,99 @@
-"""Asking a model: greedy replies to rendered prompts."""
+"""Asking a model: its answers to prompts that are written and tokenized as in training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from fedllm_app.data.templates import Template
+
+
+class ContextTooLong(ValueError):
+    """A conversation has no room left for an answer in what the model reads at a time."""
 
 
 def generate(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], max_new_tokens: int
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    template: "Template",
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    show: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Greedy continuations of rendered prompts, one batch, without special tokens."""
-    import torch
+    """Answer a batch of prompts, each up to the template's end token.
 
-    written = tokenizer.bos_token is not None and prompts[0].startswith(tokenizer.bos_token)
-    tokenizer.padding_side = "left"
-    inputs = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=not written)
-    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    Parameters
+    ----------
+    prompts : Sequence[list[int]]
+        What `encode_prompts` gives with this template and tokenizer.
+    temperature : float
+        0 decodes greedily; else tokens are drawn from softmax(logits / temperature) over the whole vocabulary.
+    show : Callable[[str], None] | None
+        Given the pieces of the answer to a single prompt as they are generated; joined, they are the answer.
+
+    Returns
+    -------
+    list[str]
+        The answers, without special tokens and without what the template puts before an answer.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    rows = [torch.tensor(prompt, device=model.device) for prompt in prompts]
+    padded = [
+        pad_sequence(those, batch_first=True, padding_value=value, padding_side="left")
+        for those, value in ((rows, tokenizer.pad_token_id), ([torch.ones_like(row) for row in rows], 0))
+    ]
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
     model.eval()
     with torch.inference_mode():
         output = model.generate(
-            **inputs,
+            input_ids=padded[0],
+            attention_mask=padded[1],
             max_new_tokens=max_new_tokens,
-            do_sample=False,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.convert_tokens_to_ids(template.end),
+            streamer=_Stream(tokenizer, template, show) if show else None,
+            **sampling,
         )
-    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [_answer(ids, tokenizer, template) for ids in output[:, padded[0].shape[1] :].tolist()]
+
+
+def _answer(ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: "Template") -> str:
+    # Text as it was generated: in a conversation it is rendered and tokenized again.
+    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text.removeprefix(template.completion_prefix)
+
+
+class _Stream:
+    """Transformers' streamer (`put` is given the prompt, then every token): hands on text as soon as it is settled."""
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", template: "Template", show: Callable[[str], None]
+    ) -> None:
+        self.tokenizer, self.template, self.show = tokenizer, template, show
+        self.ids: list[int] | None = None
+        self.shown = 0  # characters
+
+    def put(self, tokens: "torch.Tensor") -> None:
+        """Take the prompt, which comes first and is not shown, or the next token."""
+        if self.ids is None:
+            self.ids = []
+            return
+        self.ids += tokens.reshape(-1).tolist()
+        text = _answer(self.ids, self.tokenizer, self.template)
+        # The next token may complete a character, or what stands before the answer.
+        if not text.endswith("\N{REPLACEMENT CHARACTER}") and not self.template.completion_prefix.startswith(text):
+            self._show(text)
+
+    def end(self) -> None:
+        """Show what was held back."""
+        self._show(_answer(self.ids or [], self.tokenizer, self.template))
+
+    def _show(self, text: str) -> None:
+        self.show(text[self.shown :])
+        self.shown = len(text)

@@ -7,7 +7,6 @@ keep lies on its disk.
 import resource
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from fedllm_app.client_state import ClientState, ReferenceCache
 from fedllm_app.data.examples import Example
 from fedllm_app.data.loading import ClientData, DataSelection, Rows, client_data
 from fedllm_app.data.shards import EmptyShard, PairShard, Shard, batches, cached, join, tokenize, walk
-from fedllm_app.data.templates import get_template
+from fedllm_app.data.templates import get_template, template_source
 from fedllm_app.messages import ADAPTER, EXAMPLES, REFERENCE, Assignment, vector_hash
 from fedllm_app.training.corrections import Correction, LocalRound, Numbers, Vectors, corrections_for
 from fedllm_app.training.local import LocalTraining, Progress, TrainResult, train_round
@@ -283,8 +282,7 @@ class LocalClient:
 
     def _key(self, data: ClientData) -> list:
         how = self.tokenization
-        file = Path(how.template)
-        template = file.read_text(encoding="utf-8") if file.is_absolute() else how.template
+        template = template_source(how.template) or how.template
         return [resident(self.model).tokenizer_hash, data.fingerprint, template, how.system_prompt, how.max_length]
 
     def _tokenized(self, part: str, data: ClientData, rows: Rows) -> Shard | PairShard:

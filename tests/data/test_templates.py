@@ -117,6 +117,17 @@ def test_jinja_file(tmp_path):
     assert template.completion_prefix == " "
 
 
+def test_a_given_text_stands_in_for_the_file(tmp_path):
+    """Whether the file is there with another text or not at all; and in the same sandbox."""
+    path = tmp_path / "own.jinja"
+    for _ in range(2):
+        template = get_template(str(path), build(), "{{ messages[-1].content }} -> ")
+        assert (template.name, template.render_prompt(ONE, None)) == (str(path), "Hi -> ")
+        path.write_text("another text")
+    with pytest.raises(TemplateError, match="cannot render a conversation of user"):
+        get_template(str(path), build(), "{{ ''.__class__.__mro__[1].__subclasses__() }}")
+
+
 def test_jinja_file_cannot_leave_the_sandbox(tmp_path):
     path = tmp_path / "own.jinja"
     path.write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")

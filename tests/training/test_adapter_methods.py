@@ -1,5 +1,6 @@
 """Every adapter method through a client's round: it trains, is evaluated, corrected, saved and loaded."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -160,6 +161,15 @@ def test_peft_loads_what_is_saved(make_client, assign, begin, tiny_model, tmp_pa
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     assert (got - bare).abs().max() > 1e-3
     np.testing.assert_array_equal(load_peft_directory(tmp_path / "adapter", manifest), trained)
+
+
+@each_variant
+def test_the_base_is_recorded_as_it_was_named(tiny_model, variant):
+    """Not as the directory in which PEFT met it: the adapter is loaded on other machines too."""
+    options = {key.partition("__")[2]: value for key, value in VARIANTS[variant].items()}
+    location = replace(locate_model(str(tiny_model)), name="some-name")
+    _, settings = adapter_layout(location, AdapterValues(4, 8, 0.0, "all-linear", **options))
+    assert settings.peft_config().base_model_name_or_path == "some-name"
 
 
 def test_p_tuning_cannot_start_without_its_encoder(begin, tmp_path):
