@@ -19,6 +19,7 @@ from fedllm_app.training import resident
 def context(run_config):
     """A simulated node, second of four."""
     client_app.build_local_client.cache_clear()
+    resident.release()
     yield Context(
         run_id=3, node_id=11, node_config={"partition-id": 1, "num-partitions": 4}, state=RecordDict(), run_config=run_config
     )

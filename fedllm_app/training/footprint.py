@@ -1,7 +1,8 @@
-"""What training one batch needs in memory, found without weights: the model is walked once with tensors that have a shape
-and no storage, and autograd is asked what it would keep."""
+"""What training one batch needs in memory, found without weights: the model is walked once with tensors that have a
+shape and no storage, and autograd is asked what it would keep."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import psutil
@@ -13,9 +14,9 @@ from fedllm_app.training.head import PIECE
 
 # Measured on a CPU, see benchmarks/plan.py. What a process needs beyond what it holds, relative to what autograd keeps:
 # memory that the allocator has and cannot give back, and what the backward pass holds for a moment. Checkpointing makes
-# and drops a layer's activations all the time, so that its gaps go with what it would keep without.
+# and drops a layer's activations all the time; its gaps go with what would be kept in float32 without, the large pieces.
 _GAPS = 0.35
-_CHECKPOINTING = 0.4
+_CHECKPOINTING = 0.8
 _WORKSPACE = 128 * 2**20  # the libraries' own buffers for matrix products
 
 # Of a piece of logits: float32, its copy while it is made, and the weight's dtype for the product with the head.
@@ -60,9 +61,10 @@ def training_memory(
     gaps = _GAPS * kept
     base = model.get_base_model()
     if base.is_activation_checkpointing:
-        base.gradient_checkpointing_disable()
-        gaps = max(gaps, _CHECKPOINTING * kept_for_backward(model, rows, length) - kept)
-        base.gradient_checkpointing_enable()
+        base.activation_checkpointing_disable()
+        float32 = kept_by_dtype(model, rows, length)[torch.float32]
+        base.activation_checkpointing_enable()
+        gaps = max(gaps, _CHECKPOINTING * float32 - kept)
     return TrainingMemory(
         weights=weight_bytes(model, quantization, double),
         adapter=4 * trained,
@@ -106,32 +108,41 @@ def _head_bytes(model: torch.nn.Module) -> int:
 
 
 def kept_for_backward(model: torch.nn.Module, rows: int, length: int) -> int:
-    """Bytes that autograd keeps of a forward pass through the backbone, every storage once, parameters not counted.
+    """Bytes of activations that a step holds at most: what autograd keeps of a forward pass through the backbone.
 
     With gradient checkpointing on, what one layer keeps while it is computed anew is added.
     """
+    base = model.get_base_model()
+    kept = kept_by_dtype(model, rows, length).total()
+    if base.is_activation_checkpointing:
+        base.activation_checkpointing_disable()
+        kept += kept_by_dtype(model, rows, length).total() // base.config.get_text_config().num_hidden_layers
+        base.activation_checkpointing_enable()
+    return kept
+
+
+def kept_by_dtype(model: torch.nn.Module, rows: int, length: int) -> Counter[torch.dtype]:
+    """Bytes that autograd keeps of a forward pass, by dtype; every storage once, parameters not counted."""
     base = model.get_base_model()
     backbone = getattr(base, base.base_model_prefix)
     model.train()
     with FakeTensorMode():
         own = _make_fake(model)
-        kept: dict[int, torch.UntypedStorage] = {}
+        kept: dict[int, tuple[torch.dtype, torch.UntypedStorage]] = {}
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in own:
-                kept[storage._cdata] = storage  # held, so that its address is not given to another
+                kept[storage._cdata] = tensor.dtype, storage  # held, so that its address is not given to another
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             output = backbone(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
-        total = sum(storage.nbytes() for storage in kept.values())
+        by_dtype: Counter[torch.dtype] = Counter()
+        for dtype, storage in kept.values():
+            by_dtype[dtype] += storage.nbytes()
         del output
-    if base.is_activation_checkpointing:
-        base.gradient_checkpointing_disable()
-        total += kept_for_backward(model, rows, length) // base.config.get_text_config().num_hidden_layers
-        base.gradient_checkpointing_enable()
-    return total
+    return by_dtype
 
 
 def _make_fake(model: torch.nn.Module) -> set[int]:

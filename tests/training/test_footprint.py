@@ -79,9 +79,9 @@ def test_activations_grow_with_rows_and_shrink_with_checkpointing(skeleton):
     """Twice the rows keep twice as much; checkpointed layers keep their inputs and one layer's inside."""
     plain = kept_for_backward(skeleton, 4, 32)
     assert plain == pytest.approx(2 * kept_for_backward(skeleton, 2, 32), rel=0.02)
-    skeleton.get_base_model().gradient_checkpointing_enable()
+    skeleton.get_base_model().activation_checkpointing_enable()
     checkpointed = kept_for_backward(skeleton, 4, 32)
     assert plain / 2 < checkpointed < 0.8 * plain
     memory = training_memory(skeleton, 4, 32, "adamw")
-    assert memory.gaps == int(max(0.35 * checkpointed, 0.4 * plain - checkpointed))
+    assert memory.gaps == int(max(0.35 * checkpointed, 0.8 * plain - checkpointed))  # all of it is float32
     assert skeleton.get_base_model().is_activation_checkpointing
