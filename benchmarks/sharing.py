@@ -13,6 +13,9 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
@@ -39,9 +42,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("-c", "--run-config", action="append", default=[], help="overrides of every run")
     parsed = parser.parse_args()
-    gpu, cores = gpu_name(), os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    for at_once in parsed.at_once:
+        if at_once < 1 or CLIENTS % at_once:
+            parser.error(f"--at-once {at_once}: accepted is what divides {CLIENTS} clients")
+    gpu = apart(gpu_name)
     with tempfile.TemporaryDirectory() as scratch:
-        model = DEMO if parsed.size == "demo" else str(random_model(Path(scratch) / "model", *SIZES[parsed.size]))
+        model = DEMO if parsed.size == "demo" else apart(random_model, f"{scratch}/model", *SIZES[parsed.size])
         flat = default_run_config(ROOT) | {
             "model.name": model, "data.name": str(full_rows(Path(scratch) / "rows.jsonl", parsed)),
             "data.held-out-examples": 0, "data.template": "none", "train.max-length": parsed.length,
@@ -50,14 +57,20 @@ def main() -> None:
         }  # fmt: skip
         flat |= read_overrides(parsed.run_config)
         for at_once in parsed.at_once:
-            if gpu is None and at_once > cores:
-                continue
+            if cores % at_once and not gpu:
+                continue  # so many would not get equal shares of the cores
             share = f"client-resources-num-cpus={max(1, cores // at_once)}"
             share += f" client-resources-num-gpus={1 / at_once}" if gpu else ""
             directory = Path(scratch) / f"run-{at_once}"
             figures = measured(flat | {"run.directory": str(directory)}, share)
             line = {"benchmark": "sharing", "device": gpu or f"{cores} cores", "model": parsed.size, "at_once": at_once}
             print(json.dumps(line | figures), flush=True)
+
+
+def apart(function: Callable, *arguments):
+    """The function's result from a process of its own, so that nothing of CUDA stays in this one: clients need the GPU."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def gpu_name() -> str | None:
@@ -75,7 +88,7 @@ def measured(flat: dict, share: str) -> dict:
         raise RuntimeError(f"the run failed: {(directory / 'flower.log').read_text()[-3000:]}")
     journal, result = read_journal(directory), read_result(directory)
     seconds = next(event["seconds"] for event in journal if event["event"] == "round" and event["round"] == 2)
-    rows = CLIENTS * flat["train.local-steps"] * flat["train.batch-size"]
+    rows = CLIENTS * flat["train.local-steps"] * flat["train.batch-size"] * flat["train.gradient-accumulation"]
     return {
         "tokens_a_second": round(rows * flat["train.max-length"] / seconds),
         "memory_mb": round(result["peak_client_memory_mb"]),
@@ -91,7 +104,7 @@ def full_rows(file: Path, parsed: argparse.Namespace) -> Path:
     return file
 
 
-def random_model(directory: Path, hidden: int, layers: int, heads: int, intermediate: int) -> Path:
+def random_model(directory: str, hidden: int, layers: int, heads: int, intermediate: int) -> str:
     """A Llama of this shape with random bfloat16 weights, and the demo's tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -106,8 +119,6 @@ def random_model(directory: Path, hidden: int, layers: int, heads: int, intermed
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    del model
-    torch.cuda.empty_cache()  # the clients are to have the whole GPU
     return directory
 
 

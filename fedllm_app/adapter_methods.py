@@ -95,6 +95,19 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
     return model
 
 
+def check_dora(dora: bool, quantization: str) -> None:
+    """Refuse DoRA on 8-bit weights without a GPU (`AdapterError`).
+
+    PEFT reads the weights of a DoRA layer at every step; on a CPU, bitsandbytes loses their scales by that.
+    """
+    import torch
+
+    if dora and quantization == "int8" and not torch.cuda.is_available():
+        raise AdapterError(
+            "lora.dora with model.quantization = 'int8' needs a GPU; on a CPU, accepted is 'nf4' or 'none'"
+        )
+
+
 def adapter_layout(location: ModelLocation, values: AdapterValues) -> tuple[Manifest, AdapterSettings]:
     """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fedllm_app.adapter_methods import check_dora
 from fedllm_app.adapters import AdapterError
 from fedllm_app.data.shards import encode_prompts
 from fedllm_app.data.templates import Template, TemplateError, Turn, get_template
@@ -25,10 +26,10 @@ from fedllm_app.models import (
     ModelNotFound,
     ModelValues,
     context_length,
-    leave_out_bitsandbytes,
     load_model,
     load_tokenizer,
     locate_model,
+    prepare_bitsandbytes,
 )
 from fedllm_app.run_directory import (
     PromptRecord,
@@ -57,6 +58,7 @@ class Source:
     model: ModelValues
     prompt: PromptRecord
     virtual_tokens: int
+    dora: bool = False
 
 
 def find_source(
@@ -66,6 +68,7 @@ def find_source(
     template: str | None = None,
     system_prompt: str | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> Source:
     """Find the adapter that `directory` names, and what is recorded of its base and prompts.
 
@@ -75,7 +78,7 @@ def find_source(
         A run directory, one of its checkpoints, or any PEFT directory.
     client : int | None
         Of a run with strategy.name = 'local': the client whose adapter it is.
-    model, template, system_prompt : str | None
+    model, template, system_prompt, quantization : str | None
         Instead of what is recorded.
     trust_remote_code : bool
         Never taken from a file.
@@ -91,11 +94,13 @@ def find_source(
     """
     adapter = _find_adapter(directory.expanduser().resolve(), client)
     settings = _read_settings(adapter / "adapter_config.json")
+    base = replace(_base_values(adapter, settings, model), trust_remote_code=trust_remote_code)
     return Source(
         adapter,
-        replace(_base_values(adapter, settings, model), trust_remote_code=trust_remote_code),
+        replace(base, quantization=quantization) if quantization else base,
         _prompt(adapter, template, system_prompt),
         settings.get("num_virtual_tokens") or 0,
+        bool(settings.get("use_dora")),
     )
 
 
@@ -111,6 +116,8 @@ def _find_adapter(path: Path, client: int | None) -> Path:
             f"{adapter} holds no adapter (adapter_config.json): accepted is a finished run's directory, a checkpoint "
             "of one, or a PEFT directory"
         )
+    if not any((adapter / f"adapter_model.{ending}").is_file() for ending in ("safetensors", "bin")):
+        raise AdapterError(f"{adapter} holds no weights: accepted is a directory with adapter_model.safetensors")
     run = run_of(adapter)
     if run and read_run_config(run)["strategy.name"] == "local" and adapter.parent.name != "adapters":
         raise AdapterError(
@@ -142,6 +149,9 @@ def _base_values(adapter: Path, settings: dict, given: str | None) -> ModelValue
         name = str(Path(given).expanduser().resolve())
     if config is None:
         return ModelValues(name, "auto")
+    missing = [key for key in ("dtype", "attention", "quantization", "double-quantization") if f"model.{key}" not in config]
+    if missing:
+        raise AdapterError(f"{run} is a run of another version of the app: its config.json has no model.{missing[0]}")
     return ModelValues(
         name,
         config["model.dtype"],
@@ -207,8 +217,12 @@ class Chat:
     @cached_property
     def model(self) -> "torch.nn.Module":
         """The base model with the adapter, or alone. `AdapterError` if they do not fit."""
-        if self.source.model.quantization == "none":
-            leave_out_bitsandbytes()
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # of the weights being loaded
+        prepare_bitsandbytes(self.source.model.quantization)
+        if not self.base:
+            check_dora(self.source.dora, self.source.model.quantization)
         model = load_model(self.source.model)
         return model if self.base else _adapted(model, self.source)
 
@@ -247,6 +261,7 @@ class Chat:
 
 
 def _adapted(model: "torch.nn.Module", source: Source) -> "torch.nn.Module":
+    import torch
     from peft import PeftModel
 
     with warnings.catch_warnings():
@@ -256,6 +271,8 @@ def _adapted(model: "torch.nn.Module", source: Source) -> "torch.nn.Module":
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         try:
             return PeftModel.from_pretrained(model, source.adapter)
+        except torch.OutOfMemoryError:  # a RuntimeError, and not about the adapter
+            raise
         except (RuntimeError, ValueError, UserWarning) as error:
             reason = textwrap.shorten(str(error).splitlines()[-1], 300)
             raise AdapterError(f"{source.adapter} does not fit the model {source.model.name}: {reason}") from error
@@ -264,13 +281,14 @@ def _adapted(model: "torch.nn.Module", source: Source) -> "torch.nn.Module":
 def converse(chat: Chat, console: Console) -> None:
     """Answer what is typed, turn by turn, until an empty line or the end of the input."""
     with console.status("loading the model"):
-        name, _ = chat.template.name, chat.model
+        name, _, _ = chat.template.name, chat.context, chat.model
     what = "the base model" if chat.base else str(chat.source.adapter)
     told = f"{what}, template {name}. An empty line ends, {_RESET} begins anew."
     console.print(told, markup=False, highlight=False, soft_wrap=True)
 
     def show(piece: str) -> None:
-        console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+        console.file.write(piece)  # as it is: rich would change tabs and :names:
+        console.file.flush()
 
     turns: list[Turn] = []
     while said := _typed(console):
@@ -281,7 +299,7 @@ def converse(chat: Chat, console: Console) -> None:
         try:
             answer = chat.answer(asked, show)
         except (ContextTooLong, TemplateError) as error:
-            console.print(str(error), style="red", markup=False, highlight=False)
+            console.print(str(error), style="red", markup=False, highlight=False, emoji=False)
             continue
         console.print()
         turns = [*asked, ("assistant", answer)]

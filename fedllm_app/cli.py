@@ -30,6 +30,7 @@ from fedllm_app.watch import Watch, summary
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
 _ASK_FLOWER_EVERY = 20.0  # seconds of silence after which Flower is asked whether the run is alive
+_UNANSWERED = 15  # times in a row that Flower may fail to answer
 _MISTAKES = (
     ConfigError,
     LaunchError,
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return parsed.command(parsed, console)
     except _MISTAKES as error:
-        console.print(str(error), style="red", markup=False, highlight=False)
+        console.print(str(error), style="red", markup=False, highlight=False, emoji=False)
         return 2
     except KeyboardInterrupt:
         console.print("stopped", style="red")
@@ -71,7 +72,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     """`fedllm run`: what `flwr run` does, and then wait, show progress and tell the truth about the end."""
     app = Path(parsed.app).resolve()
     flat = default_run_config(app) | read_overrides(parsed.run_config or [])
-    if not flat["run.directory"]:
+    if not flat["run.directory"] and is_local(parsed.superlink):
         flat["run.directory"] = str(_new_directory(str(flat["strategy.name"])))
     return 0 if run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation) else 1
 
@@ -122,6 +123,7 @@ def chat(parsed: argparse.Namespace, console: Console) -> int:
         parsed.template,
         parsed.system_prompt,
         parsed.trust_remote_code,
+        parsed.quantization,
     )
     opened = Chat(source, parsed.base, parsed.max_new_tokens, parsed.temperature)
     if parsed.prompt is None:
@@ -139,22 +141,31 @@ def run_to_end(
     federation_config: str | None = None,
     federation: str | None = None,
 ) -> bool:
-    """Run `app` under the flat configuration, show its progress, and say whether it finished."""
+    """Run `app` under the flat configuration, show its progress, and say whether it finished.
+
+    Over a connection the run directory is one of the SuperLink's machine. Only where it can be seen from here as well is
+    progress shown; else Flower alone knows how the run ends.
+    """
     config = parse_run_config(flat)
-    directory = Path(config.run.directory)
-    if (directory / "journal.jsonl").exists():
-        raise LaunchError(f"run.directory = {str(directory)!r} holds another run; name a new directory")
+    local = is_local(connection)
+    if not local and not config.run.directory:
+        raise LaunchError(
+            "run.directory = '': accepted over a connection is an absolute path on the SuperLink's machine, such as "
+            "'/runs/first'"
+        )
+    directory = RunDirectory(Path(config.run.directory))
+    if directory.journal_file.exists():
+        raise LaunchError(f"run.directory = {config.run.directory!r} holds another run; name a new directory")
     if "." in config.strategy.name:
         try:
             check_class_path(config.strategy.name, config.strategy.hyper)
         except NotImportable:
             pass  # it need not be installed here, only where the ServerApp runs, which refuses it if it is not
-    log_file = directory / "flower.log"
+    log_file = directory.path / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
         overrides.write_text("".join(f'"{key}" = {_toml(value)}\n' for key, value in flat.items()), encoding="utf-8")
         options = ["--run-config", str(overrides)]
-        local = is_local(connection)
         if local or federation_config:
             options += ["--federation-config", federation_config or default_federation(config)]
         options += ["--federation", federation] if federation else []
@@ -162,18 +173,20 @@ def run_to_end(
             environment = superlink.environment if superlink else flower_environment()
             run_id = submit_run(app, connection, options, environment)
             if not local:
-                console.print(f"what the server says: flwr log {run_id} {connection or ''}", highlight=False)
+                told = f"what the server says: flwr log {run_id} {connection or ''}; the run goes on if this command ends"
+                console.print(told, markup=False, highlight=False)
             finished = _follow(run_id, directory, config, console, connection, environment)
-    result = read_result(directory)
+    result = read_result(directory.path)
+    where = "its files" if directory.journal_file.exists() else "its files, on the SuperLink's machine"
     if result is not None:
-        console.print(summary(result, str(directory)))
+        console.print(summary(result, str(directory.path)))
     elif finished:
-        console.print(f"run {run_id} finished; its files are on the SuperLink's machine: {directory}")
+        console.print(f"the run finished; {where}: {directory.path}", markup=False, highlight=False)
     else:
-        journal = Tail(RunDirectory(directory).journal_file).new()
-        if not any(event["event"] == "failed" for event in journal):  # else its reason was shown
+        journal = Tail(directory.journal_file).new()
+        if local and not any(event["event"] == "failed" for event in journal):  # else its reason was shown
             console.print(f"the end of {log_file}:\n{tail(log_file)}", markup=False, highlight=False)
-        console.print(f"the run failed; its files: {directory}", style="red", markup=False, highlight=False)
+        console.print(f"the run failed; {where}: {directory.path}", style="red", markup=False, highlight=False)
     return finished
 
 
@@ -227,15 +240,15 @@ def is_local(connection: str | None) -> bool:
     return address is None or address.startswith(":local")
 
 
-def _follow(run_id, directory: Path, config: Config, console: Console, connection, environment) -> bool:
+def _follow(run_id, directory: RunDirectory, config: Config, console: Console, connection, environment) -> bool:
     """Show the run until it ends; whether it finished. Of a server whose files are elsewhere, Flower alone knows."""
-    journal = Tail(RunDirectory(directory).journal_file)
+    journal = Tail(directory.journal_file)
     steps = Tail(progress_file(run_id))
     train = config.train
-    heard = time.monotonic()
+    heard, unanswered = time.monotonic(), 0
     with Watch(console, train.rounds, config.clients.per_round, train.local_steps) as watch:
         while True:
-            result = read_result(directory)
+            result = read_result(directory.path)
             events, lines = journal.new(), steps.new()
             for event in events:
                 watch.event(event)
@@ -249,13 +262,20 @@ def _follow(run_id, directory: Path, config: Config, console: Console, connectio
                 heard = time.monotonic()
             elif time.monotonic() - heard > _ASK_FLOWER_EVERY:
                 heard = time.monotonic()
-                status, details = run_status(run_id, connection, environment)
+                try:
+                    status, details = run_status(run_id, connection, environment)
+                except LaunchError:
+                    unanswered += 1  # a network has its moments, and the run goes on without this command
+                    if unanswered == _UNANSWERED:
+                        raise
+                    continue
+                unanswered = 0
                 if status.startswith("finished") and not journal.path.exists():
                     if status != "finished:completed":
                         console.print(f"{status}: {details}", markup=False, highlight=False)
                     return status == "finished:completed"
                 if status.startswith("finished"):
-                    return read_result(directory) is not None
+                    return read_result(directory.path) is not None
             time.sleep(_LOOK_EVERY)
 
 
@@ -287,11 +307,12 @@ def _chat_parser(commands) -> None:
     parser = commands.add_parser(chat.__name__, help="talk to the model that a run has trained")
     parser.add_argument("directory", help="a run directory, a checkpoint of one, or any PEFT directory")
     parser.add_argument("--client", type=int, metavar="K", help="with strategy.name='local': whose model")
-    parser.add_argument("--prompt", metavar="TEXT", help="print the answer to this, and nothing else")
+    parser.add_argument("--prompt", metavar="TEXT", help="answer this, and print nothing else")
     parser.add_argument("--base", action="store_true", help="the base model alone, without the adapter")
     parser.add_argument("--template", help="instead of the recorded one: a name or a .jinja file")
     parser.add_argument("--system-prompt", metavar="TEXT", help="instead of the recorded one; '' = the template's own")
     parser.add_argument("--model", help="instead of the recorded base: a built-in name, a directory or a Hub id")
+    parser.add_argument("--quantization", choices=("none", "int8", "nf4"), help="of the base, instead of the recorded one")
     parser.add_argument("--max-new-tokens", type=_tokens, default=256, metavar="N", help="of an answer (default: 256)")
     parser.add_argument("--temperature", type=_temperature, default=0.0, help="0 = greedy (default)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")
@@ -299,14 +320,18 @@ def _chat_parser(commands) -> None:
 
 
 def _tokens(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: accepted is at least 1")
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: accepted is a whole number, at least 1")
     return number
 
 
 def _temperature(text: str) -> float:
-    if not 0 <= (number := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: accepted is 0 or more")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: accepted is a number, 0 or more")
     return number
 
 

@@ -57,7 +57,7 @@ def demo(config: Config, directory: Path, run: RunIt, console: Console) -> None:
     console.rule("1/3 federated training: four clients, one domain each")
     run({"run.directory": str(directory / "federated")})
     console.rule("2/3 each client alone, for the same number of steps")
-    run({"run.directory": str(directory / "alone"), "strategy.name": "local"})
+    run({"run.directory": str(directory / "alone"), "strategy.name": "local", "strategy.arguments": ""})
     console.rule(f"3/3 {QUESTIONS} held-out questions a domain, the same for every model")
     set_threads(0)
     model = resident(resident_key(config))

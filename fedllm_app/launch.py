@@ -73,7 +73,7 @@ def wait_until_healthy(port: int, process: subprocess.Popen, log_file: Path) -> 
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise LaunchError(f"the local SuperLink did not start; its log, {log_file}, ends with:\n{tail(log_file)}")
+    raise LaunchError(f"the SuperLink did not start; its log, {log_file}, ends with:\n{tail(log_file)}")
 
 
 def flower_environment() -> dict[str, str]:

@@ -94,7 +94,7 @@ def locate_model(name: str, trust_remote_code: bool = False) -> ModelLocation:
     if path.is_absolute():
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"model.name = {name!r}: {path / 'config.json'} does not exist")
-        return ModelLocation(str(path), name, trust_remote_code)
+        return ModelLocation(str(path), str(path), trust_remote_code)
     if name.startswith(".") or name.count("/") > 1 or path.exists():
         raise ModelNotFound(
             f"model.name = {name!r}: a model directory must be named by its absolute path, because clients and server "
@@ -188,7 +188,8 @@ def load_base_model(
     model.requires_grad_(False)
     model.config.use_cache = False
     # What a model's files say of penalties and temperatures would be applied to every answer, greedy ones included.
-    model.generation_config = GenerationConfig()
+    special = {f"{which}_token_id": getattr(model.config, f"{which}_token_id", None) for which in ("bos", "eos", "pad")}
+    model.generation_config = GenerationConfig(**special)
     if quantization == "none":
         return model.to(device)
     if device == "cpu":
@@ -233,7 +234,7 @@ def _use_one_arithmetic(model: "PreTrainedModel") -> None:
                 # There it reads every row's scales from a block of its own, and gives other weights than were stored.
                 raise QuantizationError(
                     "model.quantization = 'nf4': on a CPU, bitsandbytes needs layers whose inputs are a multiple of "
-                    f"{block}, this model has one of {module.in_features}; accepted is 'int8' or 'none'"
+                    f"{block}, this model has one of {module.in_features}; accepted is 'int8' or 'none', or a GPU"
                 )
             module.support_avx512bf16_for_cpu = False
         elif isinstance(module, Linear8bitLt):

@@ -46,8 +46,8 @@ def _put_directory(new: Path, path: Path) -> None:
         if aside.exists() and not path.exists():
             os.replace(aside, path)
         raise
-    if aside.exists():
-        shutil.rmtree(aside)
+    # The new one is in place. What cannot be removed, a link or a file that is still open, must not turn that into an error.
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from fedllm_app.paths import atomic_path, write_text
 
 
 _CONFIG_FILE = "config.json"
+_RESULT_FILE = "result.json"
 _JOURNAL_FILE = "journal.jsonl"
 _PROMPT_FILE = "prompt.json"
 
@@ -67,7 +68,7 @@ class RunDirectory:
     @property
     def result_file(self) -> Path:
         """The result, written last."""
-        return self.path / "result.json"
+        return self.path / _RESULT_FILE
 
     def create(self, config: Mapping[str, object]) -> None:
         """Begin a run: an absolute path whose directory holds no other run."""
@@ -127,13 +128,14 @@ def adapter_directory(path: Path) -> Path:
 
 def client_adapters(path: Path) -> dict[int, Path]:
     """The final adapter of every client that trained alone, by client; of other runs, none."""
-    found = {int(directory.name.removeprefix("client-")): directory for directory in path.glob("adapters/client-*")}
-    return dict(sorted(found.items()))
+    found = ((directory.name.removeprefix("client-"), directory) for directory in path.glob("adapters/client-*"))
+    return dict(sorted((int(client), directory) for client, directory in found if client.isdecimal()))
 
 
 def run_of(adapter: Path) -> Path | None:
     """The run directory that an adapter is of: its final one, a client's or a checkpoint's; None elsewhere."""
-    runs = (directory for directory in adapter.parents[:3] if (directory / _JOURNAL_FILE).is_file())
+    files = (_CONFIG_FILE, _JOURNAL_FILE)
+    runs = (directory for directory in adapter.parents[:3] if all((directory / file).is_file() for file in files))
     return next(runs, None)
 
 
@@ -145,7 +147,12 @@ def read_run_config(path: Path) -> dict[str, bool | int | float | str]:
 def recorded_template(directory: Path) -> PromptRecord | None:
     """How the prompts of a saved adapter were written; None for an adapter that does not say."""
     file = directory / _PROMPT_FILE
-    return PromptRecord(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return PromptRecord(**json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise TemplateError(f"{file} cannot be read as the record of a template: {error}") from error
 
 
 def read_journal(path: Path) -> list[dict]:
@@ -156,5 +163,5 @@ def read_journal(path: Path) -> list[dict]:
 
 def read_result(path: Path) -> dict | None:
     """The result of a run, or None if it did not finish."""
-    file = path / "result.json"
+    file = path / _RESULT_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

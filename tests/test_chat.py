@@ -33,7 +33,7 @@ HI = [("user", "Hi")]
 def save_run(run_config, tiny_model, tmp_path):
     """A finished run directory of the tiny model whose adapter was moved away from its start, so that it matters."""
 
-    def save(template: str = "vicuna", system_prompt: str = "", clients: int = 0, method: str = "lora", **config):
+    def save(template="vicuna", system_prompt="", clients=0, method="lora", dora=False, **config):
         name = f"run-{len(list(tmp_path.iterdir()))}"
         directory = RunDirectory(tmp_path / name, PromptRecord.of(template, system_prompt))
         overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in config.items()}
@@ -41,7 +41,7 @@ def save_run(run_config, tiny_model, tmp_path):
         directory.journal("started")
         location = locate_model(str(tiny_model))
         targets = ("q_proj", "v_proj", "down_proj")
-        values = AdapterValues(4, 8, 0.0, targets, method=method, virtual_tokens=5)
+        values = AdapterValues(4, 8, 0.0, targets, dora=dora, method=method, virtual_tokens=5)
         manifest, settings = adapter_layout(location, values)
         vector = initial_adapter(manifest, settings, values, 0, lambda: load_base_model(location, torch.float32))
         noise = [np.random.default_rng(k).normal(0, 1, vector.shape).astype(np.float32) for k in range(clients + 1)]
@@ -322,6 +322,26 @@ def without_a_base(save_run):
     return [str(run)]
 
 
+def without_weights(save_run):
+    run = save_run()
+    (run / "adapter" / "adapter_model.safetensors").unlink()
+    return [str(run)]
+
+
+def of_an_older_version(save_run):
+    run = save_run()
+    config = json.loads((run / "config.json").read_text())
+    del config["model.quantization"]
+    (run / "config.json").write_text(json.dumps(config))
+    return [str(run)]
+
+
+def with_a_strange_record(save_run):
+    run = save_run()
+    (run / "adapter" / "prompt.json").write_text('{"form": "vicuna"}')
+    return [str(run)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -336,6 +356,9 @@ def without_a_base(save_run):
         (lambda save: [str(save()), "--model", "/no/model"], "/no/model/config.json does not exist"),
         (lambda save: [str(save(model__name="/gone"))], "/gone/config.json does not exist; --model names another"),
         (without_a_base, "names no base model: name it with --model"),
+        (without_weights, "holds no weights"),
+        (of_an_older_version, "its config.json has no model.quantization"),
+        (with_a_strange_record, "cannot be read as the record of a template"),
         (without_a_template, "does not say how its prompts were written: name its template with --template"),
         (lambda save: [str(save()), "--template", "vicunia"], "unknown template 'vicunia'"),
         (lambda save: [str(save("/not/here.jinja"))], "/not/here.jinja cannot be read"),
@@ -362,3 +385,12 @@ def test_an_adapter_of_another_model_is_refused(save_run, wide_model, tiny_model
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "deeper")
     with pytest.raises(AdapterError, match="does not fit the model .*missing adapter keys"):
         _ = opened(save_run(), model=str(tmp_path / "deeper")).model
+
+
+def test_dora_on_8_bit_weights_is_refused_here_too(save_run, nothing_is_loaded):
+    """Without a GPU, as in training; with other weights, or without the adapter, there is nothing to refuse."""
+    run = save_run(dora=True)
+    with pytest.raises(AdapterError, match="lora.dora with model.quantization = 'int8' needs a GPU"):
+        _ = opened(run, quantization="int8").model
+    assert find_source(run).dora
+    assert not find_source(save_run()).dora

@@ -24,8 +24,9 @@ def starts_nothing(tmp_path, monkeypatch) -> Path:
     def started(*_arguments, **_options):
         pytest.fail("a process of Flower was started")
 
-    for name in ("LocalSuperLink", "submit_run", "is_local"):
+    for name in ("LocalSuperLink", "submit_run"):
         monkeypatch.setattr(cli, name, started)
+    monkeypatch.setattr(cli, "is_local", lambda connection: True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -145,3 +146,59 @@ def test_what_flower_is_given(tmp_path, monkeypatch):
     assert given["app"] == ROOT
     assert given["config"] == flat
     assert given["federation"].startswith("num-supernodes=4 ")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """A SuperLink on another machine; what Flower says of its run, look by look, is the fixture's list."""
+    said: list = []
+
+    def status(*_):
+        answer = said.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cli, "is_local", lambda connection: False)
+    monkeypatch.setattr(cli, "submit_run", lambda *_: 7)
+    monkeypatch.setattr(cli, "run_status", status)
+    monkeypatch.setattr(cli, "_ASK_FLOWER_EVERY", 0.0)
+    monkeypatch.setattr(cli, "_LOOK_EVERY", 0.0)
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path))
+    return said
+
+
+def over_there(console) -> bool:
+    flat = default_run_config(ROOT) | {"run.directory": "/runs/of/another/machine"}
+    return run_to_end(ROOT, flat, console, connection="sites")
+
+
+def test_a_run_on_another_machine_ends_as_flower_says(elsewhere, console):
+    """Its files cannot be seen from here. A SuperLink that does not answer once is asked again."""
+    elsewhere += [("running", ""), LaunchError("not reached"), ("running", ""), ("finished:completed", "N/A")]
+    assert over_there(console)
+    said = console.export_text()
+    assert "flwr log 7 sites" in said
+    assert "the run finished; its files, on the SuperLink's machine: /runs/of/another/machine" in said
+
+
+def test_a_run_that_failed_on_another_machine(elsewhere, console):
+    elsewhere += [("finished:failed", "ServerApp failed: no GPU")]
+    assert not over_there(console)
+    said = console.export_text()
+    assert "finished:failed: ServerApp failed: no GPU" in said
+    assert "the run failed; its files, on the SuperLink's machine" in said
+    assert "the end of" not in said
+
+
+def test_a_superlink_that_never_answers(elsewhere, console):
+    elsewhere += [LaunchError("not reached")] * 100
+    with pytest.raises(LaunchError, match="not reached"):
+        over_there(console)
+
+
+def test_a_run_over_a_connection_needs_a_directory(elsewhere, capsys):
+    """The one that `fedllm run` would choose is this machine's."""
+    assert main(["run", str(ROOT), "sites"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "accepted over a connection is an absolute path on the SuperLink's machine" in said

@@ -139,7 +139,8 @@ def arrow_batches(path: Path) -> Iterator[Any]:
             batches = iter(pa.ipc.open_stream(source))
         for batch in batches:
             for column in batch.columns:
-                # What is not checked can end the process. Broken UTF-8 is left to the rows: it spoils no other ones.
+                # What is not checked can end the process. Broken UTF-8 in a column of text is left to the rows, of which
+                # it spoils no other; inside lists and records it is damage like any other.
                 (column.view(as_bytes[column.type]) if column.type in as_bytes else column).validate(full=True)
             yield from (batch.slice(start, BATCH) for start in range(0, len(batch), BATCH))
 

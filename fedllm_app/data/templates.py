@@ -1,8 +1,9 @@
 """Turn a conversation into the text that a model continues with its answer.
 
 One rule holds for every template: a model that has read `render_prompt(turns)` generates exactly
-`completion_prefix + answer + end`, and training uses these same three strings. The rendered prompt is complete, its
-beginning-of-text token included where the tokenizer would add one: tokenize it with `add_special_tokens=False`.
+`completion_prefix + answer + end`, and training uses these same three strings. The rendered prompt is complete but
+for the beginning-of-text token, which some templates write and some leave to the tokenizer: `shards.encode_prompts` sees to
+it that it stands there once.
 
 `completion_prefix` is not written down anywhere: it is what a template puts between the prompt and an answer that is
 already there. A format like `ASSISTANT: answer` puts a space there. That space belongs to the completion, because

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedllm_app.adapter_methods import AdapterValues, add_adapter, peft_config
-from fedllm_app.adapters import AdapterError, AdapterView, Manifest
+from fedllm_app.adapter_methods import AdapterValues, add_adapter, check_dora, peft_config
+from fedllm_app.adapters import AdapterView, Manifest
 from fedllm_app.models import ModelValues, load_model, load_tokenizer, locate_model
 
 if TYPE_CHECKING:
@@ -57,15 +57,9 @@ class Resident:
     @cached_property
     def model(self) -> "PeftModel":
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
-        import torch
-
         from fedllm_app.training.head import install_completion_head
 
-        if self.key.adapter.dora and self.key.model.quantization == "int8" and not torch.cuda.is_available():
-            # PEFT reads the weights of a DoRA layer at every step; on a CPU, bitsandbytes loses their scales by that.
-            raise AdapterError(
-                "lora.dora with model.quantization = 'int8' needs a GPU; on a CPU, accepted is 'nf4' or 'none'"
-            )
+        check_dora(self.key.adapter.dora, self.key.model.quantization)
         model = add_adapter(load_model(self.key.model), peft_config(self.key.adapter))
         install_completion_head(model.get_base_model())
         return model

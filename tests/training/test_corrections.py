@@ -132,13 +132,26 @@ def test_proximal_pulls_towards_the_global_adapter(make_client, assign, optimize
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_proximal_is_not_scaled_by_accumulation_and_not_in_the_loss(make_client, assign, accumulation):
-    """One SGD step of 4 examples, whole or in two halves: the same adapter, and the first loss without mu's term."""
+    """Two SGD steps of 4 examples, whole or in two halves, at rate eta from x to y1 to y2.
+
+    At the first y = x and mu adds nothing; the second it moves by -eta mu (y1 - x). The first loss lacks mu's term.
+    """
+    eta, mu, between = 0.1, 3.0, []
     client = make_client(
-        train__local_steps=1, train__batch_size=4 // accumulation, train__gradient_accumulation=accumulation,
+        train__local_steps=2, train__batch_size=4 // accumulation, train__gradient_accumulation=accumulation,
         train__optimizer="sgd", train__max_grad_norm=0.0,
     )  # fmt: skip
     x = np.full(resident(client.model).manifest.size, 0.01, np.float32)
-    plain, plain_numbers = client.train(assign(client), {ADAPTER: x}, QUIET)
-    prox, prox_numbers = client.train(assign(client, asked={"proximal-mu": 3.0}), {ADAPTER: x}, QUIET)
-    assert np.array_equal(plain[ADAPTER], prox[ADAPTER])  # y = x at the only step: mu (y - x) = 0
-    assert prox_numbers["first-loss"] == plain_numbers["first-loss"]
+
+    def watch(step, _steps, _loss):
+        if step == 1:
+            between.append(resident(client.model).adapter.read())
+
+    (plain, plain_numbers), (held, held_numbers) = (
+        client.train(assign(client, asked={"proximal-mu": weight}, learning_rate=eta), {ADAPTER: x}, watch)
+        for weight in (0.0, mu)
+    )
+    assert np.array_equal(*between)
+    assert np.abs(between[0] - x).max() > 1e-4
+    np.testing.assert_allclose(held[ADAPTER] - plain[ADAPTER], -eta * mu * (between[0] - x), atol=1e-7)
+    assert held_numbers["first-loss"] == plain_numbers["first-loss"]
