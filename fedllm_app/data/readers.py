@@ -129,7 +129,6 @@ def arrow_batches(path: Path) -> Iterator[Any]:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:
-        as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
         source.seek(0)
         if is_file:
@@ -138,11 +137,23 @@ def arrow_batches(path: Path) -> Iterator[Any]:
         else:
             batches = iter(pa.ipc.open_stream(source))
         for batch in batches:
-            for column in batch.columns:
-                # What is not checked can end the process. Broken UTF-8 in a column of text is left to the rows, of which
-                # it spoils no other; inside lists and records it is damage like any other.
-                (column.view(as_bytes[column.type]) if column.type in as_bytes else column).validate(full=True)
-            yield from (batch.slice(start, BATCH) for start in range(0, len(batch), BATCH))
+            yield from validated(batch.slice(start, BATCH) for start in range(0, len(batch), BATCH))
+
+
+def validated(tables: Iterable[Any]) -> Iterator[Any]:
+    """Arrow tables or record batches whose buffers are sound: reading others can end the process.
+
+    Broken UTF-8 in a column of text is left to the rows, of which it spoils no other; inside lists and records it is
+    damage like any other (`pyarrow.ArrowInvalid`).
+    """
+    import pyarrow as pa
+
+    as_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    for table in tables:
+        for column in table.columns:
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                (chunk.view(as_bytes[chunk.type]) if chunk.type in as_bytes else chunk).validate(full=True)
+        yield table
 
 
 def _is_array(file: IO[bytes]) -> bool:

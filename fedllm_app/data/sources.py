@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_app.data.examples import Example, PreferencePair
-from fedllm_app.data.readers import BATCH, Located, UnreadableFile, files_of, is_data_file, read_files, read_tables
+from fedllm_app.data.readers import (
+    BATCH,
+    Located,
+    UnreadableFile,
+    files_of,
+    is_data_file,
+    read_files,
+    read_tables,
+    validated,
+)
 from fedllm_app.data.schemas import BadRow, Columns, DataError, Task, recognise
 
 CODE_VERSION = 1
@@ -292,9 +301,9 @@ def _saved(path: Path) -> Located:
 
     try:
         saved = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+        yield from read_tables(validated(saved.with_format("arrow").iter(BATCH)), path.name)
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among them
         raise UnreadableFile(f"{path} cannot be read as a saved dataset: {error}") from error
-    return read_tables(saved.with_format("arrow").iter(BATCH), path.name)
 
 
 def _hub(hub_id: str, configs: tuple[str, ...], split: str) -> _Origin:

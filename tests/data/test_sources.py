@@ -152,15 +152,20 @@ def test_a_truncated_arrow_file_is_named(kind, tmp_path, cache):
 def test_damage_inside_an_arrow_file_is_named(tmp_path, cache):
     """Text whose second value ends before it begins: an Arrow file can be read without a complaint to rows that are not
     there."""
+    import datasets
     import pyarrow as pa
 
     offsets, text = np.array([0, 2, 1, 3], np.int32), b"abc"
     column = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(text))
     table = pa.table({"prompt": ["x", "y", "z"], "completion": column})
-    with pa.ipc.new_stream(str(tmp_path / "rows.arrow"), table.schema) as writer:
-        writer.write_table(table)
+    datasets.Dataset.from_dict({"prompt": ["x"], "completion": ["y"]}).save_to_disk(tmp_path / "saved")
+    for file in (tmp_path / "rows.arrow", tmp_path / "saved" / "data-00000-of-00001.arrow"):
+        with pa.ipc.new_stream(str(file), table.schema) as writer:
+            writer.write_table(table)
     with pytest.raises(UnreadableFile, match="rows.arrow cannot be read: .*offset"):
         open_source(str(tmp_path / "rows.arrow"), task="sft", cache_dir=cache)
+    with pytest.raises(UnreadableFile, match="saved cannot be read as a saved dataset: .*offset"):
+        open_source(str(tmp_path / "saved"), task="sft", cache_dir=cache)
 
 
 def test_a_folder_of_arrow_files(tmp_path, cache):
