@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 ADAPTER, CONTROL, CONTROL_DELTA, REFERENCE = "adapter", "control", "control-delta", "reference"
 EXAMPLES = "num-examples"
+PEAK_MEMORY, PEAK_GPU_MEMORY = "peak-memory-mb", "peak-gpu-memory-mb"
 CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
 
 

@@ -20,6 +20,8 @@ from fedllm_app.messages import (
     ARRAYS,
     CONFIG,
     METRICS,
+    PEAK_GPU_MEMORY,
+    PEAK_MEMORY,
     REFERENCE,
     Assignment,
     adapter_record,
@@ -30,9 +32,6 @@ from fedllm_app.messages import (
 from fedllm_app.run_directory import RunDirectory
 from fedllm_app.sampling import choose_clients, learning_rate
 from fedllm_app.strategies.fedavg import FedAvg
-
-
-_MEMORY = ("peak-memory-mb", "peak-gpu-memory-mb")
 
 
 @runtime_checkable
@@ -88,7 +87,7 @@ class Totals:
 
     down: int = 0
     up: int = 0
-    peak: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_MEMORY, 0.0))
+    peak: dict[str, float] = field(default_factory=lambda: dict.fromkeys((PEAK_MEMORY, PEAK_GPU_MEMORY), 0.0))
     refused: int = 0
     positions: dict[int, int] = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)
@@ -250,8 +249,8 @@ class Rounds:
             numbers = dict(answer.content[METRICS])
             sent, received = record_bytes(requests[client][1]), record_bytes(answer.content)
             self.totals.up += received
-            for name in _MEMORY:
-                self.totals.peak[name] = max(self.totals.peak[name], numbers.get(name, 0.0))
+            for name, peak in self.totals.peak.items():
+                self.totals.peak[name] = max(peak, numbers.get(name, 0.0))
             kind = "client" if message_type == MessageType.TRAIN else "client-evaluation"
             self.directory.journal(kind, **where, **_plain(numbers), bytes_down=sent, bytes_up=received)
             # Flower's strategies insist on exactly one ArrayRecord and one MetricRecord.

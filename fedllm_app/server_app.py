@@ -14,6 +14,7 @@ from fedllm_app.adapters import load_peft_directory
 from fedllm_app.config import Config, parse_run_config
 from fedllm_app.fingerprint import code_hash
 from fedllm_app.holdings import report_holdings
+from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY
 from fedllm_app.models import load_model, locate_model
 from fedllm_app.paths import home
 from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
@@ -109,8 +110,8 @@ def _result(
         "seconds_of_rounds": ended - ready,
         "bytes_down": totals.down,
         "bytes_up": totals.up,
-        "peak_client_memory_mb": totals.peak["peak-memory-mb"],
-        "peak_client_gpu_memory_mb": totals.peak["peak-gpu-memory-mb"],
+        "peak_client_memory_mb": totals.peak[PEAK_MEMORY],
+        "peak_client_gpu_memory_mb": totals.peak[PEAK_GPU_MEMORY],
         "refused_replies": totals.refused,
         "adapter_moved": float(np.linalg.norm(final - initial)),
         "adapter": "adapter",

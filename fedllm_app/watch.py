@@ -126,19 +126,18 @@ class Watch:
 def summary(result: dict, directory: str) -> Table:
     """The closing table of a finished run."""
     table = Table(title="run finished", show_header=False)
+    gpu_mb = result["peak_client_gpu_memory_mb"]
+    on_gpu = f", on its GPU {gpu_mb:.0f} MB" if gpu_mb else ""
     rows = {
         "strategy": result["strategy"],
         "rounds": result["rounds"],
         "seconds": f"{result['seconds']:.1f} (rounds {result['seconds_of_rounds']:.1f})",
         "sent to clients": f"{result['bytes_down'] / 1e6:.2f} MB",
         "received": f"{result['bytes_up'] / 1e6:.2f} MB",
-        "peak memory of a client": f"{result['peak_client_memory_mb']:.0f} MB",
-        "on its GPU": f"{result['peak_client_gpu_memory_mb']:.0f} MB",
+        "peak memory of a client": f"{result['peak_client_memory_mb']:.0f} MB" + on_gpu,
         "refused replies": result["refused_replies"],
         "run directory": directory,
     }
-    if not result["peak_client_gpu_memory_mb"]:
-        del rows["on its GPU"]
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table

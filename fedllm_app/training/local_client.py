@@ -17,7 +17,15 @@ from fedllm_app.data.examples import Example
 from fedllm_app.data.loading import ClientData, DataSelection, Rows, client_data
 from fedllm_app.data.shards import EmptyShard, PairShard, Shard, batches, cached, join, tokenize, walk
 from fedllm_app.data.templates import get_template, template_source
-from fedllm_app.messages import ADAPTER, EXAMPLES, REFERENCE, Assignment, vector_hash
+from fedllm_app.messages import (
+    ADAPTER,
+    EXAMPLES,
+    PEAK_GPU_MEMORY,
+    PEAK_MEMORY,
+    REFERENCE,
+    Assignment,
+    vector_hash,
+)
 from fedllm_app.training.corrections import Correction, LocalRound, Numbers, Vectors, corrections_for
 from fedllm_app.training.local import LocalTraining, Progress, TrainResult, train_round
 from fedllm_app.training.resident import Resident, ResidentKey, resident
@@ -315,7 +323,7 @@ def _train(job: Job, trainer, dataset) -> TrainResult:
 def _memory() -> Numbers:
     """What this process has needed at most. On a machine without a GPU the second number is 0, not missing: strategies
     insist on the same metrics from all clients."""
-    return {"peak-memory-mb": peak_memory_mb(), "peak-gpu-memory-mb": peak_gpu_memory_mb()}
+    return {PEAK_MEMORY: peak_memory_mb(), PEAK_GPU_MEMORY: peak_gpu_memory_mb()}
 
 
 def peak_gpu_memory_mb() -> float:
