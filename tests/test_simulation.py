@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from in_process import run_in_process
 
 from fedllm_app.cli import run_to_end
 from fedllm_app.launch import LocalSuperLink, run_status, submit_run
@@ -84,12 +85,12 @@ def test_plain_flwr_run(run_config, tmp_path):
 
 
 def test_dpo_from_a_finished_run(run_config, tmp_path, console):
-    """The paper's two stages: FedDPO starts from a FedIT run's directory, whose adapter is the reference.
+    """The paper's two stages: FedDPO starts from a FedIT run's directory, whose adapter is the reference policy.
 
     The first loss of every client is ln 2 = 0.6931 in round 1, because policy and reference are the same model.
     """
     first, second = tmp_path / "it", tmp_path / "va"
-    assert run_to_end(ROOT, run_config | {"run.directory": str(first)}, console)
+    run_in_process(run_config, first)
     flat = run_config | {"run.directory": str(second), "train.task": "dpo", "adapter.start": str(first)}
     assert run_to_end(ROOT, flat, console)
     losses = [event["first_loss"] for event in read_journal(second) if event["event"] == "client"]

@@ -4,6 +4,7 @@ A trainer is built once for a resident model and serves every round of every cli
 learning rate are put in, and the optimizer starts anew, because clients keep no moments between rounds.
 """
 
+import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable
@@ -175,6 +176,7 @@ def resident_trainer(
     """
     if key not in resident.trainers:
         resident.trainers.clear()
+        gc.unfreeze()
         base = resident.model.get_base_model()
         base.activation_checkpointing_disable()  # an earlier trainer may have asked for it
         base.disable_input_require_grads()
@@ -190,6 +192,9 @@ def resident_trainer(
         install_completion_head(base)
         resident.adapter.restore(before)  # on a quantized base, TRL has cast it to bfloat16
         resident.trainers[key] = trainer
+        # Trainers collect garbage in every round, which among the objects of some thousand imported modules takes a third
+        # of a second. All that is there now stays until the model is released.
+        gc.freeze()
     return resident.trainers[key]
 
 

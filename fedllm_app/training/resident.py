@@ -5,6 +5,7 @@ for every message is the largest avoidable cost). Clients share it: before each 
 nothing of one client is left for the next.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -93,7 +94,7 @@ def resident(key: ResidentKey) -> Resident:
     """The process's resident model for `key`; a model loaded for another key is let go first."""
     global _resident
     if _resident is None or _resident.key != key:
-        _resident = None
+        release()
         _resident = Resident(key)
     return _resident
 
@@ -113,4 +114,7 @@ def set_threads(threads: int) -> int:
 def release() -> None:
     """Forget the resident model (after running out of memory, so that the next message finds a clean process)."""
     global _resident
-    _resident = None
+    if _resident is not None:
+        _resident = None
+        gc.unfreeze()  # see `resident_trainer`
+        gc.collect()

@@ -1,7 +1,9 @@
 """What a local client holds of its data, and what it leaves on disk."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from fedllm_app.client_app import build_local_client
 from fedllm_app.data import shards as shards_module
 from fedllm_app.messages import ADAPTER
 from fedllm_app.training import head, local_client
+from fedllm_app.training import resident as resident_module
 from fedllm_app.training.resident import resident
 
 
@@ -134,3 +137,15 @@ def test_the_end_token_is_learnt_where_it_is_the_padding_too(
         assert labels == [-100] * start + ids[start:length] + [-100] * (len(ids) - length)
         padding.update(ids[length:])
     assert end in padding
+
+
+def test_a_released_model_is_gone(make_client, assign):
+    """Garbage collection passes over what is there while a model is used, and not any more once it is released."""
+    client = make_client()
+    start = np.zeros(resident(client.model).manifest.size, np.float32)
+    client.train(assign(client), {ADAPTER: start}, lambda *_: None)
+    model = weakref.ref(resident(client.model).model)
+    assert gc.get_freeze_count() > 0
+    resident_module.release()
+    assert model() is None
+    assert gc.get_freeze_count() == 0
