@@ -6,7 +6,8 @@ Adding a method is one line of `METHODS`, and the start of its parameters.
 import math
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,9 +83,7 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     try:
-        with warnings.catch_warnings():
-            # PEFT asks under a name that transformers 6 will not have, and of which transformers 5 warns.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        with peft_asks_by_an_old_name():
             model = get_peft_model(base, adapter)
     except ValueError as error:
         key = "lora.target-modules" if adapter.peft_type == PeftType.LORA else "adapter.method"
@@ -93,6 +92,14 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
         # Losses multiply hidden states by the head's weight directly, so an adapter on it would never be trained.
         raise AdapterError("lora.target-modules names the language-model head: accepted are modules below it")
     return model
+
+
+@contextmanager
+def peft_asks_by_an_old_name() -> Iterator[None]:
+    """While PEFT wraps a model: it asks under a name that transformers 6 will not have, of which transformers 5 warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def check_dora(dora: bool, quantization: str) -> None:

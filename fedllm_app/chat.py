@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fedllm_app.adapter_methods import check_dora
+from fedllm_app.adapter_methods import check_dora, peft_asks_by_an_old_name
 from fedllm_app.adapters import AdapterError
 from fedllm_app.data.shards import encode_prompts
 from fedllm_app.data.templates import Template, TemplateError, Turn, get_template
@@ -264,11 +264,9 @@ def _adapted(model: "torch.nn.Module", source: Source) -> "torch.nn.Module":
     import torch
     from peft import PeftModel
 
-    with warnings.catch_warnings():
+    with peft_asks_by_an_old_name():
         # An adapter that covers a part of the model only is one of another model, and PEFT no more than warns.
         warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
-        # PEFT asks transformers for what it has renamed.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         try:
             return PeftModel.from_pretrained(model, source.adapter)
         except torch.OutOfMemoryError:  # a RuntimeError, and not about the adapter

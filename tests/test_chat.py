@@ -243,8 +243,12 @@ def test_a_conversation(save_run, monkeypatch):
 
 
 def test_ctrl_d_ends(save_run, monkeypatch):
+    """After what was typed before it has been answered, and nothing else."""
+    chat, asked = opened(save_run()), []
+    monkeypatch.setattr(chat, "answer", lambda turns, _show: asked.append(list(turns)) or "Yo")
     console, _ = typed(monkeypatch, ["Hi"])
-    converse(opened(save_run()), console)
+    converse(chat, console)
+    assert asked == [[("user", "Hi")]]
 
 
 def test_a_turn_that_does_not_fit_is_refused_and_forgotten(save_run, monkeypatch):
