@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--names", nargs="+", help="strategies (default: all nine; with --dpo local, fedavg, scaffold)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
-    parser.add_argument("--dpo", help="absolute path of preference pairs: value alignment instead of instruction tuning")
+    parser.add_argument(
+        "--dpo", help="absolute path of preference pairs: value alignment instead of instruction tuning"
+    )
     parser.add_argument("-c", "--run-config", action="append", default=[], help="overrides of every run")
     parsed = parser.parse_args()
     flat = alignment_configuration(parsed.dpo) if parsed.dpo else default_run_config(ROOT) | {"evaluate.every": 0}
@@ -59,10 +61,18 @@ def main() -> None:
 def alignment_configuration(pairs: str) -> dict:
     """The defaults with what value alignment on these pairs needs."""
     return default_run_config(ROOT) | {
-        "train.task": "dpo", "data.name": pairs, "train.max-length": 192, "train.batch-size": 4, "train.rounds": 3,
-        "train.local-steps": 4, "train.learning-rate": 1e-3, "train.min-learning-rate": 1e-4,
-        "data.held-out-examples": 24, "evaluate.examples": 24, "evaluate.every": 100,
-    }  # fmt: skip
+        "train.task": "dpo",
+        "data.name": pairs,
+        "train.max-length": 192,
+        "train.batch-size": 4,
+        "train.rounds": 3,
+        "train.local-steps": 4,
+        "train.learning-rate": 1e-3,
+        "train.min-learning-rate": 1e-4,
+        "data.held-out-examples": 24,
+        "evaluate.examples": 24,
+        "evaluate.every": 100,
+    }
 
 
 def tuning_run(flat: dict) -> dict[str, float]:

@@ -21,15 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WORDS = (
-    "the of and to a in is that for it as was with be by on not he his but at are this have from or had an they which "
-    "one you were all her she there would their we him been has when who will no more if out so up said what its about "
-    "than into them can only other time new some could these two may first then do any like my now over such our man "
-    "even most made after also did many off before must well back through years much where your way down should because "
-    "long each just state people those too mr how little good world make very year still see own work men day get here "
-    "between both life being under three never know same last another while us might great old against go come since "
-    "right used himself take house without again place around home small found thought went say part once general high"
-).split()
+WORDS = ["the", "of", "and", "to", "a", "in", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on", "not", "he", "his", "but", "at", "are", "this", "have", "from", "or", "had", "an", "they", "which", "one", "you", "were", "all", "her", "she", "there", "would", "their", "we", "him", "been", "has", "when", "who", "will", "no", "more", "if", "out", "so", "up", "said", "what", "its", "about", "than", "into", "them", "can", "only", "other", "time", "new", "some", "could", "these", "two", "may", "first", "then", "do", "any", "like", "my", "now", "over", "such", "our", "man", "even", "most", "made", "after", "also", "did", "many", "off", "before", "must", "well", "back", "through", "years", "much", "where", "your", "way", "down", "should", "because", "long", "each", "just", "state", "people", "those", "too", "mr", "how", "little", "good", "world", "make", "very", "year", "still", "see", "own", "work", "men", "day", "get", "here", "between", "both", "life", "being", "under", "three", "never", "know", "same", "last", "another", "while", "us", "might", "great", "old", "against", "go", "come", "since", "right", "used", "himself", "take", "house", "without", "again", "place", "around", "home", "small", "found", "thought", "went", "say", "part", "once", "general", "high"]
 
 
 def main() -> None:
@@ -50,8 +42,14 @@ def main() -> None:
         home = Path(scratch) / "home"
         share_models(home)
         first, second, whole = (run_stage(parsed, file, home, name) for name in ("sampled", "sampled", "all"))
-    line = {"benchmark": "loading", "cores": os.cpu_count(), "rows": parsed.rows, "characters_a_row": characters,
-            "clients": parsed.clients, "sampled": parsed.sampled}  # fmt: skip
+    line = {
+        "benchmark": "loading",
+        "cores": os.cpu_count(),
+        "rows": parsed.rows,
+        "characters_a_row": characters,
+        "clients": parsed.clients,
+        "sampled": parsed.sampled,
+    }
     line |= {f"{name}_seconds": first[name] for name in ("conversion", "partition", "tokenizing")}
     line["second_run_seconds"] = round(sum(second[name] for name in ("conversion", "partition", "tokenizing")), 2)
     line["tokenizing_all_seconds"] = whole["tokenizing"]
@@ -91,8 +89,9 @@ def run_stage(parsed: argparse.Namespace, file: Path, home: Path, name: str) -> 
     """One stage in a process of its own."""
     options = ["--stage", name, "--file", str(file), "--clients", str(parsed.clients), "--sampled", str(parsed.sampled)]
     environment = os.environ | {"FEDLLM_HOME": str(home)}
-    done = subprocess.run([sys.executable, __file__, *options], check=True, stdout=subprocess.PIPE, text=True,
-                          env=environment)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, __file__, *options], check=True, stdout=subprocess.PIPE, text=True, env=environment
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -107,9 +106,12 @@ def stage(file: Path, clients: int, sampled: int, name: str) -> dict:
     from fedllm_app.values import data_selection
 
     flat = default_run_config(ROOT) | {
-        "data.name": str(file), "data.template": "alpaca", "train.max-length": 512, "clients.number": clients,
+        "data.name": str(file),
+        "data.template": "alpaca",
+        "train.max-length": 512,
+        "clients.number": clients,
         "clients.per-round": sampled,
-    }  # fmt: skip
+    }
     selection = data_selection(parse_run_config(flat), clients)
     client = build_local_client(1, tuple(sorted(flat.items())), clients)
     # Reading the tokenizer is part of loading the model, not of the data.

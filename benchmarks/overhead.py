@@ -81,15 +81,27 @@ def federated(data: Path, dtype: str, directory: Path) -> None:
     from fedllm_app.progress import Tail, progress_file
 
     overrides = {
-        "run.directory": directory, "data.name": data, "data.template": "alpaca", "model.name": MODEL,
-        "model.dtype": dtype, "lora.target-modules": "q_proj,v_proj", "evaluate.every": 0,
-    }  # fmt: skip
-    text = " ".join(f"{key}='{value}'" if isinstance(value, str | Path) else f"{key}={value}"
-                    for key, value in overrides.items())
-    numbers = (f"clients.number=4 clients.per-round=2 train.rounds=2 train.local-steps=5 train.batch-size={BATCH} "
-               f"train.max-length={LENGTH} train.learning-rate=1e-4 train.min-learning-rate=1e-5")
-    options = ["--run-config", f"{text} {numbers}",
-               "--federation-config", "num-supernodes=4 client-resources-num-cpus=1"]
+        "run.directory": directory,
+        "data.name": data,
+        "data.template": "alpaca",
+        "model.name": MODEL,
+        "model.dtype": dtype,
+        "lora.target-modules": "q_proj,v_proj",
+        "evaluate.every": 0,
+    }
+    text = " ".join(
+        f"{key}='{value}'" if isinstance(value, str | Path) else f"{key}={value}" for key, value in overrides.items()
+    )
+    numbers = (
+        f"clients.number=4 clients.per-round=2 train.rounds=2 train.local-steps=5 train.batch-size={BATCH} "
+        f"train.max-length={LENGTH} train.learning-rate=1e-4 train.min-learning-rate=1e-5"
+    )
+    options = [
+        "--run-config",
+        f"{text} {numbers}",
+        "--federation-config",
+        "num-supernodes=4 client-resources-num-cpus=1",
+    ]
     directory.mkdir()
     started = time.time()
     with LocalSuperLink(directory / "flower.log") as superlink:
@@ -126,13 +138,24 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(location)
     template = get_template("alpaca", tokenizer)
     source = open_source(str(data), task="sft", cache_dir=home() / "sources", max_bad_share=0.01)
-    rows = [{"prompt": template.render_prompt(e.prompt, None), "completion": e.completion}
-            for e in source.examples(range(STEPS * BATCH))]
+    rows = [
+        {"prompt": template.render_prompt(e.prompt, None), "completion": e.completion}
+        for e in source.examples(range(STEPS * BATCH))
+    ]
     arguments = SFTConfig(
-        output_dir="unused", max_steps=STEPS, per_device_train_batch_size=BATCH, max_length=LENGTH, learning_rate=1e-4,
-        save_strategy="no", report_to=[], disable_tqdm=True, bf16=False, gradient_checkpointing=False,
-        use_cpu=not torch.cuda.is_available(), logging_steps=1,
-    )  # fmt: skip
+        output_dir="unused",
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH,
+        max_length=LENGTH,
+        learning_rate=1e-4,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=1,
+    )
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(location, dtype=getattr(torch, dtype)),
         args=arguments,
@@ -155,9 +178,9 @@ def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
 
     from fedllm_app.adapter_methods import draw_adapter, peft_config
     from fedllm_app.adapters import AdapterView
+    from fedllm_app.data.shards import tokenize
     from fedllm_app.data.sources import open_source
     from fedllm_app.data.templates import get_template
-    from fedllm_app.data.shards import tokenize
     from fedllm_app.models import locate_model
     from fedllm_app.paths import home
     from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round

@@ -45,10 +45,13 @@ def configurations(data: str, pairs: str) -> dict[str, dict]:
         "256 tokens, checkpointing": long | {"train.gradient-checkpointing": True, "train.batch-size": 8},
         "256 tokens, scaffold": long | {"strategy.name": "scaffold"},
         "pairs of 128 tokens": {
-            "train.task": "dpo", "data.name": pairs, "data.template": "alpaca", "train.max-length": 128,
+            "train.task": "dpo",
+            "data.name": pairs,
+            "data.template": "alpaca",
+            "train.max-length": 128,
             "train.batch-size": 4,
         },
-    }  # fmt: skip
+    }
 
 
 def compare(overrides: dict) -> dict:

@@ -50,11 +50,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = DEMO if parsed.size == "demo" else apart(random_model, f"{scratch}/model", *SIZES[parsed.size])
         flat = default_run_config(ROOT) | {
-            "model.name": model, "data.name": str(full_rows(Path(scratch) / "rows.jsonl", parsed)),
-            "data.held-out-examples": 0, "data.template": "none", "train.max-length": parsed.length,
-            "train.batch-size": parsed.batch, "train.local-steps": parsed.steps, "train.rounds": 2, "evaluate.every": 0,
+            "model.name": model,
+            "data.name": str(full_rows(Path(scratch) / "rows.jsonl", parsed)),
+            "data.held-out-examples": 0,
+            "data.template": "none",
+            "train.max-length": parsed.length,
+            "train.batch-size": parsed.batch,
+            "train.local-steps": parsed.steps,
+            "train.rounds": 2,
+            "evaluate.every": 0,
             "clients.number": CLIENTS,
-        }  # fmt: skip
+        }
         flat |= read_overrides(parsed.run_config)
         for at_once in parsed.at_once:
             if cores % at_once and not gpu:
@@ -111,10 +117,16 @@ def random_model(directory: str, hidden: int, layers: int, heads: int, intermedi
 
     tokenizer = load_tokenizer(locate_model(DEMO))
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=intermediate, max_position_embeddings=4096, tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=intermediate,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(directory)

@@ -200,7 +200,9 @@ def load_peft_directory(directory: Path, manifest: Manifest) -> np.ndarray:
         tensors = {PROMPT if name == "prompt_embeddings" else name: tensor for name, tensor in tensors.items()}
     wrong = [n for n, s in zip(manifest.names, manifest.shapes, strict=True) if n in tensors and tensors[n].shape != s]
     if wrong:
-        raise AdapterError(f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape}; is {key} the one it was made with?")
+        raise AdapterError(
+            f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape}; is {key} the one it was made with?"
+        )
     return manifest.pack(tensors)
 
 

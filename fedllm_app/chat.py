@@ -149,7 +149,9 @@ def _base_values(adapter: Path, settings: dict, given: str | None) -> ModelValue
         name = str(Path(given).expanduser().resolve())
     if config is None:
         return ModelValues(name, "auto")
-    missing = [key for key in ("dtype", "attention", "quantization", "double-quantization") if f"model.{key}" not in config]
+    missing = [
+        key for key in ("dtype", "attention", "quantization", "double-quantization") if f"model.{key}" not in config
+    ]
     if missing:
         raise AdapterError(f"{run} is a run of another version of the app: its config.json has no model.{missing[0]}")
     return ModelValues(

@@ -173,7 +173,9 @@ def run_to_end(
             environment = superlink.environment if superlink else flower_environment()
             run_id = submit_run(app, connection, options, environment)
             if not local:
-                told = f"what the server says: flwr log {run_id} {connection or ''}; the run goes on if this command ends"
+                told = (
+                    f"what the server says: flwr log {run_id} {connection or ''}; the run goes on if this command ends"
+                )
                 console.print(told, markup=False, highlight=False)
             finished = _follow(run_id, directory, config, console, connection, environment)
     result = read_result(directory.path)
@@ -312,7 +314,9 @@ def _chat_parser(commands) -> None:
     parser.add_argument("--template", help="instead of the recorded one: a name or a .jinja file")
     parser.add_argument("--system-prompt", metavar="TEXT", help="instead of the recorded one; '' = the template's own")
     parser.add_argument("--model", help="instead of the recorded base: a built-in name, a directory or a Hub id")
-    parser.add_argument("--quantization", choices=("none", "int8", "nf4"), help="of the base, instead of the recorded one")
+    parser.add_argument(
+        "--quantization", choices=("none", "int8", "nf4"), help="of the base, instead of the recorded one"
+    )
     parser.add_argument("--max-new-tokens", type=_tokens, default=256, metavar="N", help="of an answer (default: 256)")
     parser.add_argument("--temperature", type=_temperature, default=0.0, help="0 = greedy (default)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the base model")

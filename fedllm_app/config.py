@@ -157,9 +157,21 @@ class DpoConfig(_Section):
 
     beta: Annotated[float, Field(gt=0)]
     loss_type: Literal[
-        "sigmoid", "hinge", "ipo", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
-        "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
-    ]  # fmt: skip
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sft",
+        "sigmoid_norm",
+    ]
 
 
 class EvaluateConfig(_Section):
@@ -277,7 +289,7 @@ def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argumen
         own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
         keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
         return {}, [
-            f"strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is \"\", because only a class path "
+            f'strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is "", because only a class path '
             "takes arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: "
             f"{keys or 'none'}"
         ]
@@ -346,7 +358,7 @@ def _contradictions(config: Config) -> list[str]:
     problems += _data_contradictions(data, clients)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
-        problems.append(f"run.directory = {directory!r}: accepted is an absolute path, or \"\" for a new one")
+        problems.append(f'run.directory = {directory!r}: accepted is an absolute path, or "" for a new one')
     start = config.adapter.start
     if start and not Path(start).is_absolute():
         problems.append(f"adapter.start = {start!r}: accepted is an absolute path")

@@ -302,9 +302,7 @@ def choose_attention(name: str, max_length: int) -> str:
 def _found(auto_class, location: ModelLocation, **options):
     """`auto_class.from_pretrained`, with an error that says how to provide a model that cannot be reached."""
     try:
-        return auto_class.from_pretrained(
-            location.reference, trust_remote_code=location.trust_remote_code, **options
-        )
+        return auto_class.from_pretrained(location.reference, trust_remote_code=location.trust_remote_code, **options)
     except (OSError, ValueError) as error:
         raise ModelNotFound(
             f"model.name = {location.reference!r} could not be loaded ({str(error).splitlines()[0]}). Give the absolute "

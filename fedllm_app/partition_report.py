@@ -78,8 +78,7 @@ def partition_table(clients: list[ClientRows]) -> Table:
     table.add_section()
     for name, of in (("smallest", min), ("median", median), ("largest", max)) if len(shown) < len(clients) else ():
         rows, held_out, labels = (
-            of(counts)
-            for counts in zip(*((one.rows, one.held_out, len(one.labels)) for one in clients), strict=True)
+            of(counts) for counts in zip(*((one.rows, one.held_out, len(one.labels)) for one in clients), strict=True)
         )
         table.add_row("", f"{name} of {len(clients)}", f"{rows:,.0f}", f"{held_out:,.0f}", f"{labels:.0f} labels")
     total, held_out = sum(one.rows for one in clients), sum(one.held_out for one in clients)

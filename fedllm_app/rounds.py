@@ -200,7 +200,9 @@ class Rounds:
         metrics = self.strategy.aggregate_evaluate(server_round, replies)
         self.directory.journal("evaluation", round=server_round, clients=accepted, **_plain(metrics))
 
-    def _requests(self, configured: Iterable[Message], server_round: int, rate: float) -> dict[int, tuple[int, RecordDict]]:
+    def _requests(
+        self, configured: Iterable[Message], server_round: int, rate: float
+    ) -> dict[int, tuple[int, RecordDict]]:
         """The strategy's messages, addressed to nodes and stamped with each client's assignment, by client."""
         requests = {}
         for message in sorted(configured, key=lambda message: message.metadata.dst_node_id):
@@ -271,4 +273,6 @@ def _checked_aggregate(aggregated: ArrayRecord, sent: ArrayRecord, server_round:
 
 def _plain(metrics) -> dict[str, object]:
     """Metric names as the journal's keys."""
-    return {} if metrics is None else {key.replace("-", "_"): value for key, value in metrics.items() if key != "client"}
+    return (
+        {} if metrics is None else {key.replace("-", "_"): value for key, value in metrics.items() if key != "client"}
+    )

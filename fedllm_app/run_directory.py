@@ -1,11 +1,11 @@
 """All files of a run in one directory.
 
-    config.json            the resolved configuration
-    journal.jsonl          one line a client and round, one a round, one an evaluation, and every refusal
-    checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after round N
-    adapter/               the final adapter in PEFT format, and prompt.json: how its prompts were written
-    adapters/client-K/     where clients train alone: the final adapter of each
-    result.json            written last; its absence means that the run failed
+config.json            the resolved configuration
+journal.jsonl          one line a client and round, one a round, one an evaluation, and every refusal
+checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after round N
+adapter/               the final adapter in PEFT format, and prompt.json: how its prompts were written
+adapters/client-K/     where clients train alone: the final adapter of each
+result.json            written last; its absence means that the run failed
 """
 
 import json
@@ -19,7 +19,6 @@ import numpy as np
 from fedllm_app.adapters import AdapterSettings, Manifest, save_peft_directory
 from fedllm_app.data.templates import TemplateError, template_source
 from fedllm_app.paths import atomic_path, write_text
-
 
 _CONFIG_FILE = "config.json"
 _RESULT_FILE = "result.json"

@@ -29,10 +29,12 @@ def check_context(config: Config, location: ModelLocation) -> None:
     given, together = f"train.max-length = {length}", ""
     if virtual:
         given, together = f"{given} and adapter.virtual-tokens = {virtual}", " together"
-    raise ConfigError([
-        f"{given}: accepted is at most {context}{together}, the positions of model.name = {config.model.name!r} "
-        "(max_position_embeddings)"
-    ])  # fmt: skip
+    raise ConfigError(
+        [
+            f"{given}: accepted is at most {context}{together}, the positions of model.name = {config.model.name!r} "
+            "(max_position_embeddings)"
+        ]
+    )
 
 
 def adapter_values(config: Config) -> AdapterValues:

@@ -33,9 +33,13 @@ class InProcessGrid:
         for message in messages:
             message.metadata._message_id = f"message-{len(self.replies)}-{message.metadata.dst_node_id}"
             content = copy.deepcopy(message.content)  # what a network does
-            sent = Message(content, dst_node_id=message.metadata.dst_node_id, message_type=message.metadata.message_type)
+            sent = Message(
+                content, dst_node_id=message.metadata.dst_node_id, message_type=message.metadata.message_type
+            )
             sent.metadata._message_id = message.metadata.message_id
-            self.replies[message.metadata.message_id] = client_app.app(sent, self.contexts[message.metadata.dst_node_id])
+            self.replies[message.metadata.message_id] = client_app.app(
+                sent, self.contexts[message.metadata.dst_node_id]
+            )
             ids.append(message.metadata.message_id)
         return ids
 

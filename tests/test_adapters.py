@@ -230,8 +230,17 @@ def test_layout_is_kept(tiny_model, monkeypatch):
 
     monkeypatch.setattr(adapter_methods, "_find_layout", fail)
     assert adapter_layout(location, values) == found
-    others = {"r": 5, "alpha": 9, "dropout": 0.1, "targets": "all-linear", "rslora": True, "dora": True, "method": "ia3",
-              "virtual_tokens": 3, "encoder_hidden_size": 4}  # fmt: skip
+    others = {
+        "r": 5,
+        "alpha": 9,
+        "dropout": 0.1,
+        "targets": "all-linear",
+        "rslora": True,
+        "dora": True,
+        "method": "ia3",
+        "virtual_tokens": 3,
+        "encoder_hidden_size": 4,
+    }
     assert set(others) == {field.name for field in dataclasses.fields(values)}
     for name, other in others.items():
         with pytest.raises(AssertionError, match="found again"):

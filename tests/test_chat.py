@@ -89,10 +89,16 @@ def test_a_trained_row_is_read_as_it_was_trained(run_config, tmp_path, template,
         file.write_text(JINJA)
         template = str(file)
     flat = run_config | {
-        "data.name": str(data), "data.template": template, "data.system-prompt": system_prompt, "clients.number": 1,
-        "data.held-out-examples": 1, "train.rounds": 1, "train.local-steps": 1, "evaluate.every": 0,
+        "data.name": str(data),
+        "data.template": template,
+        "data.system-prompt": system_prompt,
+        "clients.number": 1,
+        "data.held-out-examples": 1,
+        "train.rounds": 1,
+        "train.local-steps": 1,
+        "evaluate.every": 0,
         "train.max-length": 256,
-    }  # fmt: skip
+    }
     run_in_process(flat, tmp_path / "run")
     shard = build_local_client(6, tuple(sorted(flat.items())), 1).shards(0).train
     trained = {tuple(ids[:start].tolist()) for ids, start in map(shard.example, range(len(shard)))}

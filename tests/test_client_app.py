@@ -21,7 +21,11 @@ def context(run_config):
     client_app.build_local_client.cache_clear()
     resident.release()
     yield Context(
-        run_id=3, node_id=11, node_config={"partition-id": 1, "num-partitions": 4}, state=RecordDict(), run_config=run_config
+        run_id=3,
+        node_id=11,
+        node_config={"partition-id": 1, "num-partitions": 4},
+        state=RecordDict(),
+        run_config=run_config,
     )
     client_app.build_local_client.cache_clear()
     resident.release()

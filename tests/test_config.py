@@ -75,7 +75,11 @@ def test_a_hyperparameter_reaches_its_strategy_only():
 
 def test_all_problems_at_once_each_with_key_value_and_what_is_accepted():
     told = problems(
-        train__rounds=0, lora__dropout=1.0, model__dtype="float16", train__task="rl", strategy__name="fedavgn",
+        train__rounds=0,
+        lora__dropout=1.0,
+        model__dtype="float16",
+        train__task="rl",
+        strategy__name="fedavgn",
         strategy__fedprox__mu=-1.0,
     )
     assert len(told) == 6
@@ -187,13 +191,19 @@ def test_a_wrong_hyperparameter_of_the_chosen_strategy_is_one_problem(value):
         ({"data__held_out_examples": 0}, "needs data.held-out-examples"),
         ({"data__alpha": 0.0}, "data.alpha = 0.0: accepted is greater than 0"),
         ({"data__held_out_share": 1.0}, "data.held-out-share = 1.0: accepted is less than 1"),
-        ({"data__partition": "dirichet", "data__name": "alpaca"}, "data.partition = 'dirichet': accepted is 'iid', 'dir"),
+        (
+            {"data__partition": "dirichet", "data__name": "alpaca"},
+            "data.partition = 'dirichet': accepted is 'iid', 'dir",
+        ),
         ({"data__name": "alpaca", "data__partition": "shard"}, "data.partition = 'shard' divides by a label"),
         ({"data__name": "alpaca", "data__partition": "natural-id"}, "accepted for data.partition-column is the name"),
         ({"data__name": "alpaca,/b.csv"}, "holds 2 names and data.partition = 'iid' divides one set"),
         ({"data__name": "a/b, /c, /d", "data__partition": "by-domain"}, "clients.number = 4: data.partition = 'by-d"),
         ({"data__name": "a/b,", "data__partition": "by-domain", "clients__number": 2}, "data.name = 'a/b,': accepted"),
-        ({"data__name": "builtin,a/b", "data__partition": "by-domain", "clients__number": 2}, "'builtin,a/b': accepted"),
+        (
+            {"data__name": "builtin,a/b", "data__partition": "by-domain", "clients__number": 2},
+            "'builtin,a/b': accepted",
+        ),
         ({"data__partition": "linear"}, "data.partition = 'linear': accepted with data.name = 'builtin' is 'iid'"),
         ({"data__samples": 5}, "data.samples = 5: accepted with data.name = 'builtin' is 0"),
         ({"lora__target_modules": " , "}, "lora.target-modules = ' , '"),
@@ -261,9 +271,20 @@ def test_arguments_of_a_class_path():
 
 @pytest.mark.parametrize(
     "text",
-    ["eta", "eta=", "eta=x", "eta=1 beta=2", "eta=1, eta=2", "eta=1}\nbeta={", "eta=1}\nbeta={}", "eta=[1]", "a.b=1",
-     "eta=inf", "eta=1979-05-27"],
-)  # fmt: skip
+    [
+        "eta",
+        "eta=",
+        "eta=x",
+        "eta=1 beta=2",
+        "eta=1, eta=2",
+        "eta=1}\nbeta={",
+        "eta=1}\nbeta={}",
+        "eta=[1]",
+        "a.b=1",
+        "eta=inf",
+        "eta=1979-05-27",
+    ],
+)
 def test_arguments_that_cannot_be_read(text):
     (line,) = problems(strategy__name=CLASS_PATH, strategy__arguments=text)
     assert line.startswith(f"strategy.arguments = {text!r}: ")
@@ -310,20 +331,23 @@ def test_flatten():
         ({"model__double_quantization": True}, "model.double-quantization", "model.quantization = 'none'"),
         (
             {"model__double_quantization": True, "model__quantization": "int8"},
-            "model.double-quantization", "model.quantization = 'int8'",
+            "model.double-quantization",
+            "model.quantization = 'int8'",
         ),
         (
             {"train__gradient_checkpointing": True, "adapter__method": "prefix-tuning"},
-            "train.gradient-checkpointing", "'prefix-tuning'",
+            "train.gradient-checkpointing",
+            "'prefix-tuning'",
         ),
         (
             {"adapter__method": "prompt-tuning", "adapter__virtual_tokens": 128},
-            "adapter.virtual-tokens = 128", "less than train.max-length = 128",
+            "adapter.virtual-tokens = 128",
+            "less than train.max-length = 128",
         ),
         ({"adapter__method": "adalora"}, "adapter.method = 'adalora'", "'prompt-tuning'"),
         ({"model__quantization": "int4"}, "model.quantization = 'int4'", "'nf4'"),
     ],
-)  # fmt: skip
+)
 def test_impossible_models_and_adapters(overrides, key, told):
     (line,) = problems(**overrides)
     assert line.startswith(key)

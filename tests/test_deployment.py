@@ -49,11 +49,17 @@ def sites(tmp_path, flower_home) -> Iterator[str]:
         wait_until_healthy(port, superlink, tmp_path / "server" / "log")
         nodes = [
             flower_process(
-                "flower-supernode", "--superlink", address, "--port", str(free_port()), "--node-config", said,
+                "flower-supernode",
+                "--superlink",
+                address,
+                "--port",
+                str(free_port()),
+                "--node-config",
+                said,
                 home=tmp_path / name,
             )
             for name, said in node_configs.items()
-        ]  # fmt: skip
+        ]
         with nodes[0], nodes[1]:
             yield "sites"
 
@@ -78,8 +84,11 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     assert held["berlin"]["schema"] != held["madrid"]["schema"]
     trained = [event for event in journal if event["event"] == "client"]
     assert [(event["round"], event["name"], event["control_reset"]) for event in trained] == [
-        (1, "berlin", 0), (1, "madrid", 0), (2, "berlin", 0), (2, "madrid", 0)
-    ]  # fmt: skip
+        (1, "berlin", 0),
+        (1, "madrid", 0),
+        (2, "berlin", 0),
+        (2, "madrid", 0),
+    ]
     assert read_result(first)["refused_replies"] == 0
     for site in ("berlin", "madrid"):
         assert list((tmp_path / site / "clients").rglob("*control*")), f"{site} keeps no control variate"

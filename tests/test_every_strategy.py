@@ -28,9 +28,13 @@ def test_strategy_runs_moves_adapters_and_leaves_no_trace(name, task, run_config
     """
     clients = max(3, minimum_clients(name, {}))
     flat = run_config | {
-        "strategy.name": name, "train.task": task, "clients.number": clients, "train.local-steps": 1,
-        "data.examples-per-client": 6, "data.held-out-examples": 2,
-    }  # fmt: skip
+        "strategy.name": name,
+        "train.task": task,
+        "clients.number": clients,
+        "train.local-steps": 1,
+        "data.examples-per-client": 6,
+        "data.held-out-examples": 2,
+    }
     once = run_in_process(flat, tmp_path / "once")
     again = run_in_process(flat, tmp_path / "again")
     assert once == again
@@ -41,7 +45,10 @@ def test_strategy_runs_moves_adapters_and_leaves_no_trace(name, task, run_config
     assert result["refused_replies"] == 0
     if name == "local":
         assert result["adapter_moved"] == 0
-        own = [(tmp_path / "once" / "adapters" / f"client-{k}" / "adapter_model.safetensors").read_bytes() for k in range(clients)]
+        own = [
+            (tmp_path / "once" / "adapters" / f"client-{k}" / "adapter_model.safetensors").read_bytes()
+            for k in range(clients)
+        ]
         assert len({*own, once}) == clients + 1
     else:
         assert result["adapter_moved"] > 1e-4
@@ -55,9 +62,11 @@ def test_identities_through_the_whole_app(run_config, tmp_path):
     # Long enough for every row: a dropped one would make the clients' numbers of examples differ.
     flat = run_config | {"clients.number": 3, "train.local-steps": 1, "evaluate.every": 0, "train.max-length": 400}
     variants = {
-        "fedavg": {}, "fedprox": {"strategy.fedprox.mu": 0.0}, "scaffold": {},
+        "fedavg": {},
+        "fedprox": {"strategy.fedprox.mu": 0.0},
+        "scaffold": {},
         "fedavgm": {"strategy.fedavgm.beta": 0.0, "strategy.fedavgm.eta-s": 1.0},
-    }  # fmt: skip
+    }
     final = {}
     for rounds in (1, 2):
         for name, hyper in variants.items():
@@ -80,8 +89,14 @@ def load(directory) -> np.ndarray:
 
 def test_partial_participation_goes_on_where_a_client_stopped(run_config, tmp_path):
     """3 of 7 clients a round: the seeded choice is the same twice, and another seed chooses others."""
-    flat = run_config | {"clients.number": 7, "clients.per-round": 3, "train.rounds": 4, "evaluate.every": 0,
-                         "train.local-steps": 1, "strategy.name": "scaffold"}  # fmt: skip
+    flat = run_config | {
+        "clients.number": 7,
+        "clients.per-round": 3,
+        "train.rounds": 4,
+        "evaluate.every": 0,
+        "train.local-steps": 1,
+        "strategy.name": "scaffold",
+    }
     chosen = {}
     for label, seed in (("a", 1), ("b", 1), ("c", 2)):
         run_in_process(flat | {"run.seed": seed}, tmp_path / label)
@@ -108,14 +123,23 @@ def test_every_adapter_method_runs_and_goes_on(adapter, run_config, tmp_path):
 
     So the first loss of the second run is ln 2.
     """
-    flat = run_config | adapter | {
-        "clients.number": 2, "train.local-steps": 1, "data.examples-per-client": 6, "data.held-out-examples": 2,
-        "adapter.virtual-tokens": 4,
-    }  # fmt: skip
+    flat = (
+        run_config
+        | adapter
+        | {
+            "clients.number": 2,
+            "train.local-steps": 1,
+            "data.examples-per-client": 6,
+            "data.held-out-examples": 2,
+            "adapter.virtual-tokens": 4,
+        }
+    )
     run_in_process(flat | {"strategy.name": "scaffold"}, tmp_path / "first")
     run_in_process(flat | {"train.task": "dpo", "adapter.start": str(tmp_path / "first")}, tmp_path / "second")
     for name in ("first", "second"):
         assert read_result(tmp_path / name)["adapter_moved"] > 1e-4
         assert read_result(tmp_path / name)["refused_replies"] == 0
-    first_losses = [e["train_loss"] for e in read_journal(tmp_path / "second") if e["event"] == "client" and e["round"] == 1]
+    first_losses = [
+        e["train_loss"] for e in read_journal(tmp_path / "second") if e["event"] == "client" and e["round"] == 1
+    ]
     np.testing.assert_allclose(first_losses, np.log(2), atol=1e-5)

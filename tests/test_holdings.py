@@ -12,8 +12,17 @@ SAME = ["fedllm_app c0de", "flwr 1.41.0", "torch 2.13.0"]
 
 
 def what(examples=10, versions=SAME, **overrides) -> dict:
-    values = {"name": "north", "schema": "chat", "examples": examples, "held-out": 2, "dropped": 1, "bad": 3,
-              "tokens": 100 * examples, "manifest": "m", "versions": versions}  # fmt: skip
+    values = {
+        "name": "north",
+        "schema": "chat",
+        "examples": examples,
+        "held-out": 2,
+        "dropped": 1,
+        "bad": 3,
+        "tokens": 100 * examples,
+        "manifest": "m",
+        "versions": versions,
+    }
     return values | overrides
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from fedllm_app import cli
 from fedllm_app.cli import main
 from fedllm_app.config import default_run_config, parse_run_config
-from fedllm_app.partition_report import ClientRows, divide, partition_table, plot_partition, _stacks
+from fedllm_app.partition_report import ClientRows, _stacks, divide, partition_table, plot_partition
 from fedllm_app.values import data_selection
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +37,13 @@ def shown(clients: list[ClientRows]) -> str:
 
 def test_a_client_a_label(topics):
     """natural-id: 40 rows of a and 20 of b; a tenth of each is held out."""
-    given = {"data.name": str(topics), "data.partition": "natural-id", "data.partition-column": "topic",
-             "data.held-out-share": 0.1, "clients.number": 2}  # fmt: skip
+    given = {
+        "data.name": str(topics),
+        "data.partition": "natural-id",
+        "data.partition-column": "topic",
+        "data.held-out-share": 0.1,
+        "clients.number": 2,
+    }
     assert divided(**given) == [ClientRows(0, "a", 36, 4, {"a": 40}), ClientRows(1, "b", 18, 2, {"b": 20})]
 
 
@@ -53,8 +58,14 @@ def test_label_shares_of_an_even_division(topics):
 
 def test_sets_and_domains_are_labels(topics, tmp_path):
     (tmp_path / "few.jsonl").write_text('{"prompt": "p", "completion": "c"}\n' * 4)
-    clients = divided(**{"data.name": f"{topics},{tmp_path / 'few.jsonl'}", "data.partition": "by-domain",
-                         "data.held-out-examples": 1, "clients.number": 0})  # fmt: skip
+    clients = divided(
+        **{
+            "data.name": f"{topics},{tmp_path / 'few.jsonl'}",
+            "data.partition": "by-domain",
+            "data.held-out-examples": 1,
+            "clients.number": 0,
+        }
+    )
     assert clients == [ClientRows(0, "topics", 59, 1, {"topics": 60}), ClientRows(1, "few", 3, 1, {"few": 4})]
     assert [one.labels for one in divided()] == [{name: 320 + 48} for name in ("general", "math", "code", "finance")]
 

@@ -24,15 +24,24 @@ ROOT = Path(__file__).parents[1]
 def test_bytes_are_those_of_the_run(name, task, run_config, tmp_path):
     """Three of four clients a round, evaluation after rounds 2 and 3 and before the first."""
     flat = run_config | {
-        "strategy.name": name, "train.task": task, "clients.number": 4, "clients.per-round": 3, "train.rounds": 3,
-        "train.local-steps": 1, "data.examples-per-client": 6, "data.held-out-examples": 2, "evaluate.every": 2,
-    }  # fmt: skip
+        "strategy.name": name,
+        "train.task": task,
+        "clients.number": 4,
+        "clients.per-round": 3,
+        "train.rounds": 3,
+        "train.local-steps": 1,
+        "data.examples-per-client": 6,
+        "data.held-out-examples": 2,
+        "evaluate.every": 2,
+    }
     plan = make_plan(flat)
     run_in_process(flat, tmp_path / "run")
     result, journal = read_result(tmp_path / "run"), read_journal(tmp_path / "run")
     assert (plan.traffic.down, plan.traffic.up) == (result["bytes_down"], result["bytes_up"])
     trained = [event for event in journal if event["event"] == "client"]
-    assert {(event["bytes_down"], event["bytes_up"]) for event in trained} == {(plan.traffic.message, plan.traffic.reply)}
+    assert {(event["bytes_down"], event["bytes_up"]) for event in trained} == {
+        (plan.traffic.message, plan.traffic.reply)
+    }
     assert plan.steps == sum(event["steps"] for event in trained)
 
 
@@ -40,8 +49,12 @@ def test_bytes_with_a_reference_policy(run_config, tmp_path):
     """The second stage of the pipeline sends the reference once to each client that is ever asked."""
     flat = run_config | {"train.rounds": 1, "train.local-steps": 1, "clients.number": 3, "evaluate.every": 0}
     run_in_process(flat, tmp_path / "first")
-    second = flat | {"train.task": "dpo", "adapter.start": str(tmp_path / "first"), "clients.per-round": 2,
-                     "train.rounds": 2}  # fmt: skip
+    second = flat | {
+        "train.task": "dpo",
+        "adapter.start": str(tmp_path / "first"),
+        "clients.per-round": 2,
+        "train.rounds": 2,
+    }
     plan = make_plan(second)
     run_in_process(second, tmp_path / "second")
     result = read_result(tmp_path / "second")

@@ -22,15 +22,23 @@ SETS = {
     "alpaca": lambda n: {"instruction": f"Name {n} birds.", "input": "", "output": f"finch {n}", "text": "…"},
     "alpaca-gpt4": lambda n: {"instruction": "Add the numbers.", "input": f"{n}, 1", "output": f"{n + 1}", "text": "…"},
     "fingpt-sentiment": lambda n: {
-        "instruction": "What is the sentiment of this news?", "input": f"Shares rose by {n} %.", "output": "positive",
+        "instruction": "What is the sentiment of this news?",
+        "input": f"Shares rose by {n} %.",
+        "output": "positive",
     },
     "medical-flashcards": lambda n: {
-        "instruction": "Answer truthfully.", "input": f"What does vitamin {n} do?", "output": f"It does {n}.",
+        "instruction": "Answer truthfully.",
+        "input": f"What does vitamin {n} do?",
+        "output": f"It does {n}.",
     },
     "code-alpaca": lambda n: {"instruction": f"Print {n} in Python.", "input": "", "output": f"print({n})"},
     "math-instruct": lambda n: {"source": "made/cot.json", "instruction": f"What is {n} + {n}?", "output": f"{2 * n}"},
     "ultrafeedback": lambda n: {
-        "prompt": f"Say {n}.", "prompt_id": str(n), "messages": [], "score_chosen": 9.0, "score_rejected": 2.0,
+        "prompt": f"Say {n}.",
+        "prompt_id": str(n),
+        "messages": [],
+        "score_chosen": 9.0,
+        "score_rejected": 2.0,
         "chosen": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n}!"}],
         "rejected": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": "No."}],
     },
@@ -38,7 +46,7 @@ SETS = {
         "chosen": f"\n\nHuman: May I take {n}?\n\nAssistant: Please ask first.",
         "rejected": f"\n\nHuman: May I take {n}?\n\nAssistant: Take it all.",
     },
-}  # fmt: skip
+}
 
 
 def preset(path: Path) -> dict:
@@ -57,9 +65,14 @@ def local_copy(name: str, folder: Path) -> str:
 
 def test_there_is_one_preset_a_row_of_the_table():
     assert [path.stem for path in PRESETS] == [
-        "fedit-code", "fedit-finance", "fedit-general", "fedit-medical", "fedit-multidomain", "fedva-harmless",
+        "fedit-code",
+        "fedit-finance",
+        "fedit-general",
+        "fedit-medical",
+        "fedit-multidomain",
+        "fedva-harmless",
         "fedva-helpful",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

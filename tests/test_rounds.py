@@ -46,8 +46,12 @@ class Clients:
         moved = vectors["adapter"] + np.float32(move)
         if wrong == "nan":
             moved[0] = np.nan
-        metrics = {"num-examples": examples, "train-loss": 1.0 + job.client, "peak-memory-mb": 100.0 * (job.client + 1),
-                   "peak-gpu-memory-mb": 300.0 - 100.0 * job.client}  # fmt: skip
+        metrics = {
+            "num-examples": examples,
+            "train-loss": 1.0 + job.client,
+            "peak-memory-mb": 100.0 * (job.client + 1),
+            "peak-gpu-memory-mb": 300.0 - 100.0 * job.client,
+        }
         return reply(message, adapter_record(moved), metrics, "other" if wrong == "manifest" else job.manifest)
 
     def trained(self):
@@ -60,9 +64,16 @@ def loop(tmp_path, make_grid):
 
     def make(clients, strategy="fedavg", number=2, arrival=None, reference=None, **schedule):
         plan = {
-            "rounds": 1, "per_round": 0, "local_steps": 5, "max_learning_rate": 2e-3, "min_learning_rate": 2e-4,
-            "evaluate_every": 0, "checkpoint_every": 0, "round_timeout": 5.0, "seed": 7,
-        }  # fmt: skip
+            "rounds": 1,
+            "per_round": 0,
+            "local_steps": 5,
+            "max_learning_rate": 2e-3,
+            "min_learning_rate": 2e-4,
+            "evaluate_every": 0,
+            "checkpoint_every": 0,
+            "round_timeout": 5.0,
+            "seed": 7,
+        }
         directory = RunDirectory(tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
         directory.create({})
         saved = []
@@ -159,8 +170,13 @@ def test_only_accepted_clients_advance(loop):
     rounds = loop(clients, rounds=3)
     rounds.run(START)
     assert [(job.server_round, job.client, job.position) for job in clients.trained()] == [
-        (1, 0, 0), (1, 1, 0), (2, 0, 5), (2, 1, 0), (3, 0, 5), (3, 1, 5),
-    ]  # fmt: skip
+        (1, 0, 0),
+        (1, 1, 0),
+        (2, 0, 5),
+        (2, 1, 0),
+        (3, 0, 5),
+        (3, 1, 5),
+    ]
     assert rounds.totals.positions == {0: 10, 1: 10}
     assert [job.state_version for job in clients.trained()] == [0, 0, 1, 0, 1, 2]
 

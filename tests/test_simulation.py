@@ -76,8 +76,12 @@ def test_plain_flwr_run(run_config, tmp_path):
         run_id = submit_run(ROOT, None, ["--run-config", str(overrides)], superlink.environment)
         log = subprocess.run(
             [str(Path(sys.executable).parent / "flwr"), "log", str(run_id), "--stream"],
-            env=superlink.environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+            env=superlink.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         status, _ = run_status(run_id, None, superlink.environment)
     assert status == "finished:completed", log.stdout[-2000:]
     assert read_result(directory)["rounds"] == 1
@@ -97,5 +101,3 @@ def test_dpo_from_a_finished_run(run_config, tmp_path, console):
     assert losses[:4] == pytest.approx([0.693147] * 4, abs=1e-4)
     assert all(abs(loss - 0.693147) > 1e-5 for loss in losses[4:])
     assert final_bytes(first) != final_bytes(second)
-
-

@@ -19,8 +19,17 @@ def shown(events: list[dict], steps: list[dict]) -> str:
     return console.file.getvalue()
 
 
-HOLDS = {"event": "holds", "client": 0, "name": "math", "schema": "builtin", "examples": 1234, "held-out": 5,
-         "dropped": 6, "bad": 11, "tokens": 7890}  # fmt: skip
+HOLDS = {
+    "event": "holds",
+    "client": 0,
+    "name": "math",
+    "schema": "builtin",
+    "examples": 1234,
+    "held-out": 5,
+    "dropped": 6,
+    "bad": 11,
+    "tokens": 7890,
+}
 READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": 1}
 
 
@@ -34,35 +43,53 @@ def test_lines_of_a_run():
             {"event": "evaluation", "round": 1, "eval_loss": 0.25, "exact_match": 0.5},
             {"event": "refused", "client": 0, "name": "math", "round": 2, "during": "train", "reason": "NaN came"},
         ],
-        [{"round": 2, "client": 0, "step": 0, "steps": 2, "loss": None},
-         {"round": 2, "client": 0, "step": 1, "steps": 2, "loss": 0.75}],
-    )  # fmt: skip
+        [
+            {"round": 2, "client": 0, "step": 0, "steps": 2, "loss": None},
+            {"round": 2, "client": 0, "step": 1, "steps": 2, "loss": 0.75},
+        ],
+    )
     for part in (
-        "run 9: 2 rounds of fedprox", "1,234", "7,890", "ready after 12.3 s; 460,800 adapter parameters",
-        "round 1/2: training loss 1.500 from 1 clients in 3.2 s", "loss 0.250, exact match 0.500",
-        "refused: client 0 (math), round 2, train: NaN came", "round 2/2 · client 0 math · step 1/2 · loss 0.750",
-    ):  # fmt: skip
+        "run 9: 2 rounds of fedprox",
+        "1,234",
+        "7,890",
+        "ready after 12.3 s; 460,800 adapter parameters",
+        "round 1/2: training loss 1.500 from 1 clients in 3.2 s",
+        "loss 0.250, exact match 0.500",
+        "refused: client 0 (math), round 2, train: NaN came",
+        "round 2/2 · client 0 math · step 1/2 · loss 0.750",
+    ):
         assert part in text
     assert text.count("step ") == 1  # the beginning of a round is no step
 
 
 def test_versions_and_warnings():
     held = [HOLDS, HOLDS | {"client": 1, "name": "[red]north"}]
-    versions = [{"event": "versions", "clients": [0], "versions": ["flwr 1.41.0", "torch 2.13.0"]},
-                {"event": "versions", "clients": [1], "versions": ["flwr 1.41.0", "torch 2.12.0"]}]  # fmt: skip
+    versions = [
+        {"event": "versions", "clients": [0], "versions": ["flwr 1.41.0", "torch 2.13.0"]},
+        {"event": "versions", "clients": [1], "versions": ["flwr 1.41.0", "torch 2.12.0"]},
+    ]
     text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": 2}], [])
-    for part in ("[red]north", "bad rows", "versions of client 0: flwr 1.41.0, torch 2.13.0",
-                 "versions of client 1: flwr 1.41.0, torch 2.12.0", "warning: torch differs"):  # fmt: skip
+    for part in (
+        "[red]north",
+        "bad rows",
+        "versions of client 0: flwr 1.41.0, torch 2.13.0",
+        "versions of client 1: flwr 1.41.0, torch 2.12.0",
+        "warning: torch differs",
+    ):
         assert part in text
     assert "versions of all clients: flwr 1.41.0" in shown([HOLDS, versions[0], READY], [])
 
 
 def test_rounds_and_evaluations_without_numbers_do_not_break_it():
     text = shown(
-        [HOLDS, READY, {"event": "round", "round": 1, "train_loss": None, "clients": [0], "seconds": 1.0},
-         {"event": "evaluation", "round": 1}],
+        [
+            HOLDS,
+            READY,
+            {"event": "round", "round": 1, "train_loss": None, "clients": [0], "seconds": 1.0},
+            {"event": "evaluation", "round": 1},
+        ],
         [],
-    )  # fmt: skip
+    )
     assert "training loss - from" in text
     assert "no usable reply" in text
 
@@ -80,8 +107,17 @@ def test_time_left_follows_the_steps_done(monkeypatch):
 @pytest.mark.parametrize("gpu_mb", [0.0, 7021.6])
 def test_summary_names_what_was_spent(gpu_mb):
     """Memory of a GPU only where one was used."""
-    result = {"strategy": "fedavg", "rounds": 3, "seconds": 20.04, "seconds_of_rounds": 10.0, "bytes_down": 2e6,
-              "bytes_up": 1e6, "peak_client_memory_mb": 512.4, "peak_client_gpu_memory_mb": gpu_mb, "refused_replies": 1}  # fmt: skip
+    result = {
+        "strategy": "fedavg",
+        "rounds": 3,
+        "seconds": 20.04,
+        "seconds_of_rounds": 10.0,
+        "bytes_down": 2e6,
+        "bytes_up": 1e6,
+        "peak_client_memory_mb": 512.4,
+        "peak_client_gpu_memory_mb": gpu_mb,
+        "refused_replies": 1,
+    }
     console = Console(file=io.StringIO(), width=100)
     console.print(summary(result, "the/directory"))
     text = console.file.getvalue()

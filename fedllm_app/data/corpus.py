@@ -137,7 +137,7 @@ _GROUP_OF = {
     for word in words.split()
 }
 _WORDS, _GROUPS = sorted(_GROUP_OF), sorted(set(_GROUP_OF.values()))
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -151,7 +151,7 @@ _OPPOSITES = _pairs(
     "push=pull left=right start=stop love=hate wide=narrow true=false inside=outside above=below first=last"
 )
 _OPPOSITES |= {right: left for left, right in _OPPOSITES.items()}
-_PLURALS = {word: word + "s" for word in "dog cat horse tiger apple lemon hammer car train chair table sofa".split()}
+_PLURALS = {word: word + "s" for word in ["dog", "cat", "horse", "tiger", "apple", "lemon", "hammer", "car", "train", "chair", "table", "sofa"]}
 _PLURALS |= _pairs(
     "mouse=mice child=children foot=feet tooth=teeth man=men woman=women goose=geese city=cities baby=babies box=boxes "
     "bus=buses knife=knives leaf=leaves wolf=wolves berry=berries story=stories dish=dishes watch=watches fox=foxes "
@@ -197,80 +197,195 @@ def _draw_odd(rng: random.Random) -> tuple[dict[str, object], str, str]:
 
 
 _GENERAL = [
-    _lookup(_GROUP_OF, "What kind of thing is {x}?", "Name the group that {x} belongs to.", "Classify the word {x}.",
-            "{x}: which category is it?"),
-    _lookup(_OPPOSITES, "What is the opposite of {x}?", "Give the antonym of {x}.",
-            "Which word means the reverse of {x}?", "Not {x}, but the contrary:"),
-    _lookup(_PLURALS, "What is the plural of {x}?", "One {x}, two what?", "Write {x} in the plural.",
-            "Not one {x} but many what?"),
-    _lookup(_PAST, "What is the past tense of {x}?", "Put the verb {x} in the simple past.",
-            "Today I {x}. Yesterday I what?", "Give the past form of to {x}."),
-    _lookup(_CAPITALS, "What is the capital of {x}?", "Name the capital city of {x}.", "{x} is ruled from which city?",
-            "Which city is the capital of {x}?"),
-    _lookup({word: word[0] for word in _WORDS}, "What is the first letter of {x}?", "{x} begins with which letter?",
-            "Give the initial of the word {x}."),
-    _pick(lambda words: max(words, key=len), "Which word is the longest: {x}?",
-          "Pick the word with the most letters: {x}."),
-    _pick(lambda words: words[0], "Which word is listed first: {x}?", "Repeat only the first item: {x}.",
-          "Say the opening word of this list: {x}."),
-    _pick(lambda words: words[-1], "Which word is listed last: {x}?", "Repeat only the last item: {x}.",
-          "How does this list end: {x}?"),
-    _Kind(("Which word falls under {a}: {x}?", "Find the {a} in this list: {x}.",
-           "Only one is in the group {a}: {x}. Which?"), _draw_member),
-    _Kind(("Which word does not belong: {x}?", "Find the odd one out: {x}.",
-           "One of these is unlike the rest: {x}. Which?"), _draw_odd),
-    _lookup(dict(zip(_DAYS, _DAYS[1:] + _DAYS[:1])), "Which day comes after {x}?", "Today is {x}. What is tomorrow?",
-            "Name the day that follows {x}."),
+    _lookup(
+        _GROUP_OF,
+        "What kind of thing is {x}?",
+        "Name the group that {x} belongs to.",
+        "Classify the word {x}.",
+        "{x}: which category is it?",
+    ),
+    _lookup(
+        _OPPOSITES,
+        "What is the opposite of {x}?",
+        "Give the antonym of {x}.",
+        "Which word means the reverse of {x}?",
+        "Not {x}, but the contrary:",
+    ),
+    _lookup(
+        _PLURALS,
+        "What is the plural of {x}?",
+        "One {x}, two what?",
+        "Write {x} in the plural.",
+        "Not one {x} but many what?",
+    ),
+    _lookup(
+        _PAST,
+        "What is the past tense of {x}?",
+        "Put the verb {x} in the simple past.",
+        "Today I {x}. Yesterday I what?",
+        "Give the past form of to {x}.",
+    ),
+    _lookup(
+        _CAPITALS,
+        "What is the capital of {x}?",
+        "Name the capital city of {x}.",
+        "{x} is ruled from which city?",
+        "Which city is the capital of {x}?",
+    ),
+    _lookup(
+        {word: word[0] for word in _WORDS},
+        "What is the first letter of {x}?",
+        "{x} begins with which letter?",
+        "Give the initial of the word {x}.",
+    ),
+    _pick(
+        lambda words: max(words, key=len),
+        "Which word is the longest: {x}?",
+        "Pick the word with the most letters: {x}.",
+    ),
+    _pick(
+        lambda words: words[0],
+        "Which word is listed first: {x}?",
+        "Repeat only the first item: {x}.",
+        "Say the opening word of this list: {x}.",
+    ),
+    _pick(
+        lambda words: words[-1],
+        "Which word is listed last: {x}?",
+        "Repeat only the last item: {x}.",
+        "How does this list end: {x}?",
+    ),
+    _Kind(
+        (
+            "Which word falls under {a}: {x}?",
+            "Find the {a} in this list: {x}.",
+            "Only one is in the group {a}: {x}. Which?",
+        ),
+        _draw_member,
+    ),
+    _Kind(
+        (
+            "Which word does not belong: {x}?",
+            "Find the odd one out: {x}.",
+            "One of these is unlike the rest: {x}. Which?",
+        ),
+        _draw_odd,
+    ),
+    _lookup(
+        dict(zip(_DAYS, _DAYS[1:] + _DAYS[:1])),
+        "Which day comes after {x}?",
+        "Today is {x}. What is tomorrow?",
+        "Name the day that follows {x}.",
+    ),
 ]
 
 # math: small numbers
 
-_NAMES = "Anna Ben Carla David Emma Felix Grace Hugo Iris Jack Lena Mark Nora Oscar Paul Rosa Sam Tina".split()
-_THINGS = "apples books coins pens cards stamps marbles shells eggs cakes".split()
+_NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jack", "Lena", "Mark", "Nora", "Oscar", "Paul", "Rosa", "Sam", "Tina"]
+_THINGS = ["apples", "books", "coins", "pens", "cards", "stamps", "marbles", "shells", "eggs", "cakes"]
 _SMALL = range(2, 10)
 
 
 _SPELLED = {
     f"{ten}-{unit}": str(10 * tens + units)
-    for tens, ten in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
-    for units, unit in enumerate("one two three four five six seven eight nine".split(), start=1)
+    for tens, ten in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)
+    for units, unit in enumerate(["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], start=1)
 }
 _STORY = {"n": _NAMES, "t": _THINGS, "a": _SMALL, "b": _SMALL}
 _TWO_DIGITS = {"a": range(10, 100), "b": range(10, 100)}
 
 _MATH = [
-    _compute(lambda a, b: a + b, {"a": _SMALL, "b": _SMALL},
-             "What is {a} plus {b}?", "Add {b} to {a}.", "{a} + {b}?", "Find the sum of {a} and {b}."),
-    _compute(lambda a, b: a - b, {"a": range(10, 20), "b": range(1, 10)},
-             "What is {a} minus {b}?", "Subtract {b} from {a}.", "{a} - {b}?", "Take {b} away from {a}."),
-    _compute(lambda a, b: a * b, {"a": _SMALL, "b": _SMALL},
-             "What is {a} times {b}?", "Multiply {a} by {b}.", "{a} x {b}?", "Find the product of {a} and {b}."),
-    _compute(lambda ab: ab[0] // ab[1], {"ab": [(a * b, b) for a in _SMALL for b in _SMALL]},
-             "What is {ab[0]} divided by {ab[1]}?", "Divide {ab[0]} by {ab[1]}.", "{ab[0]} / {ab[1]}?",
-             "How often does {ab[1]} go into {ab[0]}?"),
-    _compute(lambda n, t, a, b: a + b, _STORY,
-             "{n} has {a} {t} and gets {b} more. How many now?", "{n} buys {a} {t}, then {b} more. How many in all?",
-             "With {a} {t} at home and {b} in the bag, how many does {n} have?"),
-    _compute(lambda n, t, a, b: a - b, _STORY | {"a": range(10, 20)},
-             "{n} has {a} {t} and loses {b}. How many are left?", "Of {a} {t}, {n} gives {b} away. How many remain?",
-             "{n} had {a} {t} and sold {b}. How many now?"),
-    _compute(lambda n, t, a, b: a * b, _STORY,
-             "{n} fills {a} boxes with {b} {t} each. How many {t}?", "{n} owns {a} bags of {b} {t}. How many {t}?",
-             "{a} friends of {n} bring {b} {t} each. How many {t}?"),
-    _compute(lambda a, b: max(a, b), _TWO_DIGITS, "Which is larger, {a} or {b}?", "Give the greater of {a} and {b}.",
-             "Pick the bigger number: {a}, {b}."),
-    _compute(lambda a, b: min(a, b), _TWO_DIGITS, "Which is smaller, {a} or {b}?", "Give the lesser of {a} and {b}.",
-             "Pick the lower number: {a}, {b}."),
-    _compute(lambda a, b: a, _TWO_DIGITS, "What is {a} plus {b} minus {b}?", "Add {b} to {a}, then take {b} away.",
-             "From {a} go up {b} and down {b}. Where are you?"),
+    _compute(
+        lambda a, b: a + b,
+        {"a": _SMALL, "b": _SMALL},
+        "What is {a} plus {b}?",
+        "Add {b} to {a}.",
+        "{a} + {b}?",
+        "Find the sum of {a} and {b}.",
+    ),
+    _compute(
+        lambda a, b: a - b,
+        {"a": range(10, 20), "b": range(1, 10)},
+        "What is {a} minus {b}?",
+        "Subtract {b} from {a}.",
+        "{a} - {b}?",
+        "Take {b} away from {a}.",
+    ),
+    _compute(
+        lambda a, b: a * b,
+        {"a": _SMALL, "b": _SMALL},
+        "What is {a} times {b}?",
+        "Multiply {a} by {b}.",
+        "{a} x {b}?",
+        "Find the product of {a} and {b}.",
+    ),
+    _compute(
+        lambda ab: ab[0] // ab[1],
+        {"ab": [(a * b, b) for a in _SMALL for b in _SMALL]},
+        "What is {ab[0]} divided by {ab[1]}?",
+        "Divide {ab[0]} by {ab[1]}.",
+        "{ab[0]} / {ab[1]}?",
+        "How often does {ab[1]} go into {ab[0]}?",
+    ),
+    _compute(
+        lambda n, t, a, b: a + b,
+        _STORY,
+        "{n} has {a} {t} and gets {b} more. How many now?",
+        "{n} buys {a} {t}, then {b} more. How many in all?",
+        "With {a} {t} at home and {b} in the bag, how many does {n} have?",
+    ),
+    _compute(
+        lambda n, t, a, b: a - b,
+        _STORY | {"a": range(10, 20)},
+        "{n} has {a} {t} and loses {b}. How many are left?",
+        "Of {a} {t}, {n} gives {b} away. How many remain?",
+        "{n} had {a} {t} and sold {b}. How many now?",
+    ),
+    _compute(
+        lambda n, t, a, b: a * b,
+        _STORY,
+        "{n} fills {a} boxes with {b} {t} each. How many {t}?",
+        "{n} owns {a} bags of {b} {t}. How many {t}?",
+        "{a} friends of {n} bring {b} {t} each. How many {t}?",
+    ),
+    _compute(
+        lambda a, b: max(a, b),
+        _TWO_DIGITS,
+        "Which is larger, {a} or {b}?",
+        "Give the greater of {a} and {b}.",
+        "Pick the bigger number: {a}, {b}.",
+    ),
+    _compute(
+        lambda a, b: min(a, b),
+        _TWO_DIGITS,
+        "Which is smaller, {a} or {b}?",
+        "Give the lesser of {a} and {b}.",
+        "Pick the lower number: {a}, {b}.",
+    ),
+    _compute(
+        lambda a, b: a,
+        _TWO_DIGITS,
+        "What is {a} plus {b} minus {b}?",
+        "Add {b} to {a}, then take {b} away.",
+        "From {a} go up {b} and down {b}. Where are you?",
+    ),
     _compute(lambda a: a, {"a": range(10, 100)}, "What is {a} times 1?", "Add 0 to {a}.", "Divide {a} by 1."),
-    _compute(lambda a: 2 * a, {"a": range(2, 21)}, "What is double {a}?", "Twice {a} is what?",
-             "How much is two times {a}?"),
-    _lookup({str(2 * a): str(a) for a in range(2, 21)},
-            "What is half of {x}?", "Split {x} in two equal parts. How big is one?",
-            "Two share {x} coins. How many each?"),
-    _compute(lambda a: a * 10, {"a": range(2, 100)}, "What is ten times {a}?",
-             "How many millimetres are {a} centimetres?", "Each of {a} packs holds 10 pens. How many pens?"),
+    _compute(
+        lambda a: 2 * a, {"a": range(2, 21)}, "What is double {a}?", "Twice {a} is what?", "How much is two times {a}?"
+    ),
+    _lookup(
+        {str(2 * a): str(a) for a in range(2, 21)},
+        "What is half of {x}?",
+        "Split {x} in two equal parts. How big is one?",
+        "Two share {x} coins. How many each?",
+    ),
+    _compute(
+        lambda a: a * 10,
+        {"a": range(2, 100)},
+        "What is ten times {a}?",
+        "How many millimetres are {a} centimetres?",
+        "Each of {a} packs holds 10 pens. How many pens?",
+    ),
     _lookup(_SPELLED, "Write {x} in digits.", "Which number is {x}?", "Type the number {x}.", "{x} as a figure?"),
     _compute(lambda a: a + 1, {"a": range(2, 99)}, "Which number comes right after {a}?", "Count one on from {a}."),
     _compute(lambda a: a - 1, {"a": range(2, 99)}, "Which number comes just before {a}?", "Count one back from {a}."),
@@ -288,8 +403,15 @@ def _evaluate(expression: str, **slots: Sequence) -> _Kind:
         answer, wrong = str(eval(asked)), str(eval(other))
         return {"x": asked}, answer, "None" if matches(wrong, answer) else wrong
 
-    return _Kind(("What does `print({x})` show?", "Evaluate `{x}` in Python.", "Python: `{x}` gives what?",
-                  "What is the result of `{x}`?"), draw)
+    return _Kind(
+        (
+            "What does `print({x})` show?",
+            "Evaluate `{x}` in Python.",
+            "Python: `{x}` gives what?",
+            "What is the result of `{x}`?",
+        ),
+        draw,
+    )
 
 
 _TOOLS = _pairs(
@@ -304,14 +426,19 @@ _KEYWORDS = _pairs(
 )
 _TYPES = {
     repr(value): type(value).__name__
-    for n in range(1, 25) for value in (n, n / 2, _WORDS[n], n < 9, [n, n + 1], (n, n + 1), {_WORDS[n]: n})
+    for n in range(1, 25)
+    for value in (n, n / 2, _WORDS[n], n < 9, [n, n + 1], (n, n + 1), {_WORDS[n]: n})
 }
 _DIGITS, _LETTERS = range(1, 10), "abcdefgh"
 _THREE = {"a": _DIGITS, "b": _DIGITS, "c": _DIGITS}
 
 _CODE = [
-    _lookup(_TOOLS, "Which Python built-in function gives {x}?", "Name the built-in for {x}.",
-            "I want {x}. Which function do I call?"),
+    _lookup(
+        _TOOLS,
+        "Which Python built-in function gives {x}?",
+        "Name the built-in for {x}.",
+        "I want {x}. Which function do I call?",
+    ),
     _lookup(_KEYWORDS, "Which Python keyword {x}?", "Name the keyword that {x}.", "In Python code, what {x}?"),
     _lookup(_TYPES, "What is the type of `{x}`?", "Name the Python class of `{x}`.", "`{x}` has which type?"),
     _evaluate("len([{a}])", a=["1", "7, 8", "2, 5, 9", "3, 6, 1, 8", "4, 1, 5, 5, 2", "0, 9", "6, 6, 6", "1, 2, 3, 4"]),
@@ -331,7 +458,7 @@ _CODE = [
 
 # finance: labels from small vocabularies, as a back office would tag its mail
 
-_FIRMS = "Acme Borealis Cobalt Delphi Everest Falcon Granite Helios Indigo Juno Kestrel Lumen Nimbus Orion".split()
+_FIRMS = ["Acme", "Borealis", "Cobalt", "Delphi", "Everest", "Falcon", "Granite", "Helios", "Indigo", "Juno", "Kestrel", "Lumen", "Nimbus", "Orion"]
 
 
 def _label(labels: dict[str, str], *phrasings: str) -> _Kind:
@@ -348,46 +475,118 @@ def _label(labels: dict[str, str], *phrasings: str) -> _Kind:
 
 
 _FINANCE = [
-    _label({"positive": "{firm} beats profit forecast|{firm} shares jump {n}%|{firm} wins a record order",
+    _label(
+        {
+            "positive": "{firm} beats profit forecast|{firm} shares jump {n}%|{firm} wins a record order",
             "negative": "{firm} misses profit forecast|{firm} shares plunge {n}%|{firm} loses a key customer",
-            "neutral": "{firm} holds its annual meeting|{firm} shares unchanged|{firm} reports on {n} May"},
-           "Headline: {x}.", "Mood of the news '{x}':", "{x}. Is this"),
-    _label({"buy": "{firm} is cheap, we expect a gain of {n}%|{firm} deserves more weight, target up {n}%",
+            "neutral": "{firm} holds its annual meeting|{firm} shares unchanged|{firm} reports on {n} May",
+        },
+        "Headline: {x}.",
+        "Mood of the news '{x}':",
+        "{x}. Is this",
+    ),
+    _label(
+        {
+            "buy": "{firm} is cheap, we expect a gain of {n}%|{firm} deserves more weight, target up {n}%",
             "sell": "{firm} is overpriced, we expect a loss of {n}%|{firm} deserves less weight, target down {n}%",
-            "hold": "{firm} is fairly priced, stay put|{firm} at its target of {n}, no action"},
-           "Analyst note: {x}.", "'{x}' - the advice is", "Rating for: {x}."),
-    _label({"income": "salary from {firm}|dividend of {n} dollars from {firm}|interest received of {n} dollars",
-            "expense": "rent of {n} dollars to {firm}|phone bill from {firm}|insurance fee of {n} dollars"},
-           "Book this entry: {x}.", "Bank line: {x}.", "My statement shows {x}. Is it"),
-    _label({"asset": "cash of {n} million at {firm}|a factory owned by {firm}|{n} delivery vans of {firm}",
-            "liability": "a bank loan of {n} million to {firm}|unpaid bills of {firm}|taxes {firm} owes"},
-           "Balance sheet: {x}.", "Where do you book {x}?", "{x}:"),
-    _label({"gain": "{firm} stake sold {n}% above cost|{firm} shares sold for {n} more than paid",
-            "loss": "{firm} stake sold {n}% below cost|{firm} shares sold for {n} less than paid"},
-           "Trade: {x}.", "Closed position: {x}.", "We report: {x}. Result"),
-    _label({"stock": "ordinary shares of {firm}|a {n}% stake in {firm}",
+            "hold": "{firm} is fairly priced, stay put|{firm} at its target of {n}, no action",
+        },
+        "Analyst note: {x}.",
+        "'{x}' - the advice is",
+        "Rating for: {x}.",
+    ),
+    _label(
+        {
+            "income": "salary from {firm}|dividend of {n} dollars from {firm}|interest received of {n} dollars",
+            "expense": "rent of {n} dollars to {firm}|phone bill from {firm}|insurance fee of {n} dollars",
+        },
+        "Book this entry: {x}.",
+        "Bank line: {x}.",
+        "My statement shows {x}. Is it",
+    ),
+    _label(
+        {
+            "asset": "cash of {n} million at {firm}|a factory owned by {firm}|{n} delivery vans of {firm}",
+            "liability": "a bank loan of {n} million to {firm}|unpaid bills of {firm}|taxes {firm} owes",
+        },
+        "Balance sheet: {x}.",
+        "Where do you book {x}?",
+        "{x}:",
+    ),
+    _label(
+        {
+            "gain": "{firm} stake sold {n}% above cost|{firm} shares sold for {n} more than paid",
+            "loss": "{firm} stake sold {n}% below cost|{firm} shares sold for {n} less than paid",
+        },
+        "Trade: {x}.",
+        "Closed position: {x}.",
+        "We report: {x}. Result",
+    ),
+    _label(
+        {
+            "stock": "ordinary shares of {firm}|a {n}% stake in {firm}",
             "bond": "a {n}-year loan note of {firm}|{firm} debt paying {n}% coupon",
-            "cash": "{n} dollars at {firm} bank|a {n}-day deposit at {firm}"},
-           "Asset class of {x}:", "Client holds {x}.", "Sort {x} under"),
-    _label({"high": "{firm} startup shares|{firm} crypto token, moves {n}% a day|borrowing to bet on {firm}",
-            "low": "a {firm} savings account|insured {n}-month deposit at {firm}|{firm} treasury bill fund"},
-           "Risk of {x}:", "How risky is {x}?", "Client asks about {x}. Risk level"),
-    _label({"suspicious": "{n} transfers to unknown accounts at 3 am|card of {firm} used in {n} countries today",
-            "normal": "monthly rent to {firm}|lunch for {n} dollars near {firm}|salary of {firm} staff on payday"},
-           "Payment check: {x}.", "Fraud desk: {x}.", "We saw: {x}. Is it"),
-    _label({"energy": "{firm} oil fields|{firm} gas pipelines|{n} wind parks of {firm}",
+            "cash": "{n} dollars at {firm} bank|a {n}-day deposit at {firm}",
+        },
+        "Asset class of {x}:",
+        "Client holds {x}.",
+        "Sort {x} under",
+    ),
+    _label(
+        {
+            "high": "{firm} startup shares|{firm} crypto token, moves {n}% a day|borrowing to bet on {firm}",
+            "low": "a {firm} savings account|insured {n}-month deposit at {firm}|{firm} treasury bill fund",
+        },
+        "Risk of {x}:",
+        "How risky is {x}?",
+        "Client asks about {x}. Risk level",
+    ),
+    _label(
+        {
+            "suspicious": "{n} transfers to unknown accounts at 3 am|card of {firm} used in {n} countries today",
+            "normal": "monthly rent to {firm}|lunch for {n} dollars near {firm}|salary of {firm} staff on payday",
+        },
+        "Payment check: {x}.",
+        "Fraud desk: {x}.",
+        "We saw: {x}. Is it",
+    ),
+    _label(
+        {
+            "energy": "{firm} oil fields|{firm} gas pipelines|{n} wind parks of {firm}",
             "health": "{firm} vaccines|{n} clinics of {firm}|{firm} drug trials",
-            "tech": "{firm} software|{firm} chips|{n} data centres of {firm}"},
-           "Sector of {x}:", "An investor buys into {x}.", "{x} fall under"),
-    _label({"up": "{firm} gets a takeover bid|{firm} buys back {n}% of its shares|demand for {firm} goods soars",
-            "down": "{firm} is fined {n} million|{firm} recalls {n} products|the chief of {firm} is arrested"},
-           "The price reaction: {x}.", "After '{x}' the share goes", "If {x}, the stock moves"),
-    _label({"approve": "{firm} pays on time and earns {n} times its interest|{firm} has no debt, {n} million in cash",
-            "decline": "{firm} missed {n} payments|{firm} is bankrupt and owes {n} million"},
-           "Loan request: {x}.", "Credit desk: {x}. Decision", "Borrower file: {x}. We"),
-    _label({"urgent": "{firm} account locked|{firm} card stolen {n} minutes ago|wire of {n} million missing at {firm}",
-            "routine": "{firm} wants a new brochure|{firm} asks for opening hours|{firm} moves in {n} weeks"},
-           "Client mail: {x}.", "Inbox of the bank: {x}.", "Sort this ticket: {x}."),
+            "tech": "{firm} software|{firm} chips|{n} data centres of {firm}",
+        },
+        "Sector of {x}:",
+        "An investor buys into {x}.",
+        "{x} fall under",
+    ),
+    _label(
+        {
+            "up": "{firm} gets a takeover bid|{firm} buys back {n}% of its shares|demand for {firm} goods soars",
+            "down": "{firm} is fined {n} million|{firm} recalls {n} products|the chief of {firm} is arrested",
+        },
+        "The price reaction: {x}.",
+        "After '{x}' the share goes",
+        "If {x}, the stock moves",
+    ),
+    _label(
+        {
+            "approve": "{firm} pays on time and earns {n} times its interest|{firm} has no debt, {n} million in cash",
+            "decline": "{firm} missed {n} payments|{firm} is bankrupt and owes {n} million",
+        },
+        "Loan request: {x}.",
+        "Credit desk: {x}. Decision",
+        "Borrower file: {x}. We",
+    ),
+    _label(
+        {
+            "urgent": "{firm} account locked|{firm} card stolen {n} minutes ago|wire of {n} million missing at {firm}",
+            "routine": "{firm} wants a new brochure|{firm} asks for opening hours|{firm} moves in {n} weeks",
+        },
+        "Client mail: {x}.",
+        "Inbox of the bank: {x}.",
+        "Sort this ticket: {x}.",
+    ),
 ]
 
 # Per domain: its kinds, the hint that ends every question, and the form of its answers.

@@ -131,9 +131,14 @@ def _rows(selection: DataSelection, source: Source, client: int) -> np.ndarray:
     if selection.whole or selection.partition == "by-domain":
         return choose_rows(len(source), selection.samples, selection.seed)
     owners = _owners(
-        source, selection.clients, selection.seed, selection.samples, selection.partition, selection.partition_column,
+        source,
+        selection.clients,
+        selection.seed,
+        selection.samples,
+        selection.partition,
+        selection.partition_column,
         selection.alpha,
-    )  # fmt: skip
+    )
     return np.flatnonzero(owners == client)
 
 
@@ -201,8 +206,12 @@ def _corpus_data(selection: DataSelection, client: int) -> ClientData:
         fingerprint="/".join(
             str(part)
             for part in (
-                _corpus_version(), selection.task, client, selection.seed,
-                selection.examples_per_client, held_out,
+                _corpus_version(),
+                selection.task,
+                client,
+                selection.seed,
+                selection.examples_per_client,
+                held_out,
             )
         ),
         train=rows("train", selection.examples_per_client),

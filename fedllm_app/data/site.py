@@ -1,6 +1,6 @@
 """What a site says of its own data in its node configuration, over what the run configuration says for all.
 
-    flower-supernode --node-config "data-path='/data/notes.csv' prompt-column='question' site='berlin'"
+flower-supernode --node-config "data-path='/data/notes.csv' prompt-column='question' site='berlin'"
 """
 
 import difflib

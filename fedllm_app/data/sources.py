@@ -101,9 +101,7 @@ NAMED_SETS = {
     "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "sft", "instruction", "MIT"),
     "gsm8k": NamedSet("openai/gsm8k", "sft", "question-answer", "MIT", ("main",)),
     "math": NamedSet("EleutherAI/hendrycks_math", "sft", "problem-solution", "MIT", _MATH),
-    "ultrafeedback": NamedSet(
-        "HuggingFaceH4/ultrafeedback_binarized", "dpo", "preference", "MIT", split="train_prefs"
-    ),
+    "ultrafeedback": NamedSet("HuggingFaceH4/ultrafeedback_binarized", "dpo", "preference", "MIT", split="train_prefs"),
     "hh-rlhf": NamedSet("Anthropic/hh-rlhf", "dpo", "hh-rlhf", "MIT"),
 }
 """Public sets by the name that `data.name` accepts. To add one, add one line."""

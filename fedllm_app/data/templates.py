@@ -174,9 +174,7 @@ def _text(form: Format, tokenizer: PreTrainedTokenizerBase) -> Renderer:
     return render
 
 
-_ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-)
+_ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 _VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant."
     " The assistant gives helpful, detailed, and polite answers to the user's questions."

@@ -72,9 +72,7 @@ def _answer(ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: "Tem
 class _Stream:
     """Transformers' streamer (`put` is given the prompt, then every token): hands on text as soon as it is settled."""
 
-    def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", template: "Template", show: Callable[[str], None]
-    ) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: "Template", show: Callable[[str], None]) -> None:
         self.tokenizer, self.template, self.show = tokenizer, template, show
         self.ids: list[int] | None = None
         self.shown = 0  # characters

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from .fedavg import FedAvg
+from fedllm_app.strategies.fedavg import FedAvg
 
 
 class Centralized(FedAvg):

@@ -76,8 +76,11 @@ def _class_and_arguments(
     if refused:
         raise ClassPathError(f"{path} takes no argument {', '.join(refused)}; it takes {', '.join(sorted(accepted))}.")
     take_everyone = {
-        "fraction_train": 1.0, "fraction_evaluate": 1.0,
-        "min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1,
+        "fraction_train": 1.0,
+        "fraction_evaluate": 1.0,
+        "min_train_nodes": 1,
+        "min_evaluate_nodes": 1,
+        "min_available_nodes": 1,
         "num_clients": num_clients,
     }
     arguments = {name: value for name, value in take_everyone.items() if name in accepted} | given

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .fedopt import FedOpt
+from fedllm_app.strategies.fedopt import FedOpt
 
 
 class FedAdagrad(FedOpt):
@@ -20,7 +20,5 @@ class FedAdagrad(FedOpt):
     def __init__(self, eta: float = 1e-2, tau: float = 1e-3) -> None:
         super().__init__(eta, tau, beta_1=0.0)
 
-    def _next_second_moment(
-        self, v: NDArray[np.float64], squared: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _next_second_moment(self, v: NDArray[np.float64], squared: NDArray[np.float64]) -> NDArray[np.float64]:
         return v + squared

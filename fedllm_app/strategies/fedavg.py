@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, strategy
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from numpy.typing import NDArray
 
-from .means import MetricMean, VectorMean
+from fedllm_app.strategies.means import MetricMean, VectorMean
 
 ADAPTER = "adapter"  # the packed adapter, in messages and in replies
 CLIENT = "client"  # the metric by which a reply names its client

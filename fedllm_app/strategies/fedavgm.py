@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .fedavg import ADAPTER, FedAvg
-from .means import VectorMean
+from fedllm_app.strategies.fedavg import ADAPTER, FedAvg
+from fedllm_app.strategies.means import VectorMean
 
 
 class FedAvgM(FedAvg):

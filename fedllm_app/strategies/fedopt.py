@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .fedavg import ADAPTER, FedAvg
-from .means import VectorMean
+from fedllm_app.strategies.fedavg import ADAPTER, FedAvg
+from fedllm_app.strategies.means import VectorMean
 
 
 class FedOpt(FedAvg):
@@ -49,9 +49,7 @@ class FedOpt(FedAvg):
         self.second_moment: NDArray[np.float32] | None = None
 
     @abstractmethod
-    def _next_second_moment(
-        self, v: NDArray[np.float64], squared: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _next_second_moment(self, v: NDArray[np.float64], squared: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the next v from v and Δ²."""
 
     def _server_step(self, x: NDArray[np.float64], means: Mapping[str, VectorMean]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .fedopt import FedOpt
+from fedllm_app.strategies.fedopt import FedOpt
 
 
 class FedYogi(FedOpt):
@@ -20,7 +20,5 @@ class FedYogi(FedOpt):
         super().__init__(eta, tau, beta_1)
         self.beta_2 = beta_2
 
-    def _next_second_moment(
-        self, v: NDArray[np.float64], squared: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _next_second_moment(self, v: NDArray[np.float64], squared: NDArray[np.float64]) -> NDArray[np.float64]:
         return v - (1 - self.beta_2) * squared * np.sign(v - squared)

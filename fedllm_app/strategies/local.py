@@ -3,11 +3,18 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from .fedavg import ADAPTER, CLIENT, FedAvg, StrategyStateError, reply_metric, reply_records, reply_vector
+from fedllm_app.strategies.fedavg import (
+    ADAPTER,
+    CLIENT,
+    FedAvg,
+    StrategyStateError,
+    reply_metric,
+    reply_records,
+    reply_vector,
+)
 
 _PREFIX = "client-"
 
@@ -38,10 +45,12 @@ class Local(FedAvg):
         # Training and evaluation alike: the one place where Flower's FedAvg turns arrays into messages.
         return [
             Message(
-                content=RecordDict({
-                    self.arrayrecord_key: self._arrays_of(client, record[self.arrayrecord_key]),
-                    self.configrecord_key: record[self.configrecord_key],
-                }),
+                content=RecordDict(
+                    {
+                        self.arrayrecord_key: self._arrays_of(client, record[self.arrayrecord_key]),
+                        self.configrecord_key: record[self.configrecord_key],
+                    }
+                ),
                 message_type=message_type,
                 dst_node_id=client,
             )
@@ -78,8 +87,7 @@ class Local(FedAvg):
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray]) -> None:
         """Put back what `state_arrays` returned; StrategyStateError if a name is not "client-<k>"."""
-        foreign = [name for name in arrays
-                   if not (name.startswith(_PREFIX) and name.removeprefix(_PREFIX).isdecimal())]
+        foreign = [name for name in arrays if not (name.startswith(_PREFIX) and name.removeprefix(_PREFIX).isdecimal())]
         if foreign:
             raise StrategyStateError(f"The checkpoint holds {foreign}; Local keeps one vector a client, 'client-<k>'.")
         self.client_arrays = {

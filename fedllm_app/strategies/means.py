@@ -65,5 +65,6 @@ class MetricMean:
 
     def value(self) -> MetricRecord:
         """Return the means as a MetricRecord."""
-        return MetricRecord({name: total / self._weights[name]
-                             for name, total in self._totals.items() if self._weights[name] > 0.0})
+        return MetricRecord(
+            {name: total / self._weights[name] for name, total in self._totals.items() if self._weights[name] > 0.0}
+        )

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 from flwr.serverapp.strategy import Strategy
 
-from . import robust
-from .centralized import Centralized
-from .class_path import build_from_class_path
-from .fedadagrad import FedAdagrad
-from .fedadam import FedAdam
-from .fedavg import FedAvg
-from .fedavgm import FedAvgM
-from .fedprox import FedProx
-from .fedyogi import FedYogi
-from .local import Local
-from .scaffold import Scaffold
+from fedllm_app.strategies import robust
+from fedllm_app.strategies.centralized import Centralized
+from fedllm_app.strategies.class_path import build_from_class_path
+from fedllm_app.strategies.fedadagrad import FedAdagrad
+from fedllm_app.strategies.fedadam import FedAdam
+from fedllm_app.strategies.fedavg import FedAvg
+from fedllm_app.strategies.fedavgm import FedAvgM
+from fedllm_app.strategies.fedprox import FedProx
+from fedllm_app.strategies.fedyogi import FedYogi
+from fedllm_app.strategies.local import Local
+from fedllm_app.strategies.scaffold import Scaffold
 
 Hyper = Mapping[str, float | int]
 
@@ -124,36 +124,54 @@ _MALICIOUS = Hyperparameter("malicious", "f", 1)
 STRATEGIES: dict[str, StrategySpec] = {
     "fedavg": StrategySpec(_plain(FedAvg), "mean of the adapters, weighted by examples"),
     "fedprox": StrategySpec(
-        _plain(FedProx), "FedAvg of clients held near the global adapter",
-        (Hyperparameter("mu", "μ", 0.01),), server_only=False),
+        _plain(FedProx),
+        "FedAvg of clients held near the global adapter",
+        (Hyperparameter("mu", "μ", 0.01),),
+        server_only=False,
+    ),
     "scaffold": StrategySpec(
-        _scaffold, "control variates against client drift",
-        (Hyperparameter("eta-g", "η_g", 1.0, minimum_open=True),), server_only=False),
+        _scaffold,
+        "control variates against client drift",
+        (Hyperparameter("eta-g", "η_g", 1.0, minimum_open=True),),
+        server_only=False,
+    ),
     "fedavgm": StrategySpec(
-        _plain(FedAvgM), "FedAvg with momentum on the server",
-        (Hyperparameter("beta", "β", 0.5, maximum=1.0), Hyperparameter("eta-s", "η_s", 1.0, minimum_open=True))),
+        _plain(FedAvgM),
+        "FedAvg with momentum on the server",
+        (Hyperparameter("beta", "β", 0.5, maximum=1.0), Hyperparameter("eta-s", "η_s", 1.0, minimum_open=True)),
+    ),
     "fedadagrad": StrategySpec(_plain(FedAdagrad), "Adagrad on the server", (_ETA, _TAU)),
     "fedyogi": StrategySpec(_plain(FedYogi), "Yogi on the server", (_ETA, _BETA_1, _BETA_2, _TAU)),
     "fedadam": StrategySpec(_plain(FedAdam), "Adam on the server", (_ETA, _BETA_1, _BETA_2, _TAU)),
     "local": StrategySpec(_plain(Local), "every client alone: what federation must beat"),
     "centralized": StrategySpec(
-        _plain(Centralized), "one client on all data: what federation tries to reach", server_only=False),
-    "fedmedian": StrategySpec(
-        _robust(robust.median), "coordinate-wise median", minimum_clients=lambda hyper: 3),
+        _plain(Centralized), "one client on all data: what federation tries to reach", server_only=False
+    ),
+    "fedmedian": StrategySpec(_robust(robust.median), "coordinate-wise median", minimum_clients=lambda hyper: 3),
     "fedtrimmedavg": StrategySpec(
-        _robust(robust.trimmed_mean), "coordinate-wise trimmed mean",
+        _robust(robust.trimmed_mean),
+        "coordinate-wise trimmed mean",
         (Hyperparameter("beta", "β", 0.2, maximum=0.5),),
-        minimum_clients=lambda hyper: robust.trimmed_mean_minimum(hyper["beta"])),
+        minimum_clients=lambda hyper: robust.trimmed_mean_minimum(hyper["beta"]),
+    ),
     "krum": StrategySpec(
-        _robust(robust.krum), "the one adapter nearest to the others", (_MALICIOUS,),
-        minimum_clients=lambda hyper: 2 * hyper["malicious"] + 3),
+        _robust(robust.krum),
+        "the one adapter nearest to the others",
+        (_MALICIOUS,),
+        minimum_clients=lambda hyper: 2 * hyper["malicious"] + 3,
+    ),
     "multikrum": StrategySpec(
-        _robust(robust.multi_krum), "mean of the adapters nearest to the others",
+        _robust(robust.multi_krum),
+        "mean of the adapters nearest to the others",
         (_MALICIOUS, Hyperparameter("keep", "m", 2, minimum=1.0)),
-        minimum_clients=lambda hyper: max(2 * hyper["malicious"] + 3, hyper["keep"] + hyper["malicious"] + 2)),
+        minimum_clients=lambda hyper: max(2 * hyper["malicious"] + 3, hyper["keep"] + hyper["malicious"] + 2),
+    ),
     "bulyan": StrategySpec(
-        _robust(robust.bulyan), "Multi-Krum, then the values nearest to the median", (_MALICIOUS,),
-        minimum_clients=lambda hyper: 4 * hyper["malicious"] + 3),
+        _robust(robust.bulyan),
+        "Multi-Krum, then the values nearest to the median",
+        (_MALICIOUS,),
+        minimum_clients=lambda hyper: 4 * hyper["malicious"] + 3,
+    ),
 }
 
 
@@ -186,8 +204,10 @@ def complete_hyperparameters(name: str, hyper: Hyper) -> dict[str, float | int]:
     problems = hyperparameter_problems(name, hyper)
     if problems:
         raise HyperparameterError(" ".join(problems))
-    return {parameter.name: hyper.get(parameter.name, parameter.default)
-            for parameter in strategy_spec(name).hyperparameters}
+    return {
+        parameter.name: hyper.get(parameter.name, parameter.default)
+        for parameter in strategy_spec(name).hyperparameters
+    }
 
 
 def minimum_clients(name: str, hyper: Hyper) -> int:

@@ -10,7 +10,7 @@ from flwr.serverapp import strategy
 from flwr.serverapp.exception import AggregationError
 from numpy.typing import NDArray
 
-from .fedavg import ADAPTER, CLIENT, FedAvg, reply_records, reply_vector
+from fedllm_app.strategies.fedavg import ADAPTER, CLIENT, FedAvg, reply_records, reply_vector
 
 
 class RobustAggregation(FedAvg):
@@ -72,10 +72,12 @@ class RobustAggregation(FedAvg):
         move = (reply_vector(arrays, ADAPTER, x.shape) - x).astype(np.float32)
         kept = {name: value for name, value in metrics.items() if name != CLIENT}
         shifted = copy(reply)  # the caller's message keeps its content
-        shifted.content = RecordDict({
-            "arrays": ArrayRecord({ADAPTER: Array(move)}),
-            "metrics": MetricRecord({**kept, self.weighted_by_key: 1}),
-        })
+        shifted.content = RecordDict(
+            {
+                "arrays": ArrayRecord({ADAPTER: Array(move)}),
+                "metrics": MetricRecord({**kept, self.weighted_by_key: 1}),
+            }
+        )
         return shifted
 
 

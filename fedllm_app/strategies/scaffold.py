@@ -9,8 +9,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 from numpy.typing import NDArray
 
-from .fedavg import ADAPTER, FedAvg
-from .means import VectorMean
+from fedllm_app.strategies.fedavg import ADAPTER, FedAvg
+from fedllm_app.strategies.means import VectorMean
 
 CONTROL = "control"
 CONTROL_DELTA = "control-delta"

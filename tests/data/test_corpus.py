@@ -81,9 +81,7 @@ def test_rejected_answer_is_wrong_and_texts_are_short(domain):
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_domain_asks_in_many_ways(domain):
     """Two opening words, seen five times or more in 1,000 questions, stand for a template; one kind has 3 or 4."""
-    openings = Counter(
-        tuple(question.instruction.split()[:2]) for question in questions(domain, "train", 1000, seed=0)
-    )
+    openings = Counter(tuple(question.instruction.split()[:2]) for question in questions(domain, "train", 1000, seed=0))
 
     assert sum(count >= 5 for count in openings.values()) >= 12
 

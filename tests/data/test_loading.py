@@ -20,9 +20,15 @@ GSM8K = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "gsm8k"
 
 def selection(**overrides) -> DataSelection:
     values = {
-        "name": "builtin", "columns": Columns(), "clients": 4, "seed": 1, "examples_per_client": 10, "held_out": 3,
-        "max_bad_share": 0.0, "task": "sft",
-    }  # fmt: skip
+        "name": "builtin",
+        "columns": Columns(),
+        "clients": 4,
+        "seed": 1,
+        "examples_per_client": 10,
+        "held_out": 3,
+        "max_bad_share": 0.0,
+        "task": "sft",
+    }
     return DataSelection(**values | overrides)
 
 
@@ -112,8 +118,11 @@ def test_another_process_gets_the_same_division(topics, tmp_path):
     """Whatever it hashes strings with, and from a home of its own, so that it divides by itself."""
     asked = {"name": str(topics), "partition": "dirichlet", "partition_column": "topic", "samples": 90}
     code = f"import test_loading; print(test_loading.held(**{asked!r}))"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-                                "PYTHONHASHSEED": "77", "FEDLLM_HOME": str(tmp_path / "other")}  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        "PYTHONHASHSEED": "77",
+        "FEDLLM_HOME": str(tmp_path / "other"),
+    }
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout) == held(**asked)
 

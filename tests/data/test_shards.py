@@ -87,7 +87,7 @@ def test_a_system_prompt_comes_first(tokenizer):
 
 
 def test_rows_lie_end_to_end(tokenizer):
-    """"é" is two bytes, so two tokens. The middle row is dropped."""
+    """ "é" is two bytes, so two tokens. The middle row is dropped."""
     rows = [HI, Example((("user", "x" * 90),), "no"), Example((("user", ""),), "é")]
     shard = made(tokenizer, rows, max_length=60)
     assert (len(shard), shard.dropped) == (2, 1)

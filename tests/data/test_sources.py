@@ -82,9 +82,19 @@ def write_as(kind, folder):
 
 
 KINDS = [
-    "jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "arrow", "arrow-stream", "saved", "saved-shard",
-    "saved-splits", "folder",
-]  # fmt: skip
+    "jsonl",
+    "jsonl.gz",
+    "json",
+    "csv",
+    "tsv",
+    "parquet",
+    "arrow",
+    "arrow-stream",
+    "saved",
+    "saved-shard",
+    "saved-splits",
+    "folder",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -110,8 +110,10 @@ def test_jinja_file(tmp_path):
         "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}[assistant]"
     )
     assert get_template(str(path), build()).render_prompt(ONE, None) == "<s>[user] Hi</s>[assistant]"
-    path.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-                    "{% if add_generation_prompt %}assistant:{% endif %}")
+    path.write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
     template = get_template(str(path), build())
     assert template.render_prompt(ONE, None) == "user: Hi\nassistant:"
     assert template.completion_prefix == " "

@@ -151,4 +151,10 @@ def test_memory_does_not_grow_with_the_clients(name):
 def test_streaming_list_is_complete():
     """Only the robust rules, which compare replies with each other, and the one client of centralized are left."""
     assert set(STRATEGIES) - set(STREAMING) == {
-        "centralized", "fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"}
+        "centralized",
+        "fedmedian",
+        "fedtrimmedavg",
+        "krum",
+        "multikrum",
+        "bulyan",
+    }

@@ -62,7 +62,8 @@ def test_a_resumed_run_goes_on_identically(name):
 
 
 STATEFUL = {"scaffold": {"control"}, "fedavgm": {"momentum"}} | {
-    name: {"momentum", "second_moment"} for name in ("fedadagrad", "fedyogi", "fedadam")}
+    name: {"momentum", "second_moment"} for name in ("fedadagrad", "fedyogi", "fedadam")
+}
 
 
 @pytest.mark.parametrize("name", STATEFUL)
@@ -73,7 +74,8 @@ def test_state_is_what_the_next_round_needs(name):
     assert set(strategy.state_arrays()) == STATEFUL[name]
     forgetful = build_strategy(name, {}, num_clients=7)
     last = run_moves(forgetful, SEVEN[2:], x=trajectory[1])[-1]
-    same_state = all(np.array_equal(forgetful.state_arrays()[key], vector)
-                     for key, vector in strategy.state_arrays().items())
+    same_state = all(
+        np.array_equal(forgetful.state_arrays()[key], vector) for key, vector in strategy.state_arrays().items()
+    )
     # SCAFFOLD's control variate shows in what is sent, not in the server's step.
     assert not same_state and (name == "scaffold" or not np.array_equal(last, trajectory[-1]))

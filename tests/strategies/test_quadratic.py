@@ -81,10 +81,12 @@ def powers(matrices: list[NDArray]) -> list[NDArray]:
 OPTIMUM = fixed_point(CURVATURES)
 FEDAVG_POINT = fixed_point(powers(CURVATURES))
 _PROXIMAL = [curvature + MU * EYE for curvature in CURVATURES]
-FEDPROX_POINT = fixed_point([
-    power @ np.linalg.solve(proximal, curvature)
-    for power, proximal, curvature in zip(powers(_PROXIMAL), _PROXIMAL, CURVATURES, strict=True)
-])
+FEDPROX_POINT = fixed_point(
+    [
+        power @ np.linalg.solve(proximal, curvature)
+        for power, proximal, curvature in zip(powers(_PROXIMAL), _PROXIMAL, CURVATURES, strict=True)
+    ]
+)
 
 
 def federate(name: str, hyper: Mapping[str, float], rounds: int, draws: Sequence = (range(4),)) -> NDArray:

@@ -152,18 +152,21 @@ def test_a_class_path_is_checked_without_constructing():
         check_class_path("no_such_package.Class", {})
 
 
-@pytest.mark.parametrize("path, complaint", [
-    ("no_such_package.Class", "cannot be imported"),
-    ("flwr.serverapp.strategy.NoSuchClass", "cannot be imported"),
-    (".FedAvg", "cannot be imported"),
-    ("flwr..FedAvg", "cannot be imported"),
-    ("flwr.app.Message", "no subclass"),
-    (f"{HERE}.NOT_A_CLASS", "no subclass"),
-    ("flwr.serverapp.strategy.Strategy", "does not define aggregate_evaluate"),
-    ("flwr.serverapp.strategy.QFedAvg", "without client_learning_rate"),
-    (f"{HERE}.Picky", "not today"),
-    (".nowhere.FedAvg", "cannot be imported"),
-])
+@pytest.mark.parametrize(
+    "path, complaint",
+    [
+        ("no_such_package.Class", "cannot be imported"),
+        ("flwr.serverapp.strategy.NoSuchClass", "cannot be imported"),
+        (".FedAvg", "cannot be imported"),
+        ("flwr..FedAvg", "cannot be imported"),
+        ("flwr.app.Message", "no subclass"),
+        (f"{HERE}.NOT_A_CLASS", "no subclass"),
+        ("flwr.serverapp.strategy.Strategy", "does not define aggregate_evaluate"),
+        ("flwr.serverapp.strategy.QFedAvg", "without client_learning_rate"),
+        (f"{HERE}.Picky", "not today"),
+        (".nowhere.FedAvg", "cannot be imported"),
+    ],
+)
 def test_bad_class_path(path, complaint):
     with pytest.raises(ClassPathError, match=complaint):
         build_strategy(path, {}, num_clients=3)

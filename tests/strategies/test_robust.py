@@ -89,17 +89,20 @@ def test_krum_sees_moves_much_smaller_than_the_adapter():
     assert abs(arrays["adapter"].numpy()[0] - x[0] - 3.5e-3) > 4e-4
 
 
-@pytest.mark.parametrize("name, hyper, least", [
-    ("fedmedian", {}, 3),
-    ("fedtrimmedavg", {"beta": 0.2}, 5),
-    ("fedtrimmedavg", {"beta": 0.3}, 4),
-    ("fedtrimmedavg", {"beta": 0.0}, 1),
-    ("krum", {"malicious": 0}, 3),
-    ("krum", {"malicious": 2}, 7),
-    ("multikrum", {"malicious": 1, "keep": 1}, 5),
-    ("multikrum", {"malicious": 1, "keep": 6}, 9),
-    ("bulyan", {"malicious": 2}, 11),
-])
+@pytest.mark.parametrize(
+    "name, hyper, least",
+    [
+        ("fedmedian", {}, 3),
+        ("fedtrimmedavg", {"beta": 0.2}, 5),
+        ("fedtrimmedavg", {"beta": 0.3}, 4),
+        ("fedtrimmedavg", {"beta": 0.0}, 1),
+        ("krum", {"malicious": 0}, 3),
+        ("krum", {"malicious": 2}, 7),
+        ("multikrum", {"malicious": 1, "keep": 1}, 5),
+        ("multikrum", {"malicious": 1, "keep": 6}, 9),
+        ("bulyan", {"malicious": 2}, 11),
+    ],
+)
 def test_bounds(name, hyper, least):
     """2 f + 3, m + f + 2, 4 f + 3; ⌊0.2 · 5⌋ = ⌊0.3 · 4⌋ = 1."""
     assert minimum_clients(name, hyper) == least

@@ -23,7 +23,9 @@ def clean_process():
 @pytest.fixture
 def model(tiny_model):
     """A resident float32 model with LoRA r=4 on q_proj and v_proj, for SFT."""
-    return resident(ResidentKey("sft", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
+    return resident(
+        ResidentKey("sft", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj")))
+    )
 
 
 @pytest.fixture

@@ -132,7 +132,8 @@ def test_corrections_apply(make_client, assign, begin, variant):
     _, _, start = begin(variant)
     control = np.zeros_like(start)
     plain, held = (
-        client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: start}, QUIET)[0][ADAPTER] for mu in (0.0, 50.0)
+        client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: start}, QUIET)[0][ADAPTER]
+        for mu in (0.0, 50.0)
     )
     assert np.linalg.norm(held - start) < 0.9 * np.linalg.norm(plain - start)
     first, _ = client.train(assign(client, asked={"scaffold": True}), {ADAPTER: start, CONTROL: control}, QUIET)

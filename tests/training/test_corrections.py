@@ -124,7 +124,8 @@ def test_proximal_pulls_towards_the_global_adapter(make_client, assign, optimize
     client = make_client(train__local_steps=4, train__optimizer=optimizer)
     x = np.full(resident(client.model).manifest.size, 0.01, np.float32)
     plain, zero, held = (
-        client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: x}, QUIET)[0][ADAPTER] for mu in (0.0, 0.0, 50.0)
+        client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: x}, QUIET)[0][ADAPTER]
+        for mu in (0.0, 0.0, 50.0)
     )
     assert np.array_equal(plain, zero)
     assert np.linalg.norm(held - x) < 0.9 * np.linalg.norm(plain - x)
@@ -138,9 +139,12 @@ def test_proximal_is_not_scaled_by_accumulation_and_not_in_the_loss(make_client,
     """
     eta, mu, between = 0.1, 3.0, []
     client = make_client(
-        train__local_steps=2, train__batch_size=4 // accumulation, train__gradient_accumulation=accumulation,
-        train__optimizer="sgd", train__max_grad_norm=0.0,
-    )  # fmt: skip
+        train__local_steps=2,
+        train__batch_size=4 // accumulation,
+        train__gradient_accumulation=accumulation,
+        train__optimizer="sgd",
+        train__max_grad_norm=0.0,
+    )
     x = np.full(resident(client.model).manifest.size, 0.01, np.float32)
 
     def watch(step, _steps, _loss):

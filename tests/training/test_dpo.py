@@ -14,8 +14,8 @@ from fedllm_app.adapter_methods import AdapterValues, peft_config
 from fedllm_app.adapters import AdapterView
 from fedllm_app.client_state import ReferenceCache
 from fedllm_app.data.shards import PairShard, Shard
-from fedllm_app.models import ModelValues
 from fedllm_app.messages import ADAPTER, REFERENCE, vector_hash
+from fedllm_app.models import ModelValues
 from fedllm_app.training import dpo
 from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round
 from fedllm_app.training.local_client import ReferenceLost
@@ -39,14 +39,18 @@ def pairs():
     for length in (3, 8, 5, 4, 6, 7):
         prompt = random.integers(3, 250, length)
         for side in (chosen, rejected):
-            side.append((np.concatenate([prompt, random.integers(3, 250, random.integers(2, 7))]).astype(np.int32), length))
+            side.append(
+                (np.concatenate([prompt, random.integers(3, 250, random.integers(2, 7))]).astype(np.int32), length)
+            )
     return PairShard(shard_of(chosen), shard_of(rejected))
 
 
 @pytest.fixture
 def model(tiny_model):
     """A resident float32 model for DPO."""
-    return resident(ResidentKey("dpo", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
+    return resident(
+        ResidentKey("dpo", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj")))
+    )
 
 
 def plain_trl(tiny_model, training, pairs, start, beta, loss_type):
@@ -55,7 +59,12 @@ def plain_trl(tiny_model, training, pairs, start, beta, loss_type):
     model = get_peft_model(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
     view = AdapterView(model)
     view.write(start)
-    arguments = training.arguments() | {"learning_rate": 1e-2, "beta": beta, "loss_type": [loss_type], "max_length": None}
+    arguments = training.arguments() | {
+        "learning_rate": 1e-2,
+        "beta": beta,
+        "loss_type": [loss_type],
+        "max_length": None,
+    }
     trainer = PlainTRL(
         model,
         args=DPOConfig(**arguments),
@@ -64,7 +73,9 @@ def plain_trl(tiny_model, training, pairs, start, beta, loss_type):
     )
     indices = np.arange(len(pairs))
     nothing = ReferenceCache(["unused"], len(pairs))
-    trainer.train_dataset = dpo.dpo_dataset(pairs, indices, nothing).remove_columns(["ref_chosen_logps", "ref_rejected_logps"])
+    trainer.train_dataset = dpo.dpo_dataset(pairs, indices, nothing).remove_columns(
+        ["ref_chosen_logps", "ref_rejected_logps"]
+    )
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
@@ -103,7 +114,9 @@ def test_reference_is_the_start_in_every_round(make_client, assign):
     zero = np.zeros(resident(client.model).manifest.size, np.float32)
     first, numbers = client.train(assign(client), {ADAPTER: zero + 0.01}, lambda *_: None)
     start = client.train(assign(client), {ADAPTER: zero}, lambda *_: None)[1]["first-loss"]
-    moved = client.train(assign(client, server_round=2), {ADAPTER: first[ADAPTER] * 5}, lambda *_: None)[1]["first-loss"]
+    moved = client.train(assign(client, server_round=2), {ADAPTER: first[ADAPTER] * 5}, lambda *_: None)[1][
+        "first-loss"
+    ]
     again = client.train(assign(client, server_round=3), {ADAPTER: zero}, lambda *_: None)[1]["first-loss"]
     assert start == pytest.approx(math.log(2), abs=1e-6)
     assert again == pytest.approx(math.log(2), abs=1e-6)
@@ -118,7 +131,9 @@ def test_references_are_computed_once_per_pair(make_client, assign, monkeypatch)
     client = make_client(train__task="dpo")
     zero = np.zeros(resident(client.model).manifest.size, np.float32)
     for server_round in (1, 2):
-        client.train(assign(client, server_round=server_round, position=2 * (server_round - 1)), {ADAPTER: zero}, lambda *_: None)
+        client.train(
+            assign(client, server_round=server_round, position=2 * (server_round - 1)), {ADAPTER: zero}, lambda *_: None
+        )
     assert computed == [4, 4]
     resumed = make_client(run_id=2, train__task="dpo")
     resumed.train(assign(resumed, server_round=2, position=2), {ADAPTER: zero}, lambda *_: None)
@@ -134,7 +149,9 @@ def test_a_sent_reference_is_kept_and_a_lost_one_is_named(make_client, assign):
     with pytest.raises(ReferenceLost, match="reference policy"):
         client.train(assign(client, **known), {ADAPTER: zero}, lambda *_: None)
     client.train(assign(client, **known), {ADAPTER: zero, REFERENCE: reference}, lambda *_: None)
-    first = client.train(assign(client, server_round=2, **known), {ADAPTER: reference}, lambda *_: None)[1]["first-loss"]
+    first = client.train(assign(client, server_round=2, **known), {ADAPTER: reference}, lambda *_: None)[1][
+        "first-loss"
+    ]
     assert first == pytest.approx(math.log(2), abs=1e-6)
 
 

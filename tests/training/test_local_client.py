@@ -107,9 +107,12 @@ def test_the_end_token_is_learnt_where_it_is_the_padding_too(
         pairs = [{"prompt": str(n), "chosen": "x" * n, "rejected": "y" * (n % 7 + 1)} for n in range(1, 41)]
         (tmp_path / "topics.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     client = make_client(
-        model__name=padded_with_end, data__name=topics, data__template="tokenizer",
-        train__task=task, train__batch_size=5,
-    )  # fmt: skip
+        model__name=padded_with_end,
+        data__name=topics,
+        data__template="tokenizer",
+        train__task=task,
+        train__batch_size=5,
+    )
     tokenizer = resident(client.model).tokenizer
     end = tokenizer.eos_token_id
     assert tokenizer.pad_token_id == end

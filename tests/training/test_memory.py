@@ -95,9 +95,11 @@ def test_the_head_of_a_quantized_model(wide_model, tmp_path, kind, tied, dtype):
     base.save_pretrained(tmp_path)
     options = QUANTIZED[kind]
     values = ModelValues(
-        str(tmp_path), dtype, quantization=options["model__quantization"],
+        str(tmp_path),
+        dtype,
+        quantization=options["model__quantization"],
         double_quantization="model__double_quantization" in options,
-    )  # fmt: skip
+    )
     model = resident(ResidentKey("sft", values, AdapterValues(4, 8, 0.0, ("q_proj",))))
     inner = model.model.get_base_model()
     assert (inner.lm_head.weight is inner.model.embed_tokens.weight) == tied
@@ -170,9 +172,7 @@ def test_checkpointing_changes_memory_only(make_client, assign, task, variant):
     """
     runs = []
     for checkpointing in (False, True, False):
-        client = make_client(
-            train__task=task, train__gradient_checkpointing=checkpointing, **CHECKPOINTED[variant]
-        )
+        client = make_client(train__task=task, train__gradient_checkpointing=checkpointing, **CHECKPOINTED[variant])
         start = start_of(client)
         client.train(assign(client), {ADAPTER: start}, QUIET)  # so that the references of DPO are there
         calls = []

@@ -74,7 +74,9 @@ def test_dropout_depends_on_the_seed_alone(tiny_model, training, rows, start):
     from fedllm_app.models import ModelValues
     from fedllm_app.training.resident import ResidentKey, resident
 
-    model = resident(ResidentKey("sft", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.5, ("q_proj", "v_proj"))))
+    model = resident(
+        ResidentKey("sft", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.5, ("q_proj", "v_proj")))
+    )
     trainer = sft_trainer(model, training)
     one, two, same = (
         train_round(model, trainer, sft_dataset(rows), start, 1e-2, seed=seed).adapter for seed in (1, 2, 1)

@@ -9,8 +9,15 @@ from fedllm_app.training.corrections.correction import Correction, LocalRound, N
 from fedllm_app.training.corrections.proximal import Proximal
 
 __all__ = [
-    "CORRECTIONS", "ControlVariates", "Correction", "LocalRound", "Numbers", "Proximal", "Vectors", "corrections_for",
-]  # fmt: skip
+    "CORRECTIONS",
+    "ControlVariates",
+    "Correction",
+    "LocalRound",
+    "Numbers",
+    "Proximal",
+    "Vectors",
+    "corrections_for",
+]
 
 CORRECTIONS: list[type[Correction]] = [Proximal, ControlVariates]
 
