@@ -20,14 +20,15 @@ from statistics import mean, pstdev
 
 from rich.console import Console
 
-from fedllm_app.adapters import load_peft_directory
-from fedllm_app.cli import read_overrides, run_to_end
-from fedllm_app.config import default_run_config, parse_run_config
+from fedllm_app.adapters.peft_directory import load_peft_directory
+from fedllm_app.commands.overrides import read_overrides
+from fedllm_app.commands.run import run_to_end
+from fedllm_app.config.parse import default_run_config, parse_run_config
+from fedllm_app.config.values import resident_key
 from fedllm_app.data.corpus import DOMAINS
-from fedllm_app.demo import compare
-from fedllm_app.run_directory import read_journal, read_result
+from fedllm_app.evaluation.compare import compare
+from fedllm_app.runs.directory import read_journal, read_result
 from fedllm_app.training.resident import resident, set_threads
-from fedllm_app.values import resident_key
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("local", "fedavg", "fedprox", "scaffold", "fedavgm", "fedadagrad", "fedyogi", "fedadam", "centralized")

@@ -24,8 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedllm_app.adapter_methods import AdapterValues
-from fedllm_app.models import ModelValues
+from fedllm_app.adapters.methods import AdapterValues
+from fedllm_app.models.base import ModelValues
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "smollm2-135m-instruct"
@@ -77,8 +77,8 @@ def compare_sft(data: Path, dtype: str) -> dict:
 
 def federated(data: Path, dtype: str, directory: Path) -> None:
     """One run under `flwr run`, watched only for the moment of its first training step."""
-    from fedllm_app.launch import LocalSuperLink, submit_run
-    from fedllm_app.progress import Tail, progress_file
+    from fedllm_app.client.progress import Tail, progress_file
+    from fedllm_app.commands.flower import LocalSuperLink, submit_run
 
     overrides = {
         "run.directory": directory,
@@ -127,12 +127,12 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from fedllm_app.adapter_methods import peft_config
+    from fedllm_app.adapters.methods import peft_config
+    from fedllm_app.client.local_client import peak_memory_mb
     from fedllm_app.data.sources import open_source
     from fedllm_app.data.templates import get_template
-    from fedllm_app.models import locate_model
+    from fedllm_app.models.base import locate_model
     from fedllm_app.paths import home
-    from fedllm_app.training.local_client import peak_memory_mb
 
     location = locate_model(MODEL).reference
     tokenizer = AutoTokenizer.from_pretrained(location)
@@ -176,16 +176,16 @@ def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from fedllm_app.adapter_methods import draw_adapter, peft_config
-    from fedllm_app.adapters import AdapterView
+    from fedllm_app.adapters.methods import draw_adapter, peft_config
+    from fedllm_app.adapters.view import AdapterView
     from fedllm_app.data.shards import tokenize
     from fedllm_app.data.sources import open_source
     from fedllm_app.data.templates import get_template
-    from fedllm_app.models import locate_model
+    from fedllm_app.models.base import locate_model
     from fedllm_app.paths import home
-    from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round
     from fedllm_app.training.resident import ResidentKey, resident, set_threads
     from fedllm_app.training.sft import sft_dataset, sft_trainer
+    from fedllm_app.training.trainer import InGivenOrder, LocalTraining, train_round
 
     class Plain(InGivenOrder, SFTTrainer):
         """Same batches in the same order, nothing else changed."""
@@ -222,8 +222,8 @@ def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:
 
     from fedllm_app.data.shards import walk
     from fedllm_app.training.dpo import ReferenceCache, complete_references, dpo_dataset, dpo_trainer
-    from fedllm_app.training.local import LocalTraining, train_round
     from fedllm_app.training.resident import ResidentKey, resident, set_threads
+    from fedllm_app.training.trainer import LocalTraining, train_round
 
     set_threads(0)
     os.environ["FEDLLM_HOME"] = os.environ.get("FEDLLM_HOME") or str(Path.home() / ".fedllm")
@@ -281,9 +281,9 @@ def _plain_trl_dpo(model, training):
     from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
-    from fedllm_app.adapter_methods import peft_config
-    from fedllm_app.models import locate_model
-    from fedllm_app.training.local import InGivenOrder
+    from fedllm_app.adapters.methods import peft_config
+    from fedllm_app.models.base import locate_model
+    from fedllm_app.training.trainer import InGivenOrder
 
     class Plain(InGivenOrder, DPOTrainer):
         """Same batches in the same order, nothing else changed."""

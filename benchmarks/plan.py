@@ -14,9 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedllm_app.cli import run_to_end
-from fedllm_app.config import default_run_config
-from fedllm_app.run_directory import read_result
+from fedllm_app.commands.run import run_to_end
+from fedllm_app.config.parse import default_run_config
+from fedllm_app.runs.directory import read_result
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,7 +76,7 @@ def compare(overrides: dict) -> dict:
 
 def planned(flat: dict) -> dict:
     """The plan of a configuration, in a process that does nothing else."""
-    from fedllm_app.plan import make_plan
+    from fedllm_app.commands.costs import make_plan
 
     plan = make_plan(flat)
     return {"bytes": [plan.traffic.down, plan.traffic.up], "memory_mb": plan.client_memory / 2**20}

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedllm_app.cli import read_overrides, run_to_end
-from fedllm_app.config import default_run_config
-from fedllm_app.models import load_tokenizer, locate_model
-from fedllm_app.run_directory import read_journal, read_result
+from fedllm_app.commands.overrides import read_overrides
+from fedllm_app.commands.run import run_to_end
+from fedllm_app.config.parse import default_run_config
+from fedllm_app.models.base import load_tokenizer, locate_model
+from fedllm_app.runs.directory import read_journal, read_result
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = "smollm2-135m-instruct"

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # for `algorithms`, be
 
 from algorithms import ROOT, tuning_run
 
-from fedllm_app.config import default_run_config
+from fedllm_app.config.parse import default_run_config
 
 MOMENTS = [
     {"eta": 0.003, "tau": 0.001, "beta-1": 0.9},

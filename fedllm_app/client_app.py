@@ -11,11 +11,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
-from fedllm_app import progress
-from fedllm_app.config import parse_run_config
-from fedllm_app.fingerprint import code_hash, package_versions
+from fedllm_app.client import progress
+from fedllm_app.config.parse import parse_run_config
+from fedllm_app.config.values import data_selection, local_training, resident_key, tokenization
+from fedllm_app.federation.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
-from fedllm_app.values import data_selection, local_training, resident_key, tokenization
 
 # Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
 
@@ -113,7 +113,7 @@ class _Reporter:
 
 def _local_client(context: Context, clients: int):
     """The local client for this run's configuration, built on first use in this process."""
-    from fedllm_app.data.site import site_items
+    from fedllm_app.client.site import site_items
 
     site = site_items(context.node_config)
     return build_local_client(context.run_id, tuple(sorted(context.run_config.items())), clients, site)
@@ -126,11 +126,11 @@ def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple
     `site` is what the node's own configuration says of its data (`site_items`).
     """
     config = parse_run_config(dict(run_config))
-    from fedllm_app.models import prepare_bitsandbytes
+    from fedllm_app.models.quantization import prepare_bitsandbytes
 
     prepare_bitsandbytes(config.model.quantization)
-    from fedllm_app.data.site import at_site
-    from fedllm_app.training.local_client import InstructionTuning, LocalClient, ValueAlignment
+    from fedllm_app.client.local_client import InstructionTuning, LocalClient, ValueAlignment
+    from fedllm_app.client.site import at_site
     from fedllm_app.training.resident import set_threads
 
     set_threads(config.run.threads)

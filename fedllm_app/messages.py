@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from fedllm_app.errors import UserError
+
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 ADAPTER, CONTROL, CONTROL_DELTA, REFERENCE = "adapter", "control", "control-delta", "reference"
 EXAMPLES = "num-examples"
@@ -18,7 +20,7 @@ PEAK_MEMORY, PEAK_GPU_MEMORY = "peak-memory-mb", "peak-gpu-memory-mb"
 CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
 
 
-class BadMessage(ValueError):
+class BadMessage(UserError):
     """A message lacks something or carries something impossible; the text says what."""
 
 

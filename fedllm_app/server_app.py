@@ -9,21 +9,22 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
-from fedllm_app.adapter_methods import adapter_layout, initial_adapter
-from fedllm_app.adapters import load_peft_directory
-from fedllm_app.config import Config, parse_run_config
-from fedllm_app.fingerprint import code_hash
-from fedllm_app.holdings import report_holdings
+from fedllm_app.adapters.methods import adapter_layout, initial_adapter
+from fedllm_app.adapters.peft_directory import load_peft_directory
+from fedllm_app.config.parse import parse_run_config
+from fedllm_app.config.sections import Config
+from fedllm_app.config.values import adapter_values, check_context, model_values
+from fedllm_app.federation.fingerprint import code_hash
+from fedllm_app.federation.holdings import report_holdings
+from fedllm_app.federation.roster import assign_clients, describe_clients, gather_nodes
+from fedllm_app.federation.rounds import Rounds, Schedule, Totals
 from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY
-from fedllm_app.models import load_model, locate_model
+from fedllm_app.models.base import load_model, locate_model
 from fedllm_app.paths import home
-from fedllm_app.roster import assign_clients, describe_clients, gather_nodes
-from fedllm_app.rounds import Rounds, Schedule, Totals
-from fedllm_app.run_directory import PromptRecord, RunDirectory, adapter_directory
+from fedllm_app.runs.directory import PromptRecord, RunDirectory, adapter_directory
 from fedllm_app.strategies.centralized import Centralized
 from fedllm_app.strategies.local import Local
 from fedllm_app.strategies.registry import build_strategy
-from fedllm_app.values import adapter_values, check_context, model_values
 
 app = ServerApp()
 

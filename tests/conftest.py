@@ -8,8 +8,10 @@ import peft  # noqa: F401  before anything leaves bitsandbytes out: the quantiza
 import pytest
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
+pytest_plugins = ["training_fixtures"]
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|begin|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|begin|>assistant\n{% endif %}"
@@ -123,7 +125,7 @@ def byte_tokenizer():
 @pytest.fixture
 def run_config(tiny_model) -> dict[str, bool | int | float | str]:
     """The flat defaults of pyproject.toml, overridden for two short rounds of the tiny model."""
-    from fedllm_app.config import default_run_config
+    from fedllm_app.config.parse import default_run_config
 
     return default_run_config(ROOT) | {
         "model.name": str(tiny_model),
@@ -196,5 +198,5 @@ class FakeGrid:
 @pytest.fixture
 def make_grid(monkeypatch) -> type[FakeGrid]:
     """`FakeGrid`, looked at without pauses."""
-    monkeypatch.setattr("fedllm_app.exchange._PULL_INTERVAL", 0.001)
+    monkeypatch.setattr("fedllm_app.federation.exchange._PULL_INTERVAL", 0.001)
     return FakeGrid

@@ -5,8 +5,8 @@ import copy
 from flwr.app import Context, Message, RecordDict
 
 from fedllm_app import client_app, server_app
-from fedllm_app.config import parse_run_config
-from fedllm_app.run_directory import PromptRecord, RunDirectory
+from fedllm_app.config.parse import parse_run_config
+from fedllm_app.runs.directory import PromptRecord, RunDirectory
 
 
 class InProcessGrid:

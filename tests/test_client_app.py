@@ -7,11 +7,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from in_process import InProcessGrid
 
 from fedllm_app import client_app, server_app
-from fedllm_app.config import parse_run_config
-from fedllm_app.fingerprint import code_hash
+from fedllm_app.config.parse import parse_run_config
+from fedllm_app.federation.fingerprint import code_hash
+from fedllm_app.federation.roster import RosterError
 from fedllm_app.messages import ARRAYS, CONFIG, METRICS, Assignment, adapter_record
-from fedllm_app.roster import RosterError
-from fedllm_app.run_directory import RunDirectory, read_journal
+from fedllm_app.runs.directory import RunDirectory, read_journal
 from fedllm_app.training import resident
 
 

@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from fedllm_app.paths import atomic_path, write_text
-
-ROOT = Path(__file__).parents[1]
 
 
 def write_directory(path, **files):

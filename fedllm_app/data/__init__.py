@@ -1,0 +1,1 @@
+"""From files to tokens: sources, readers, schemas, templates, partitions, shards."""

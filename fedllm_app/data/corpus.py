@@ -151,7 +151,10 @@ _OPPOSITES = _pairs(
     "push=pull left=right start=stop love=hate wide=narrow true=false inside=outside above=below first=last"
 )
 _OPPOSITES |= {right: left for left, right in _OPPOSITES.items()}
-_PLURALS = {word: word + "s" for word in ["dog", "cat", "horse", "tiger", "apple", "lemon", "hammer", "car", "train", "chair", "table", "sofa"]}
+_PLURALS = {
+    word: word + "s"
+    for word in ["dog", "cat", "horse", "tiger", "apple", "lemon", "hammer", "car", "train", "chair", "table", "sofa"]
+}
 _PLURALS |= _pairs(
     "mouse=mice child=children foot=feet tooth=teeth man=men woman=women goose=geese city=cities baby=babies box=boxes "
     "bus=buses knife=knives leaf=leaves wolf=wolves berry=berries story=stories dish=dishes watch=watches fox=foxes "
@@ -281,7 +284,26 @@ _GENERAL = [
 
 # math: small numbers
 
-_NAMES = ["Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Hugo", "Iris", "Jack", "Lena", "Mark", "Nora", "Oscar", "Paul", "Rosa", "Sam", "Tina"]
+_NAMES = [
+    "Anna",
+    "Ben",
+    "Carla",
+    "David",
+    "Emma",
+    "Felix",
+    "Grace",
+    "Hugo",
+    "Iris",
+    "Jack",
+    "Lena",
+    "Mark",
+    "Nora",
+    "Oscar",
+    "Paul",
+    "Rosa",
+    "Sam",
+    "Tina",
+]
 _THINGS = ["apples", "books", "coins", "pens", "cards", "stamps", "marbles", "shells", "eggs", "cakes"]
 _SMALL = range(2, 10)
 
@@ -458,7 +480,22 @@ _CODE = [
 
 # finance: labels from small vocabularies, as a back office would tag its mail
 
-_FIRMS = ["Acme", "Borealis", "Cobalt", "Delphi", "Everest", "Falcon", "Granite", "Helios", "Indigo", "Juno", "Kestrel", "Lumen", "Nimbus", "Orion"]
+_FIRMS = [
+    "Acme",
+    "Borealis",
+    "Cobalt",
+    "Delphi",
+    "Everest",
+    "Falcon",
+    "Granite",
+    "Helios",
+    "Indigo",
+    "Juno",
+    "Kestrel",
+    "Lumen",
+    "Nimbus",
+    "Orion",
+]
 
 
 def _label(labels: dict[str, str], *phrasings: str) -> _Kind:

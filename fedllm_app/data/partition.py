@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from fedllm_app.errors import UserError
+
 _SHARDS_PER_CLIENT = 2
 
 
-class PartitionError(ValueError):
+class PartitionError(UserError):
     """The rows cannot be divided as asked; the message says what to change."""
 
 

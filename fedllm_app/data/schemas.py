@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fedllm_app.data.examples import Example, PreferencePair, Turns
+from fedllm_app.errors import UserError
 
 Task = Literal["sft", "dpo"]
 Row = Mapping[str, Any]
@@ -30,7 +31,7 @@ ROLES = {
 """Role names found in published chat sets, and the role each one means."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """The data named in the configuration cannot be used; the message says why and what to change."""
 
 

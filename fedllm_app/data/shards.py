@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedllm_app.data.examples import Example
+from fedllm_app.errors import UserError
 from fedllm_app.paths import atomic_path, home
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _FORMAT = 2
 _CHUNK = 1024
 
 
-class EmptyShard(ValueError):
+class EmptyShard(UserError):
     """No row of a client is left to train on."""
 
 

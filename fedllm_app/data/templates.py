@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm_app.errors import UserError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -26,7 +28,7 @@ Turn = tuple[str, str]
 Renderer = Callable[[Sequence[Turn]], str]
 
 
-class TemplateError(ValueError):
+class TemplateError(UserError):
     """A template is unknown, does not suit the tokenizer, or cannot render a conversation."""
 
 

@@ -1,0 +1,1 @@
+"""Asking a model: generation and comparisons."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fedllm_app.errors import UserError
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from fedllm_app.data.templates import Template
 
 
-class ContextTooLong(ValueError):
+class ContextTooLong(UserError):
     """A conversation has no room left for an answer in what the model reads at a time."""
 
 

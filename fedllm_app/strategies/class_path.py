@@ -8,12 +8,14 @@ from collections.abc import Mapping
 
 from flwr.serverapp.strategy import Strategy
 
+from fedllm_app.errors import UserError
+
 Argument = bool | int | float | str
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-class ClassPathError(ValueError):
+class ClassPathError(UserError):
     """A class path that leads to no strategy that can be constructed."""
 
 

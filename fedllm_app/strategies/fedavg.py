@@ -10,13 +10,14 @@ from flwr.serverapp import Grid, strategy
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from numpy.typing import NDArray
 
+from fedllm_app.errors import UserError
 from fedllm_app.strategies.means import MetricMean, VectorMean
 
 ADAPTER = "adapter"  # the packed adapter, in messages and in replies
 CLIENT = "client"  # the metric by which a reply names its client
 
 
-class StrategyStateError(ValueError):
+class StrategyStateError(UserError):
     """The arrays of a checkpoint are not those of the strategy that should load them."""
 
 

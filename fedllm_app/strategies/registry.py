@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from flwr.serverapp.strategy import Strategy
 
+from fedllm_app.errors import UserError
 from fedllm_app.strategies import robust
 from fedllm_app.strategies.centralized import Centralized
 from fedllm_app.strategies.class_path import build_from_class_path
@@ -28,15 +29,15 @@ from fedllm_app.strategies.scaffold import Scaffold
 Hyper = Mapping[str, float | int]
 
 
-class UnknownStrategyError(ValueError):
+class UnknownStrategyError(UserError):
     """A name that is neither in the table nor a class path."""
 
 
-class HyperparameterError(ValueError):
+class HyperparameterError(UserError):
     """Hyper-parameters that the strategy does not have or accept."""
 
 
-class TooFewClientsError(ValueError):
+class TooFewClientsError(UserError):
     """Fewer clients than the strategy's guarantee needs."""
 
 

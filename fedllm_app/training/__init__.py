@@ -1,0 +1,1 @@
+"""Local training: one file a task, the trainer they share, and the corrections of gradients."""

@@ -11,11 +11,11 @@ from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
-from fedllm_app.client_state import ReferenceCache
 from fedllm_app.data.shards import PairShard
+from fedllm_app.training.client_state import ReferenceCache
 from fedllm_app.training.head import score_completions
-from fedllm_app.training.local import InGivenOrder, LocalTraining, collate, resident_trainer
 from fedllm_app.training.resident import Resident
+from fedllm_app.training.trainer import InGivenOrder, LocalTraining, collate, resident_trainer
 
 _TRL_REFERENCE = "ref"
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedllm_app.adapter_methods import AdapterValues, add_adapter, check_dora, peft_config
-from fedllm_app.adapters import AdapterView, Manifest
-from fedllm_app.models import ModelValues, load_model, load_tokenizer, locate_model
+from fedllm_app.adapters.layout import Manifest
+from fedllm_app.adapters.methods import AdapterValues, add_adapter, check_dora, peft_config
+from fedllm_app.adapters.view import AdapterView
+from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -9,8 +9,8 @@ from trl import SFTConfig, SFTTrainer
 
 from fedllm_app.data.shards import Shard
 from fedllm_app.training.head import score_completions
-from fedllm_app.training.local import InGivenOrder, LocalTraining, collate, resident_trainer
 from fedllm_app.training.resident import Resident
+from fedllm_app.training.trainer import InGivenOrder, LocalTraining, collate, resident_trainer
 
 Row = tuple[np.ndarray, int]  # token ids, position of the first completion token
 

@@ -12,7 +12,7 @@ import pytest
 from fedllm_app.data.examples import Example
 from fedllm_app.data.shards import EmptyShard, Shard, batches, cached, join, tokenize, walk
 from fedllm_app.data.templates import get_template
-from fedllm_app.models import load_tokenizer, locate_model
+from fedllm_app.models.base import load_tokenizer, locate_model
 
 BEGIN, END = 0, 1
 HI = Example((("user", "Hi"),), "Yo")

@@ -4,24 +4,16 @@ import gzip
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import SHARED_DATA as SHARED
 
 from fedllm_app.data.examples import Example, PreferencePair
 from fedllm_app.data.readers import BATCH, AmbiguousSplit, UnreadableFile, arrow_batches, read_files
 from fedllm_app.data.schemas import Columns, UnknownColumn, UnknownSchema, recognise
-from fedllm_app.data.sources import (
-    NAMED_SETS,
-    DataNotFound,
-    EmptySource,
-    TooManyBadRows,
-    UnknownLabel,
-    open_source,
-)
+from fedllm_app.data.sources import NAMED_SETS, DataNotFound, EmptySource, TooManyBadRows, UnknownLabel, open_source
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 ROWS = [{"prompt": f"question {i}", "completion": f"answer {i}", "topic": "ab"[i % 2], "n": i} for i in range(5)]
 EXAMPLES = [Example((("user", f"question {i}"),), f"answer {i}") for i in range(5)]
 

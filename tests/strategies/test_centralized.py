@@ -1,10 +1,9 @@
 """Centralized: one client, all data."""
 
 import numpy as np
+from toy_strategies import START, run_moves, send
 
 from fedllm_app.strategies.centralized import Centralized
-
-from .toy import START, run_moves, send
 
 
 def test_only_the_lowest_client_is_asked_to_pool():

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, MetricRecord
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
+from toy_strategies import FIRST, SECOND, START, ToyGrid, make_reply, packed, run_moves, send
 
 from fedllm_app.strategies.fedavg import FedAvg, StrategyStateError
 from fedllm_app.strategies.registry import STRATEGIES, build_strategy
-
-from .toy import FIRST, SECOND, START, ToyGrid, make_reply, packed, run_moves, send
 
 STREAMING = ["fedavg", "fedprox", "scaffold", "fedavgm", "fedadagrad", "fedyogi", "fedadam", "local"]
 

@@ -1,10 +1,9 @@
 """FedAvgM: momentum on the server."""
 
 import numpy as np
+from toy_strategies import FIRST, SECOND, run_moves
 
 from fedllm_app.strategies.fedavgm import FedAvgM
-
-from .toy import FIRST, SECOND, run_moves
 
 
 def test_two_rounds():

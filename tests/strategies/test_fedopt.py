@@ -8,12 +8,11 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from toy_strategies import FIRST, SECOND, run_moves
 
 from fedllm_app.strategies.fedadagrad import FedAdagrad
 from fedllm_app.strategies.fedadam import FedAdam
 from fedllm_app.strategies.fedyogi import FedYogi
-
-from .toy import FIRST, SECOND, run_moves
 
 
 def test_fedadagrad_two_rounds():

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from toy_strategies import FIRST, SECOND, START, run_moves, send
 
 from fedllm_app.strategies.fedprox import FedProx
-
-from .toy import FIRST, SECOND, START, run_moves, send
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.3])

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from toy_strategies import FIRST, SECOND, START, run_moves
 
 from fedllm_app.strategies.registry import STRATEGIES, build_strategy
-
-from .toy import FIRST, SECOND, START, run_moves
 
 SEVEN = [
     {client: ([0.1 * client - 0.3, 0.2], 1 + client) for client in range(7)},

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 from flwr.serverapp.exception import InconsistentMessageReplies
+from toy_strategies import FIRST, SECOND, START, ToyGrid, make_reply, packed, run_moves, send
 
 from fedllm_app.strategies.fedavg import StrategyStateError
 from fedllm_app.strategies.local import Local
-
-from .toy import FIRST, SECOND, START, ToyGrid, make_reply, packed, run_moves, send
 
 
 def test_two_rounds():

@@ -21,13 +21,12 @@ import pytest
 import torch
 from flwr.app import Message
 from numpy.typing import NDArray
+from toy_strategies import Client, make_reply, run_round
 
-from fedllm_app.client_state import ClientState
 from fedllm_app.messages import ADAPTER, read_vectors
 from fedllm_app.strategies.registry import build_strategy
+from fedllm_app.training.client_state import ClientState
 from fedllm_app.training.corrections import LocalRound, corrections_for
-
-from .toy import Client, make_reply, run_round
 
 STEPS, RATE, MU = 20, 0.05, 3.0
 CURVATURES = [np.diag([4.0, 0.2]), np.array([[0.5, 0.3], [0.3, 1.0]]), np.diag([0.1, 3.0]), np.diag([1.5, 1.0])]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from flwr.serverapp import strategy as flower
+from toy_strategies import make_reply, run_round
 
 from fedllm_app.strategies.class_path import ClassPathError, NotImportable, check_class_path
 from fedllm_app.strategies.registry import (
@@ -18,8 +19,6 @@ from fedllm_app.strategies.registry import (
     hyperparameter_problems,
     minimum_clients,
 )
-
-from .toy import make_reply, run_round
 
 HERE = __name__
 ROBUST = {"fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"}

@@ -5,10 +5,9 @@ import pytest
 from flwr.app import ConfigRecord
 from flwr.serverapp import strategy
 from flwr.serverapp.exception import AggregationError
+from toy_strategies import START, ToyGrid, make_reply, packed, run_moves, send
 
 from fedllm_app.strategies.registry import TooFewClientsError, build_strategy, minimum_clients
-
-from .toy import START, ToyGrid, make_reply, packed, run_moves, send
 
 ROBUST = ["fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"]
 

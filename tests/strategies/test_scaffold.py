@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
+from toy_strategies import FIRST, SECOND, START, make_reply, packed, run_moves, send
 
 from fedllm_app.strategies.fedavg import StrategyStateError
 from fedllm_app.strategies.scaffold import Scaffold
-
-from .toy import FIRST, SECOND, START, make_reply, packed, run_moves, send
 
 
 def test_two_rounds_of_two_among_four():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_app.client_state import ClientState
 from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
 from fedllm_app.training import corrections
+from fedllm_app.training.client_state import ClientState
 from fedllm_app.training.corrections import ControlVariates, Correction, LocalRound, Proximal, corrections_for
 from fedllm_app.training.resident import resident
 

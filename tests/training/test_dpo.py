@@ -10,16 +10,16 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from fedllm_app.adapter_methods import AdapterValues, peft_config
-from fedllm_app.adapters import AdapterView
-from fedllm_app.client_state import ReferenceCache
+from fedllm_app.adapters.methods import AdapterValues, peft_config
+from fedllm_app.adapters.view import AdapterView
+from fedllm_app.client.local_client import ReferenceLost
 from fedllm_app.data.shards import PairShard, Shard
 from fedllm_app.messages import ADAPTER, REFERENCE, vector_hash
-from fedllm_app.models import ModelValues
+from fedllm_app.models.base import ModelValues
 from fedllm_app.training import dpo
-from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round
-from fedllm_app.training.local_client import ReferenceLost
+from fedllm_app.training.client_state import ReferenceCache
 from fedllm_app.training.resident import ResidentKey, resident
+from fedllm_app.training.trainer import InGivenOrder, LocalTraining, train_round
 
 
 class PlainTRL(InGivenOrder, DPOTrainer):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fedllm_app.adapter_methods import AdapterValues, add_adapter, peft_config
+from fedllm_app.adapters.methods import AdapterValues, add_adapter, peft_config
 from fedllm_app.training.footprint import kept_for_backward, training_memory, weight_bytes
 
 ADAPTER = AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedllm_app.adapter_methods import AdapterValues, add_adapter, peft_config
-from fedllm_app.adapters import AdapterView
-from fedllm_app.models import load_base_model, locate_model
+from fedllm_app.adapters.methods import AdapterValues, add_adapter, peft_config
+from fedllm_app.adapters.view import AdapterView
+from fedllm_app.models.base import load_base_model, locate_model
 from fedllm_app.training import head
 from fedllm_app.training.head import completion_log_probs, has_plain_head, install_completion_head, score_completions
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_app import models
-from fedllm_app.adapter_methods import AdapterValues, adapter_layout, draw_adapter, initial_adapter
-from fedllm_app.adapters import AdapterError
+from fedllm_app.adapters.layout import AdapterError
+from fedllm_app.adapters.methods import AdapterValues, adapter_layout, draw_adapter, initial_adapter
 from fedllm_app.client_app import build_local_client
 from fedllm_app.messages import ADAPTER
-from fedllm_app.models import ModelValues, load_model, locate_model
+from fedllm_app.models import base as models
+from fedllm_app.models.base import ModelValues, load_model, locate_model
 from fedllm_app.training.head import score_completions
 from fedllm_app.training.resident import ResidentKey, resident
 from fedllm_app.training.sft import score_rows

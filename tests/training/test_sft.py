@@ -8,11 +8,11 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from fedllm_app.adapter_methods import AdapterValues, peft_config
-from fedllm_app.adapters import AdapterView
+from fedllm_app.adapters.methods import AdapterValues, peft_config
+from fedllm_app.adapters.view import AdapterView
 from fedllm_app.data.shards import Shard
-from fedllm_app.training.local import InGivenOrder, LocalTraining, train_round
 from fedllm_app.training.sft import evaluate_sft, sft_dataset, sft_trainer
+from fedllm_app.training.trainer import InGivenOrder, LocalTraining, train_round
 
 
 class PlainTRL(InGivenOrder, SFTTrainer):
@@ -71,7 +71,7 @@ def test_another_trainer_does_not_break_the_first(model, training, rows, start):
 
 def test_dropout_depends_on_the_seed_alone(tiny_model, training, rows, start):
     """With LoRA dropout the seed that is given decides, and not what ran before in the process."""
-    from fedllm_app.models import ModelValues
+    from fedllm_app.models.base import ModelValues
     from fedllm_app.training.resident import ResidentKey, resident
 
     model = resident(

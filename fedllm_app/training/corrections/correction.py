@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedllm_app.client_state import ClientState
+from fedllm_app.training.client_state import ClientState
 
 Vectors = dict[str, np.ndarray]
 Numbers = dict[str, int | float]

@@ -1,0 +1,218 @@
+"""Adapter methods: what each one asks of PEFT, where its parameters lie, and what they are when a run starts.
+
+Adding a method is one line of `METHODS`, and the start of its parameters.
+"""
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Manifest
+from fedllm_app.adapters.view import AdapterView, manifest_of
+from fedllm_app.models.base import ModelLocation, found_once, load_model_config
+
+if TYPE_CHECKING:
+    import peft
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class AdapterValues:
+    """What determines an adapter beside the model; a method reads its own values only."""
+
+    r: int
+    alpha: int
+    dropout: float
+    targets: tuple[str, ...] | str
+    rslora: bool = False
+    dora: bool = False
+    method: str = "lora"
+    virtual_tokens: int = 16
+    encoder_hidden_size: int = 128
+
+
+# LoRA (Hu et al. 2021), rank-stabilised (Kalajdzievski 2023), weight-decomposed (Liu et al. 2024); (IA)³ (Liu et al.
+# 2022); prefix tuning (Li and Liang 2021); p-tuning (Liu et al. 2021); prompt tuning (Lester et al. 2021).
+METHODS: dict[str, Callable[[AdapterValues], "peft.PeftConfig"]] = {
+    "lora": lambda values: _config("LoraConfig", **_lora(values)),
+    "ia3": lambda values: _config("IA3Config"),
+    "prefix-tuning": lambda values: _config("PrefixTuningConfig", **_prompt(values)),
+    "p-tuning": lambda values: _config(
+        "PromptEncoderConfig", **_prompt(values), encoder_hidden_size=values.encoder_hidden_size
+    ),
+    "prompt-tuning": lambda values: _config("PromptTuningConfig", **_prompt(values)),
+}
+
+
+def peft_config(values: AdapterValues) -> "peft.PeftConfig":
+    """PEFT's configuration of the adapter."""
+    return METHODS[values.method](values)
+
+
+def _config(name: str, **options) -> "peft.PeftConfig":
+    import peft
+
+    return getattr(peft, name)(task_type="CAUSAL_LM", **options)
+
+
+def _lora(values: AdapterValues) -> dict:
+    return {
+        "r": values.r,
+        "lora_alpha": values.alpha,
+        "lora_dropout": values.dropout,
+        "target_modules": values.targets if isinstance(values.targets, str) else list(values.targets),
+        "use_rslora": values.rslora,
+        "use_dora": values.dora,
+    }
+
+
+def _prompt(values: AdapterValues) -> dict:
+    return {"num_virtual_tokens": values.virtual_tokens}
+
+
+def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.PeftModel":
+    """Put the adapter into `base`, with float32 adapter weights. `AdapterError` if no module is a target."""
+    from peft import PeftType, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    try:
+        with peft_asks_by_an_old_name():
+            model = get_peft_model(base, adapter)
+    except ValueError as error:
+        key = "lora.target-modules" if adapter.peft_type == PeftType.LORA else "adapter.method"
+        raise AdapterError(f"{key} does not fit this model: {str(error).splitlines()[0]}") from error
+    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
+        # Losses multiply hidden states by the head's weight directly, so an adapter on it would never be trained.
+        raise AdapterError("lora.target-modules names the language-model head: accepted are modules below it")
+    return model
+
+
+@contextmanager
+def peft_asks_by_an_old_name() -> Iterator[None]:
+    """While PEFT wraps a model: it asks under a name that transformers 6 will not have, of which transformers 5 warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
+def check_dora(dora: bool, quantization: str) -> None:
+    """Refuse DoRA on 8-bit weights without a GPU (`AdapterError`).
+
+    PEFT reads the weights of a DoRA layer at every step; on a CPU, bitsandbytes loses their scales by that.
+    """
+    import torch
+
+    if dora and quantization == "int8" and not torch.cuda.is_available():
+        raise AdapterError(
+            "lora.dora with model.quantization = 'int8' needs a GPU; on a CPU, accepted is 'nf4' or 'none'"
+        )
+
+
+def adapter_layout(location: ModelLocation, values: AdapterValues) -> tuple[Manifest, AdapterSettings]:
+    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights."""
+
+    def find() -> dict:
+        manifest, settings = _find_layout(load_model_config(location), peft_config(values), location.name)
+        return {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
+
+    # The settings name the model, so a copy by another name has its own.
+    found = found_once(location, [location.name, asdict(values)], find)
+    shapes = tuple(tuple(shape) for shape in found["shapes"])
+    return Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"])
+
+
+def _find_layout(
+    model_config: "PretrainedConfig", adapter: "peft.PeftConfig", base: str
+) -> tuple[Manifest, AdapterSettings]:
+    """Build the model without storage, put the adapter in, and see."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    # PEFT draws the values of what it builds, and fills in the settings that depend on the model.
+    with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(model_config)
+        manifest = manifest_of(add_adapter(skeleton, adapter))
+    # PEFT has put in the directory on this machine, which is another on the next.
+    adapter.base_model_name_or_path = base
+    with tempfile.TemporaryDirectory() as scratch:
+        adapter.save_pretrained(scratch)
+        return manifest, AdapterSettings((Path(scratch) / "adapter_config.json").read_text(encoding="utf-8"))
+
+
+def initial_adapter(
+    manifest: Manifest,
+    settings: AdapterSettings,
+    values: AdapterValues,
+    seed: int,
+    load_base: Callable[[], "PreTrainedModel"],
+) -> np.ndarray:
+    """The adapter that every client starts from, drawn once, on the server, from `seed`.
+
+    Parameters
+    ----------
+    manifest, settings : Manifest, AdapterSettings
+        What `adapter_layout` gives for `values`.
+    load_base : Callable[[], PreTrainedModel]
+        Loads the base model. Called for DoRA alone, whose magnitudes start at the column norms of the base's weights.
+
+    Returns
+    -------
+    np.ndarray
+        The packed float32 vector, shape (manifest.size,).
+    """
+    if PROMPT in manifest.names:
+        return manifest.pack(_drawn_encoder(settings, seed))
+    vector = draw_adapter(manifest, seed)
+    if values.dora:
+        vector = manifest.pack(manifest.unpack(vector) | _column_norms(load_base, values))
+    return vector
+
+
+def draw_adapter(manifest: Manifest, seed: int) -> np.ndarray:
+    """The seeded initial adapter of a layout of LoRA or (IA)³, without the base model's weights.
+
+    LoRA as its paper and PEFT start it: `A` uniform on ±1/√fan_in (Kaiming uniform with a = √5), `B` zero; (IA)³ at
+    one. Either way the first forward pass is the base model's.
+    """
+    random = np.random.default_rng([seed, 0])
+    tensors = {}
+    for name, shape in zip(manifest.names, manifest.shapes, strict=True):
+        if "lora_A" in name:
+            bound = 1.0 / math.sqrt(shape[-1])
+            tensors[name] = random.uniform(-bound, bound, shape).astype(np.float32)
+        else:
+            tensors[name] = (np.ones if "ia3_l" in name else np.zeros)(shape, np.float32)
+    return manifest.pack(tensors)
+
+
+def _drawn_encoder(settings: AdapterSettings, seed: int) -> dict[str, np.ndarray]:
+    """The parameters of a prompt method's encoder as PEFT draws them, from `seed` and without touching torch's own."""
+    import torch
+    from peft import PrefixEncoder, PromptEmbedding, PromptEncoder
+
+    config = settings.peft_config()
+    encoders = {"PREFIX_TUNING": PrefixEncoder, "P_TUNING": PromptEncoder}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        encoder = encoders.get(config.peft_type)
+        encoder = encoder(config) if encoder else PromptEmbedding(config, None)
+    return {ENCODER + name: parameter.detach().numpy() for name, parameter in encoder.named_parameters()}
+
+
+def _column_norms(load_base: Callable[[], "PreTrainedModel"], values: AdapterValues) -> dict[str, np.ndarray]:
+    """DoRA's magnitudes by name, as PEFT computes them when the adapter is put in: the product BA is zero then."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        view = AdapterView(add_adapter(load_base(), peft_config(values)))
+    tensors = view.manifest.unpack(view.read())
+    return {name: tensor for name, tensor in tensors.items() if "lora_magnitude_vector" in name}

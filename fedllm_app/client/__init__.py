@@ -1,0 +1,1 @@
+"""What one site does: its data, its local training and evaluation, its progress."""

@@ -1,0 +1,57 @@
+"""What a site says of its own data in its node configuration, over what the run configuration says for all.
+
+flower-supernode --node-config "data-path='/data/notes.csv' prompt-column='question' site='berlin'"
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fedllm_app.data.client_rows import DataSelection
+from fedllm_app.data.schemas import DataError
+
+NodeConfig = Mapping[str, bool | int | float | str]
+
+_COLUMNS = {f"{field}-column": field for field in ("prompt", "input", "completion", "messages", "chosen", "rejected")}
+_KEYS = ("data-path", "data-split", "site", *_COLUMNS)
+_FLOWERS_OWN = ("partition-id", "num-partitions")
+
+
+class SiteConfigError(DataError):
+    """The node configuration of a site is wrong; the message names the key, its value and what is accepted."""
+
+
+def site_items(node_config: NodeConfig) -> tuple[tuple[str, str], ...]:
+    """What a node's configuration says of its data, sorted, so that it can be a key.
+
+    The virtual nodes of a simulation, which differ in Flower's own keys only, all give the same.
+
+    Raises
+    ------
+    SiteConfigError
+        A value is not text, the path is not absolute, or a key looks like a misspelt one.
+    """
+    items = []
+    for key, value in node_config.items():
+        if key in _KEYS:
+            if not isinstance(value, str):
+                raise SiteConfigError(f"node-config {key} = {value!r}: accepted is text in single quotes")
+            items.append((key, value))
+        elif key not in _FLOWERS_OWN and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
+            # Left unnoticed, the site would train on other data than its own.
+            raise SiteConfigError(f"node-config {key}: unknown key; did you mean {near[0]}?")
+    path = dict(items).get("data-path", "/")
+    if not Path(path).is_absolute():
+        raise SiteConfigError(f"node-config data-path = {path!r}: accepted is an absolute path on the node's machine")
+    return tuple(sorted(items))
+
+
+def at_site(selection: DataSelection, items: tuple[tuple[str, str], ...]) -> DataSelection:
+    """The selection with the site's own path, columns and split; a site that names a path owns all of it."""
+    said = dict(items)
+    columns = {field: said[key] for key, field in _COLUMNS.items() if key in said}
+    changes: dict[str, object] = {"site": said.get("site", ""), "split": said.get("data-split", selection.split)}
+    if "data-path" in said:
+        changes |= {"name": said["data-path"], "whole": True}
+    return replace(selection, columns=replace(selection.columns, **columns), **changes)

@@ -1,0 +1,1 @@
+"""The `fedllm` command: one file a subcommand, and what they share."""

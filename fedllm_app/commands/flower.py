@@ -1,0 +1,160 @@
+"""Starting, waiting for and ending Flower's processes on this machine."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from fedllm_app.errors import UserError
+
+_START_TIMEOUT = 60.0  # seconds
+_STOP_TIMEOUT = 20.0
+
+
+class LaunchError(UserError):
+    """A Flower process did not start or did not do what it was asked; the message carries its own words."""
+
+
+class LocalSuperLink:
+    """A SuperLink of our own for simulations: on a free port, with its state in memory, in an empty directory.
+
+    Flower's own local SuperLink stays behind after a run and keeps the environment and the working directory of
+    whoever started it first, so a later run can see other GPUs or import a stale package without a word. This one
+    belongs to one run and ends with it, together with everything that it started.
+    """
+
+    def __init__(self, log_file: Path) -> None:
+        self.log_file = log_file
+        self.port = free_port()
+        self._directory = tempfile.TemporaryDirectory(prefix="fedllm-superlink-")
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which `flwr` commands find this SuperLink."""
+        return flower_environment() | {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port)}
+
+    def __enter__(self) -> "LocalSuperLink":
+        command = [flower_command("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--control-api-address", f"127.0.0.1:{free_port()}"]
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log_file, "ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=self._directory.name, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            wait_until_healthy(self.port, self._process, self.log_file)
+        except LaunchError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._process is not None:
+            end_process_tree(self._process.pid)
+            self._process.wait()
+        self._directory.cleanup()
+
+
+def wait_until_healthy(port: int, process: subprocess.Popen, log_file: Path) -> None:
+    """Wait for a SuperLink on this machine to answer. `LaunchError` with the end of its log if it does not."""
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise LaunchError(f"the SuperLink did not start; its log, {log_file}, ends with:\n{tail(log_file)}")
+
+
+def flower_environment() -> dict[str, str]:
+    """This process's environment, set so that Flower uses the packages installed here instead of installing anew."""
+    beside_python = str(Path(sys.executable).parent)
+    return os.environ | {
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": os.environ.get("FLWR_TELEMETRY_ENABLED", "0"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Actors bring an environment of their own, so workers that Ray starts in advance are never used.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        # Flower starts its helpers by name.
+        "PATH": beside_python + os.pathsep + os.environ.get("PATH", ""),
+    }
+
+
+def flower_command(name: str) -> str:
+    """The path of a Flower command of this environment."""
+    path = Path(sys.executable).parent / name
+    if not path.is_file():
+        raise LaunchError(f"{name} is not installed beside {sys.executable}; install the app's dependencies there")
+    return str(path)
+
+
+def submit_run(app: Path, connection: str | None, options: Sequence[str], environment: dict[str, str]) -> int:
+    """`flwr run` and the id of the run that it started. `LaunchError` with Flower's words if it did not."""
+    command = [flower_command("flwr"), "run", str(app), *([connection] if connection else []), *options]
+    said = _flwr_json(command, environment)
+    if not said.get("success"):
+        raise LaunchError(f"flwr run failed: {said.get('error-message') or said}")
+    return int(said["run-id"])
+
+
+def run_status(run_id: int, connection: str | None, environment: dict[str, str]) -> tuple[str, str]:
+    """Flower's status of a run, such as "running" or "finished:completed", and what it says of the reason."""
+    command = [flower_command("flwr"), "list", *([connection] if connection else []), "--run-id", str(run_id)]
+    said = _flwr_json(command, environment)
+    if not said.get("success") or not said.get("runs"):
+        raise LaunchError(f"flwr list failed: {said.get('error-message') or said}")
+    return str(said["runs"][0]["status"]), str(said["runs"][0]["status-details"])
+
+
+def end_process_tree(pid: int) -> None:
+    """End a process and all that it started: asked first, forced after a while."""
+    try:
+        parent = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return
+    processes = [*parent.children(recursive=True), parent]
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT)
+    for process in alive:
+        _signal(process.kill)
+
+
+def tail(path: Path, lines: int = 30) -> str:
+    """The last lines of a log file."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.is_file() else ""
+
+
+def _flwr_json(command: list[str], environment: dict[str, str]) -> dict:
+    done = subprocess.run([*command, "--format", "json"], env=environment, capture_output=True, text=True, check=False)
+    start = done.stdout.find("{")
+    if start < 0:
+        raise LaunchError(f"{' '.join(command[1:3])} gave no answer:\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout[start:])
+
+
+def _signal(send) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        return
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

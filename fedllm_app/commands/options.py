@@ -1,0 +1,45 @@
+"""Options that several subcommands have: the app, its configuration, and numbers with bounds."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from fedllm_app.commands.overrides import read_overrides
+from fedllm_app.config.parse import default_run_config
+
+Subcommand = Callable[[argparse.Namespace, Console], int]
+
+
+def add_app_parser(subparsers, name: str, subcommand: Subcommand, summary: str) -> argparse.ArgumentParser:
+    """A subcommand that reads the app's configuration: its parser has the options `app` and `--run-config`."""
+    parser = subparsers.add_parser(name, help=summary)
+    parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
+    parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
+    parser.set_defaults(command=subcommand)
+    return parser
+
+
+def run_config(parsed: argparse.Namespace) -> dict[str, bool | int | float | str]:
+    """The app's defaults with the overrides of `--run-config`, flat."""
+    return default_run_config(Path(parsed.app).resolve()) | read_overrides(parsed.run_config or [])
+
+
+def positive_integer(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least 1")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number, 0 or more")
+    return number

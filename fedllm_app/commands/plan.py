@@ -1,0 +1,67 @@
+"""`fedllm plan`: what a run would cost, printed; the figures are those of `costs`."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from fedllm_app.commands.options import add_app_parser, run_config
+from fedllm_app.config.parse import parse_run_config
+from fedllm_app.models.quantization import prepare_bitsandbytes
+
+if TYPE_CHECKING:
+    from fedllm_app.commands.costs import Plan
+
+_SHOWN = 10  # clients listed one by one
+
+
+def add_parser(subparsers) -> None:
+    """Add `fedllm plan`."""
+    summary = "what a run would cost: parameters, bytes, memory, steps, tokens, examples"
+    add_app_parser(subparsers, "plan", _plan, summary)
+
+
+def _plan(parsed: argparse.Namespace, console: Console) -> int:
+    flat = run_config(parsed)
+    prepare_bitsandbytes(parse_run_config(flat).model.quantization)
+    from fedllm_app.commands.costs import make_plan
+
+    show_plan(make_plan(flat), console)
+    return 0
+
+
+def show_plan(plan: "Plan", console: Console) -> None:
+    """Print the figures as a table, and the clients below it."""
+    memory, traffic = plan.memory, plan.traffic
+    table = Table(title="plan", show_header=False)
+    for label, value in (
+        ("parameters trained, frozen", f"{plan.trained:,}, {plan.frozen:,}"),
+        ("bytes of a message, a reply", f"{traffic.message:,}, {traffic.reply:,}"),
+        ("bytes a round, mean", f"{(traffic.down + traffic.up) // plan.rounds:,}"),
+        ("bytes of the run, to clients and back", f"{traffic.down:,}, {traffic.up:,}"),
+        ("memory of a client on a CPU", _mb(plan.client_memory)),
+        ("  its process: Python, libraries, rows", _mb(plan.process)),
+        ("  base weights", _mb(memory.weights)),
+        ("  adapter; gradient and optimizer", f"{_mb(memory.adapter)}; {_mb(memory.optimizer)}"),
+        (f"  activations of {plan.rows} x {plan.length} tokens", _mb(memory.activations)),
+        ("  lost to the allocator", _mb(memory.gaps)),
+        ("memory of a client on a GPU, beside its context", _mb(memory.held)),
+        ("optimizer steps, tokens, of all clients", f"{plan.steps:,}, {plan.tokens:,}"),
+    ):
+        table.add_row(label, value)
+    console.print(table)
+    clients = Table(title="clients")
+    for column in ("client", "name", "examples", "dropped for length", "held out"):
+        clients.add_column(column, justify="left" if column == "name" else "right")
+    for number, held in enumerate(plan.clients[:_SHOWN]):
+        clients.add_row(str(number), held.name, f"{held.examples:,}", f"{held.dropped:,}", f"{held.held_out:,}")
+    if len(plan.clients) > _SHOWN:
+        rest = plan.clients[_SHOWN:]
+        examples, dropped = sum(held.examples for held in rest), sum(held.dropped for held in rest)
+        clients.add_row("…", f"{len(rest)} more", f"{examples:,}", f"{dropped:,}", f"{sum(h.held_out for h in rest):,}")
+    console.print(clients)
+
+
+def _mb(size: int) -> str:
+    return f"{size / 2**20:,.0f} MB"

@@ -1,0 +1,147 @@
+"""What a user sees while a run goes on: round, client, step, loss, time left; and the summary at its end."""
+
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from fedllm_app.federation.holdings import holdings_table, versions_line
+
+_LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
+
+
+_METRICS = {
+    "eval_loss": "loss",
+    "exact_match": "exact match",
+    "reward_accuracy": "reward accuracy",
+    "reward_margin": "margin",
+}
+
+
+class Watch:
+    """Turns the events of a run's journal and the steps of its clients into lines on a terminal."""
+
+    def __init__(self, console: Console, rounds: int, per_round: int, local_steps: int) -> None:
+        self.console = console
+        self.rounds, self.per_round, self.local_steps = rounds, per_round, local_steps
+        self.names: dict[int, str] = {}
+        self.current = 0
+        self._held: list[dict] = []
+        self._versions: list[dict] = []
+        self._steps: dict[tuple[int, int], int] = {}
+        self._began: float | None = None
+        self._printed = 0.0
+        self._status = console.status("starting Flower") if console.is_terminal else None
+
+    def __enter__(self) -> "Watch":
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    def event(self, event: dict) -> None:
+        """Show one event of the journal."""
+        show = {
+            "started": self._started,
+            "holds": self._held.append,
+            "versions": self._versions.append,
+            "warning": self._warning,
+            "ready": self._ready,
+            "round-started": self._round_started,
+            "round": self._round,
+            "evaluation": self._evaluation,
+            "refused": self._refused,
+            "failed": self._failed,
+        }.get(event["event"])
+        if show:
+            show(event)
+
+    def step(self, line: dict) -> None:
+        """Show one optimizer step of one client."""
+        if line["loss"] is None:
+            return
+        self._steps[line["round"], line["client"]] = line["step"]
+        text = (
+            f"round {line['round']}/{self.rounds} · client {line['client']} {self.names.get(line['client'], '')} · "
+            f"step {line['step']}/{line['steps']} · loss {line['loss']:.3f} · {self._left()}"
+        )
+        if self._status:
+            self._status.update(text)
+        elif time.monotonic() - self._printed > _LINE_EVERY:
+            self._printed = time.monotonic()
+            self.console.print(f"  {text}", highlight=False)
+
+    def _left(self) -> str:
+        total = self.rounds * self.per_round * self.local_steps
+        done = sum(self._steps.values())
+        if self._began is None or not done:
+            return "time left unknown"
+        seconds = (time.time() - self._began) * (total - done) / done
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+
+    def _started(self, event: dict) -> None:
+        self.console.print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")
+
+    def _ready(self, event: dict) -> None:
+        self.names = {line["client"]: line["name"] for line in self._held}
+        self.per_round = min(self.per_round or event["clients"], event["clients"])
+        self.console.print(holdings_table(self._held))
+        for line in self._versions:
+            self.console.print(versions_line(line["versions"], line["clients"], event["clients"]), highlight=False)
+        self.console.print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
+
+    def _round_started(self, event: dict) -> None:
+        self.current = event["round"]
+        self._began = self._began or event["time"]
+
+    def _round(self, event: dict) -> None:
+        self.console.print(
+            f"round {event['round']}/{self.rounds}: training loss {_number(event['train_loss'])} from "
+            f"{len(event['clients'])} clients in {event['seconds']:.1f} s",
+            highlight=False,
+        )
+
+    def _evaluation(self, event: dict) -> None:
+        metrics = [(name, label) for name, label in _METRICS.items() if name in event]
+        shown = ", ".join(f"{label} {_number(event[name])}" for name, label in metrics) or "no usable reply"
+        self.console.print(f"  held-out after round {event['round']}: {shown}", highlight=False)
+
+    def _refused(self, event: dict) -> None:
+        self.console.print(
+            f"  refused: client {event['client']} ({event['name']}), round {event['round']}, {event['during']}: "
+            f"{event['reason']}",
+            style="yellow",
+        )
+
+    def _warning(self, event: dict) -> None:
+        self.console.print(f"warning: {event['reason']}", style="yellow", markup=False, highlight=False)
+
+    def _failed(self, event: dict) -> None:
+        self.console.print(event["reason"], style="red", markup=False, highlight=False)
+
+
+def summary(result: dict, directory: str) -> Table:
+    """The closing table of a finished run."""
+    table = Table(title="run finished", show_header=False)
+    gpu_mb = result["peak_client_gpu_memory_mb"]
+    on_gpu = f", on its GPU {gpu_mb:.0f} MB" if gpu_mb else ""
+    rows = {
+        "strategy": result["strategy"],
+        "rounds": result["rounds"],
+        "seconds": f"{result['seconds']:.1f} (rounds {result['seconds_of_rounds']:.1f})",
+        "sent to clients": f"{result['bytes_down'] / 1e6:.2f} MB",
+        "received": f"{result['bytes_up'] / 1e6:.2f} MB",
+        "peak memory of a client": f"{result['peak_client_memory_mb']:.0f} MB" + on_gpu,
+        "refused replies": result["refused_replies"],
+        "run directory": directory,
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

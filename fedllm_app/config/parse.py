@@ -1,0 +1,150 @@
+"""From Flower's flat mapping to the typed configuration, or one error that lists every problem."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedllm_app.config.contradictions import contradictions
+from fedllm_app.config.sections import Config, ConfigError, FlatConfig, kebab
+from fedllm_app.data.sources import set_names
+from fedllm_app.strategies.class_path import Argument, ClassPathError, parse_arguments
+from fedllm_app.strategies.registry import (
+    STRATEGIES,
+    UnknownStrategyError,
+    hyperparameter_problems,
+    strategy_spec,
+)
+
+
+def parse_run_config(flat: FlatConfig) -> Config:
+    """Build the configuration from Flower's flat mapping, or raise `ConfigError` with every problem in it."""
+    sections, hyper = _nest(flat)
+    problems: list[str] = []
+    known = _known_keys()
+    strategy = sections.setdefault("strategy", {})
+    problems += _strategy_problems(strategy.get("name"), hyper)
+    strategy["hyper"] = hyper.get(str(strategy.get("name")), {})
+    arguments, wrong = _class_path_arguments(strategy.get("name"), strategy.get("arguments"))
+    strategy["hyper"] |= arguments
+    problems += wrong
+    try:
+        config = Config.model_validate(sections)
+    except ValidationError as error:
+        # The registry has checked the hyper-parameters, and says what each accepts.
+        for entry in error.errors():
+            if entry["loc"][:2] != ("strategy", "hyper"):
+                problems += _explain(entry, known)
+        raise ConfigError(problems) from None
+    config = _with_a_client_a_set(config)
+    problems = problems or contradictions(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def default_run_config(project: Path) -> dict[str, bool | int | float | str]:
+    """The flat defaults that stand in `project`/pyproject.toml."""
+    if not (project / "pyproject.toml").is_file():
+        raise ConfigError([f"{project} holds no app: {project / 'pyproject.toml'} does not exist"])
+    with open(project / "pyproject.toml", "rb") as file:
+        return flatten(tomllib.load(file)["tool"]["flwr"]["app"]["config"])
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Flatten nested tables to dotted keys, as Flower does with the tables of a TOML file."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _nest(flat: FlatConfig) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Split dotted keys into sections, and the hyper-parameters `strategy.<name>.<hyper>` from them."""
+    sections: dict[str, dict[str, Any]] = {}
+    hyper: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        section, _, rest = key.partition(".")
+        if section == "strategy" and "." in rest:
+            strategy, _, name = rest.partition(".")
+            hyper.setdefault(strategy, {})[name] = value
+        else:
+            sections.setdefault(section, {})[rest] = value
+    return sections, hyper
+
+
+def _strategy_problems(name: object, hyper: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    problems = []
+    if isinstance(name, str) and "." not in name:  # with a dot it is a class path, imported when the run begins
+        try:
+            strategy_spec(name)
+        except UnknownStrategyError as error:
+            problems.append(f"strategy.name = {name!r}: {error}")
+    for strategy, values in hyper.items():
+        if strategy not in STRATEGIES:
+            problems.append(f"strategy.{strategy}: unknown strategy; known: {', '.join(STRATEGIES)}")
+        else:
+            problems += [f"strategy.{strategy}: {problem}" for problem in hyperparameter_problems(strategy, values)]
+    return problems
+
+
+def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argument], list[str]]:
+    """What `strategy.arguments` gives a class path, and what is wrong with it; a name of the table takes none."""
+    if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
+        return {}, []
+    if "." not in name:
+        own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
+        keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
+        return {}, [
+            f'strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is "", because only a class path '
+            "takes arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: "
+            f"{keys or 'none'}"
+        ]
+    try:
+        return parse_arguments(text), []
+    except ClassPathError as error:
+        return {}, [
+            f"strategy.arguments = {text!r}: {error}; accepted is name=value, separated by commas, text in quotes: "
+            "eta=0.01, name='x', flag=true"
+        ]
+
+
+def _known_keys() -> list[str]:
+    keys = []
+    for section, field in Config.model_fields.items():
+        keys += [f"{section}.{kebab(name)}" for name in field.annotation.model_fields if name != "hyper"]
+    for strategy, spec in STRATEGIES.items():
+        keys += [f"strategy.{strategy}.{parameter.name}" for parameter in spec.hyperparameters]
+    return keys
+
+
+def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
+    """A sentence for each key of one pydantic error: the key, the value received, what is accepted."""
+    key = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        section = len(entry["loc"]) == 1
+        keys = [f"{key}.{name}" for name in entry["input"]] if section else [key]
+        return [_unknown(key.rstrip("."), known) for key in keys]
+    if entry["type"] == "missing":
+        return [f"{key}: missing; pyproject.toml sets a default for every key"]
+    accepted = entry["msg"].removeprefix("Input should be ")
+    return [f"{key} = {entry['input']!r}: accepted is {accepted}"]
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
+
+
+def _with_a_client_a_set(config: Config) -> Config:
+    """With `by-domain`, `clients.number = 0` means as many clients as there are sets, for every process that parses."""
+    if config.data.partition != "by-domain" or config.clients.number:
+        return config
+    number = len(set_names(config.data.name))
+    return config.model_copy(update={"clients": config.clients.model_copy(update={"number": number})})

@@ -1,0 +1,196 @@
+"""The typed configuration of a run, validated as a whole before anything is loaded.
+
+Flower hands every app a flat mapping (`{"lora.r": 8, "train.rounds": 3, ...}`) in which overrides are already merged
+over the defaults of pyproject.toml. `parse_run_config` turns it into frozen models, one a concern, or raises one
+`ConfigError` that lists every problem at once. The defaults stand in pyproject.toml only.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedllm_app.errors import UserError
+from fedllm_app.strategies.class_path import Argument
+
+PROMPT_METHODS = ("prefix-tuning", "p-tuning", "prompt-tuning")
+
+FlatConfig = Mapping[str, bool | int | float | str]
+
+
+class ConfigError(UserError):
+    """The run configuration is invalid. The message names every key that is wrong, its value and what is accepted."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"the run configuration has {count}:\n" + "\n".join(f"  - {line}" for line in problems))
+
+
+def kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=kebab, allow_inf_nan=False)
+
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class RunConfig(_Section):
+    """Seed, files, time-outs and threads. Times in seconds; `threads` 0 means an equal share of the cores."""
+
+    seed: NotNegative
+    directory: str
+    checkpoint_every: NotNegative
+    wait_timeout: Annotated[float, Field(gt=0)]
+    round_timeout: Annotated[float, Field(gt=0)]
+    threads: NotNegative
+
+
+class ModelConfig(_Section):
+    """The base model: built-in name, absolute directory or Hub id, and how its frozen weights are kept."""
+
+    name: Annotated[str, Field(min_length=1)]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"]
+    trust_remote_code: bool
+    quantization: Literal["none", "int8", "nf4"]
+    double_quantization: bool
+
+
+class LoraConfig(_Section):
+    """LoRA (Hu et al. 2021): rank `r`, scale `alpha / r` (rslora: `alpha / √r`), input dropout, adapted modules."""
+
+    r: Positive
+    alpha: Positive
+    dropout: Share
+    target_modules: Annotated[str, Field(min_length=1)]
+    rslora: bool
+    dora: bool
+
+    @property
+    def targets(self) -> tuple[str, ...] | str:
+        """The adapted modules: names, or "all-linear"."""
+        if self.target_modules == "all-linear":
+            return self.target_modules
+        return tuple(name.strip() for name in self.target_modules.split(",") if name.strip())
+
+
+class DataConfig(_Section):
+    """What the clients train on, how rows are read and divided, and how prompts are written."""
+
+    name: Annotated[str, Field(min_length=1)]
+    prompt_column: str
+    input_column: str
+    completion_column: str
+    messages_column: str
+    chosen_column: str
+    rejected_column: str
+    split: str
+    max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)]
+    examples_per_client: Positive
+    held_out_examples: NotNegative
+    held_out_share: Share
+    partition: Literal["iid", "dirichlet", "shard", "linear", "square", "exponential", "natural-id", "by-domain"]
+    partition_column: str
+    alpha: Annotated[float, Field(gt=0)]
+    samples: NotNegative
+    template: Annotated[str, Field(min_length=1)]
+    system_prompt: str
+
+
+class ClientsConfig(_Section):
+    """How many clients there are (0: one a node) and how many take part in a round (0: all)."""
+
+    number: NotNegative
+    per_round: NotNegative
+
+
+class TrainConfig(_Section):
+    """Local training of one client in one round. Lengths in tokens."""
+
+    task: Literal["sft", "dpo"]
+    rounds: Positive
+    local_steps: Positive
+    batch_size: Positive
+    gradient_accumulation: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    min_learning_rate: Annotated[float, Field(ge=0)]
+    max_length: Annotated[int, Field(ge=8)]
+    optimizer: Literal["adamw", "sgd"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(ge=0)]
+    gradient_checkpointing: bool
+
+
+class AdapterConfig(_Section):
+    """What is trained, and where it starts: "" draws a new one; else the absolute path of a run or PEFT directory."""
+
+    method: Literal["lora", "ia3", "prefix-tuning", "p-tuning", "prompt-tuning"]
+    virtual_tokens: Positive
+    encoder_hidden_size: Positive
+    start: str
+
+    @property
+    def positions(self) -> int:
+        """What the adapter takes of the model's positions: those of its virtual tokens, prefixes in the cache too."""
+        return self.virtual_tokens if self.method in PROMPT_METHODS else 0
+
+
+class DpoConfig(_Section):
+    """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type."""
+
+    beta: Annotated[float, Field(gt=0)]
+    loss_type: Literal[
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sft",
+        "sigmoid_norm",
+    ]
+
+
+class EvaluateConfig(_Section):
+    """Held-out evaluation on the clients: every so many rounds (0: never), on so many examples each."""
+
+    every: NotNegative
+    examples: Positive
+
+
+class StrategyConfig(_Section):
+    """The aggregation strategy by name and the hyper-parameters of that strategy alone.
+
+    Those of a name come from keys of their own, those of a class path from `arguments`.
+    """
+
+    name: str
+    arguments: str
+    hyper: dict[str, Argument]
+
+
+class Config(_Section):
+    """A whole run."""
+
+    run: RunConfig
+    model: ModelConfig
+    lora: LoraConfig
+    adapter: AdapterConfig
+    data: DataConfig
+    clients: ClientsConfig
+    train: TrainConfig
+    dpo: DpoConfig
+    evaluate: EvaluateConfig
+    strategy: StrategyConfig

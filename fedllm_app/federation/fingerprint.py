@@ -1,0 +1,26 @@
+"""What server and clients compare to notice that they run different versions of the app or of its libraries."""
+
+import functools
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+import fedllm_app
+
+_PACKAGES = ("flwr", "torch", "transformers", "peft", "trl")
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 over the names and contents of the package's Python files."""
+    root = Path(fedllm_app.__file__).parent  # the whole package, wherever this file lies
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@functools.cache
+def package_versions() -> list[str]:
+    """The app's code and the libraries that decide what a client computes, as "name version"."""
+    return [f"fedllm_app {code_hash()[:12]}", *(f"{name} {version(name)}" for name in _PACKAGES)]

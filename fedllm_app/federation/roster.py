@@ -1,0 +1,107 @@
+"""Who takes part: which node serves which client, and what every client holds.
+
+A client is a data owner, a node is a process that Flower talks to. In a deployment each node is one client. In a
+simulation a node can act for any client, because all of them hold shares of one data set; so a run with four clients
+works on Flower's default of two virtual nodes as well, each serving two.
+"""
+
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fedllm_app.errors import UserError
+from fedllm_app.federation.exchange import NoReply, ask, wait_for_nodes
+from fedllm_app.messages import CONFIG
+
+IDENTIFY, DESCRIBE = "query.identify", "query.describe"
+
+
+class RosterError(UserError):
+    """The run cannot begin with these nodes; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node said of itself. `partition` and `partitions` are -1 and 0 for a node that was given none."""
+
+    node_id: int
+    partition: int
+    partitions: int
+    site: str
+    code: str
+
+
+def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[Node]:
+    """The nodes of this run in a stable order: by partition, else by site name, else by id (which Flower draws).
+
+    Raises
+    ------
+    RosterError
+        If nodes run other code than the server, or `clients` is 0 and the nodes do not know how many they are.
+    NoReply
+        If too few nodes connect or answer in time.
+    """
+    first = _identify(grid, wait_for_nodes(grid, 1, timeout), timeout)
+    expected = first[0].partitions or clients
+    if not expected:
+        raise RosterError("clients.number = 0 in a deployment: accepted is the number of sites that take part")
+    known = {node.node_id: node for node in first}
+    new = [node_id for node_id in wait_for_nodes(grid, expected, timeout) if node_id not in known]
+    known.update({node.node_id: node for node in _identify(grid, new, timeout)})
+    nodes = sorted(known.values(), key=lambda node: (node.partition, node.site, node.node_id))
+    other = [node for node in nodes if node.code != code]
+    if other:
+        raise RosterError(
+            f"{len(other)} of {len(nodes)} nodes run another version of the app than the server (the first: node "
+            f"{other[0].node_id} {other[0].site}); update them, or start the SuperLink from an empty directory"
+        )
+    return nodes
+
+
+def assign_clients(nodes: list[Node], clients: int) -> dict[int, int]:
+    """Which node (its id) serves each client 0..clients-1 (0: one client a node)."""
+    number = clients or len(nodes)
+    if nodes[0].partitions == 0 and len(nodes) < number:
+        raise RosterError(f"{number} clients need {number} nodes, {len(nodes)} are there")
+    return {client: nodes[client % len(nodes)].node_id for client in range(number)}
+
+
+def describe_clients(
+    grid: Grid, nodes: dict[int, int], manifest: str, timeout: float, pooled: bool = False
+) -> dict[int, dict]:
+    """What every client holds, by client: its name, examples, dropped rows, tokens, memory.
+
+    Raises `RosterError` naming each client that cannot take part and why, before the first round. Where rows are to be
+    `pooled`, that is also one whose rows no other has.
+    """
+    asked = {"clients": len(nodes), "pooled": pooled}
+    requests = {
+        client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, **asked})}))
+        for client, node in nodes.items()
+    }
+    held, problems = {}, []
+    for client, answer in ask(grid, requests, DESCRIBE, timeout):
+        if answer is None:
+            problems.append(f"client {client}: no answer within {timeout:g} s")
+        elif answer.has_error():
+            problems.append(answer.error.reason or f"client {client}: error {answer.error.code}")
+        elif answer.content[CONFIG]["manifest"] != manifest:
+            problems.append(f"client {client}: its adapter has another layout than the server's")
+        else:
+            held[client] = dict(answer.content[CONFIG])
+    if problems:
+        raise RosterError(f"{len(problems)} of {len(nodes)} clients cannot take part:\n  " + "\n  ".join(problems))
+    return held
+
+
+def _identify(grid: Grid, node_ids: list[int], timeout: float) -> list[Node]:
+    requests = {node_id: (node_id, RecordDict({CONFIG: ConfigRecord({})})) for node_id in node_ids}
+    nodes = []
+    for node_id, answer in ask(grid, requests, IDENTIFY, timeout):
+        if answer is None or answer.has_error():
+            reason = "no answer" if answer is None else answer.error.reason
+            raise NoReply(f"node {node_id} could not say who it is: {reason}")
+        said = answer.content[CONFIG]
+        nodes.append(Node(node_id, said["partition"], said["partitions"], said["site"], said["code"]))
+    return nodes

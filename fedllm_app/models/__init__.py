@@ -1,0 +1,1 @@
+"""Base models and tokenizers: where they are, how they are loaded and quantized."""

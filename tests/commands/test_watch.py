@@ -1,0 +1,126 @@
+"""What a user sees while a run goes on."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from fedllm_app.commands.watch import Watch, summary
+
+
+def shown(events: list[dict], steps: list[dict]) -> str:
+    """The lines of a terminal that cannot be redrawn."""
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    with Watch(console, rounds=2, per_round=0, local_steps=2) as watch:
+        for event in events:
+            watch.event(event)
+        for line in steps:
+            watch.step(line)
+    return console.file.getvalue()
+
+
+HOLDS = {
+    "event": "holds",
+    "client": 0,
+    "name": "math",
+    "schema": "builtin",
+    "examples": 1234,
+    "held-out": 5,
+    "dropped": 6,
+    "bad": 11,
+    "tokens": 7890,
+}
+READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": 1}
+
+
+def test_lines_of_a_run():
+    text = shown(
+        [
+            {"event": "started", "run_id": 9, "rounds": 2, "strategy": "fedprox"},
+            HOLDS,
+            READY,
+            {"event": "round", "round": 1, "train_loss": 1.5, "clients": [0], "seconds": 3.21},
+            {"event": "evaluation", "round": 1, "eval_loss": 0.25, "exact_match": 0.5},
+            {"event": "refused", "client": 0, "name": "math", "round": 2, "during": "train", "reason": "NaN came"},
+        ],
+        [
+            {"round": 2, "client": 0, "step": 0, "steps": 2, "loss": None},
+            {"round": 2, "client": 0, "step": 1, "steps": 2, "loss": 0.75},
+        ],
+    )
+    for part in (
+        "run 9: 2 rounds of fedprox",
+        "1,234",
+        "7,890",
+        "ready after 12.3 s; 460,800 adapter parameters",
+        "round 1/2: training loss 1.500 from 1 clients in 3.2 s",
+        "loss 0.250, exact match 0.500",
+        "refused: client 0 (math), round 2, train: NaN came",
+        "round 2/2 · client 0 math · step 1/2 · loss 0.750",
+    ):
+        assert part in text
+    assert text.count("step ") == 1  # the beginning of a round is no step
+
+
+def test_versions_and_warnings():
+    held = [HOLDS, HOLDS | {"client": 1, "name": "[red]north"}]
+    versions = [
+        {"event": "versions", "clients": [0], "versions": ["flwr 1.41.0", "torch 2.13.0"]},
+        {"event": "versions", "clients": [1], "versions": ["flwr 1.41.0", "torch 2.12.0"]},
+    ]
+    text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": 2}], [])
+    for part in (
+        "[red]north",
+        "bad rows",
+        "versions of client 0: flwr 1.41.0, torch 2.13.0",
+        "versions of client 1: flwr 1.41.0, torch 2.12.0",
+        "warning: torch differs",
+    ):
+        assert part in text
+    assert "versions of all clients: flwr 1.41.0" in shown([HOLDS, versions[0], READY], [])
+
+
+def test_rounds_and_evaluations_without_numbers_do_not_break_it():
+    text = shown(
+        [
+            HOLDS,
+            READY,
+            {"event": "round", "round": 1, "train_loss": None, "clients": [0], "seconds": 1.0},
+            {"event": "evaluation", "round": 1},
+        ],
+        [],
+    )
+    assert "training loss - from" in text
+    assert "no usable reply" in text
+
+
+def test_time_left_follows_the_steps_done(monkeypatch):
+    """2 rounds of 1 client of 2 steps: after 1 of 4 steps in 10 s, 30 s are left."""
+    monkeypatch.setattr("fedllm_app.commands.watch.time.time", lambda: 110.0)
+    text = shown(
+        [HOLDS, READY, {"event": "round-started", "round": 1, "time": 100.0}],
+        [{"round": 1, "client": 0, "step": 1, "steps": 2, "loss": 1.0}],
+    )
+    assert "0:30 left" in text
+
+
+@pytest.mark.parametrize("gpu_mb", [0.0, 7021.6])
+def test_summary_names_what_was_spent(gpu_mb):
+    """Memory of a GPU only where one was used."""
+    result = {
+        "strategy": "fedavg",
+        "rounds": 3,
+        "seconds": 20.04,
+        "seconds_of_rounds": 10.0,
+        "bytes_down": 2e6,
+        "bytes_up": 1e6,
+        "peak_client_memory_mb": 512.4,
+        "peak_client_gpu_memory_mb": gpu_mb,
+        "refused_replies": 1,
+    }
+    console = Console(file=io.StringIO(), width=100)
+    console.print(summary(result, "the/directory"))
+    text = console.file.getvalue()
+    for part in ("20.0 (rounds 10.0)", "2.00 MB", "1.00 MB", "512 MB", "the/directory"):
+        assert part in text
+    assert ("7022 MB" in text) == ("GPU" in text) == bool(gpu_mb)

@@ -1,0 +1,139 @@
+"""Asking clients and handing on their replies in order."""
+
+import weakref
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message, RecordDict
+
+from fedllm_app.federation.exchange import NoReply, ask, wait_for_nodes
+from fedllm_app.messages import adapter_record
+
+NODES = {0: 900, 1: 70, 2: 8000}  # client -> node
+REQUESTS = {client: (node, RecordDict({})) for client, node in NODES.items()}
+
+
+def echo(message):
+    """A reply whose only number is the node that it comes from."""
+    return Message(RecordDict({"arrays": adapter_record(np.array([message.metadata.dst_node_id]))}), reply_to=message)
+
+
+def node_of(reply):
+    return int(reply.content["arrays"]["adapter"].numpy()[0])
+
+
+def arriving(*clients):
+    order = [NODES[client] for client in clients]
+    return lambda message: order.index(message.metadata.dst_node_id)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_replies_come_in_the_order_of_the_clients(make_grid, order, at_once):
+    grid = make_grid(echo, arrival=arriving(*order), at_once=at_once)
+    got = [(client, node_of(reply)) for client, reply in ask(grid, REQUESTS, "train", 5.0)]
+    assert got == [(0, 900), (1, 70), (2, 8000)]
+
+
+def test_replies_come_as_early_as_the_order_allows(make_grid):
+    """One reply a look, arriving 2, 0, 1: client 0 can be handed on after two looks, 1 and then 2 after three."""
+    grid = make_grid(echo, arrival=arriving(2, 0, 1))
+    assert [(client, grid.pulls) for client, _ in ask(grid, REQUESTS, "train", 5.0)] == [(0, 2), (1, 3), (2, 3)]
+
+
+def test_messages_are_addressed_and_limited_in_time(make_grid):
+    grid = make_grid(echo)
+    list(ask(grid, REQUESTS, "query.identify", 5.0))
+    assert [message.metadata.dst_node_id for message in grid.sent] == [900, 70, 8000]
+    assert {message.metadata.message_type for message in grid.sent} == {"query.identify"}
+    assert {message.metadata.ttl for message in grid.sent} == {5.0}
+
+
+def test_one_node_may_serve_several_clients(make_grid):
+    """Four clients on two nodes: each gets the reply to its own message, though they arrive backwards."""
+    contents = [RecordDict({"arrays": adapter_record(np.array([client]))}) for client in range(4)]
+    requests = {client: (10 + client % 2, content) for client, content in enumerate(contents)}
+
+    def same(message):
+        return Message(message.content, reply_to=message)
+
+    order = {f"message-{number:04d}": -number for number in range(4)}
+    grid = make_grid(same, arrival=lambda message: order[message.metadata.message_id])
+    got = [(client, node_of(reply)) for client, reply in ask(grid, requests, "train", 5.0)]
+    assert got == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_whoever_is_silent_gives_none(make_grid):
+    grid = make_grid(lambda message: None if message.metadata.dst_node_id == 70 else echo(message))
+    got = dict(ask(grid, REQUESTS, "train", 0.05))
+    assert list(got) == [0, 1, 2]
+    assert got[1] is None
+    assert node_of(got[0]) == 900
+    assert node_of(got[2]) == 8000
+
+
+def test_whoever_cannot_be_reached_gives_none_without_waiting(make_grid):
+    """One reply a look: two looks bring all that can come, and there is no third."""
+    grid = make_grid(echo, unreachable=[70])
+    got = dict(ask(grid, REQUESTS, "train", 0.2))
+    assert grid.pulls == 2
+    assert got[1] is None
+    assert {client for client, reply in got.items() if reply is not None} == {0, 2}
+
+
+def test_whoever_cannot_be_reached_holds_nobody_back(make_grid):
+    """One reply a look: client 0 after one look, 1 at once, 2 after two."""
+    grid = make_grid(echo, unreachable=[70], arrival=arriving(0, 2))
+    assert [(client, grid.pulls) for client, _ in ask(grid, REQUESTS, "train", 5.0)] == [(0, 1), (1, 1), (2, 2)]
+
+
+def test_an_error_under_another_node_id_finds_its_client(make_grid):
+    """Flower answers for a lost node in the name of the SuperLink, node 1."""
+
+    def lost(message):
+        if message.metadata.dst_node_id != 8000:
+            return echo(message)
+        reply = Message(Error(code=3, reason="node lost"), reply_to=message)
+        reply.metadata._src_node_id = 1
+        return reply
+
+    got = dict(ask(make_grid(lost, arrival=arriving(2, 1, 0)), REQUESTS, "train", 5.0))
+    assert got[2].error.reason == "node lost"
+    assert node_of(got[0]) == 900
+
+
+def test_a_reply_that_nobody_asked_for_is_left_out(make_grid):
+    """Every look brings a reply to a message of an earlier round too."""
+    grid = make_grid(echo)
+    old = Message(RecordDict({}), dst_node_id=900, message_type="train")
+    old.metadata._message_id = "from-before"
+    pull = grid.pull_messages
+    grid.pull_messages = lambda ids: [Message(RecordDict({}), reply_to=old), *pull(ids)]
+    assert [(client, node_of(reply)) for client, reply in ask(grid, REQUESTS, "train", 5.0)] == list(NODES.items())
+
+
+def test_a_reply_is_let_go_once_it_was_handed_on(make_grid):
+    """When the grid is looked at again, no reply that was handed on before is alive."""
+    grid = make_grid(echo)
+    handed_on: list[weakref.ref] = []
+    pull = grid.pull_messages
+
+    def look(ids):
+        assert not [ref for ref in handed_on if ref() is not None]
+        return pull(ids)
+
+    grid.pull_messages = look
+    for _, reply in ask(grid, REQUESTS, "train", 5.0):
+        handed_on.append(weakref.ref(reply.content["arrays"]["adapter"]))
+        del reply
+    assert len(handed_on) == 3
+
+
+def test_waits_until_enough_nodes_are_there(make_grid):
+    grid = make_grid(echo, looks=[[], [5], [5, 3], [5, 3, 4]])
+    assert wait_for_nodes(grid, 2, 5.0) == [5, 3]
+
+
+def test_too_few_nodes_in_time(make_grid):
+    with pytest.raises(NoReply, match=r"1 of 2 clients connected within run\.wait-timeout = 0\.02 s"):
+        wait_for_nodes(make_grid(echo, looks=[[5]]), 2, 0.02)

@@ -1,0 +1,124 @@
+"""Which node serves which client, and what the clients hold."""
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+
+from fedllm_app.federation.exchange import NoReply
+from fedllm_app.federation.roster import Node, RosterError, assign_clients, describe_clients, gather_nodes
+
+CODE = "c0de"
+
+
+def says(**by_node):
+    """Nodes that say of themselves what is given for `node_<id>`, on top of a site without partitions."""
+    plain = {"partition": -1, "partitions": 0, "site": "", "code": CODE}
+
+    def answer(message):
+        said = by_node[f"node_{message.metadata.dst_node_id}"]
+        return Message(RecordDict({"config": ConfigRecord(plain | said)}), reply_to=message)
+
+    return answer
+
+
+def site(node_id, name="", partitions=0):
+    return Node(node_id, -1 if not partitions else node_id, partitions, name, CODE)
+
+
+def test_simulation_two_nodes_serve_four_clients(make_grid):
+    """Partition 0 has the larger id; clients 0 and 2 go to partition 0, clients 1 and 3 to partition 1."""
+    answer = says(node_90={"partition": 0, "partitions": 2}, node_17={"partition": 1, "partitions": 2})
+    nodes = gather_nodes(make_grid(answer, looks=[[17, 90]]), 4, CODE, 5.0)
+    assert [node.node_id for node in nodes] == [90, 17]
+    assert assign_clients(nodes, 4) == {0: 90, 1: 17, 2: 90, 3: 17}
+    assert assign_clients(nodes, 0) == {0: 90, 1: 17}
+
+
+def test_simulation_waits_for_all_its_nodes_and_asks_each_once(make_grid):
+    """The first node to connect says that there are three; clients.number = 1 does not shorten the wait."""
+    answer = says(**{f"node_{number}": {"partition": number, "partitions": 3} for number in range(3)})
+    grid = make_grid(answer, looks=[[], [2], [2], [2, 0], [0, 2, 1]])
+    assert [node.partition for node in gather_nodes(grid, 1, CODE, 5.0)] == [0, 1, 2]
+    assert [message.metadata.dst_node_id for message in grid.sent] == [2, 0, 1]
+
+
+def test_deployment_is_ordered_by_site(make_grid):
+    answer = says(node_5={"site": "rome"}, node_6={"site": "athens"}, node_4={"site": "oslo"})
+    nodes = gather_nodes(make_grid(answer, looks=[[4, 5, 6]]), 3, CODE, 5.0)
+    assert assign_clients(nodes, 3) == {0: 6, 1: 4, 2: 5}
+
+
+def test_deployment_without_names_is_ordered_by_id(make_grid):
+    nodes = gather_nodes(make_grid(says(node_8={}, node_3={}), looks=[[8, 3]]), 2, CODE, 5.0)
+    assert [node.node_id for node in nodes] == [3, 8]
+
+
+def test_deployment_must_say_how_many_sites(make_grid):
+    with pytest.raises(RosterError, match=r"clients\.number = 0.*number of sites"):
+        gather_nodes(make_grid(says(node_8={}), looks=[[8]]), 0, CODE, 5.0)
+
+
+def test_deployment_waits_for_its_sites(make_grid):
+    with pytest.raises(NoReply, match="1 of 2 clients connected"):
+        gather_nodes(make_grid(says(node_8={}), looks=[[8]]), 2, CODE, 0.02)
+
+
+def test_other_code_is_refused(make_grid):
+    answer = says(node_1={"site": "a"}, node_2={"site": "b", "code": "01d"}, node_3={"site": "c", "code": "01d"})
+    with pytest.raises(RosterError, match="2 of 3 nodes run another version.*node 2 b"):
+        gather_nodes(make_grid(answer, looks=[[1, 2, 3]]), 3, CODE, 5.0)
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_node_that_cannot_say_who_it_is(make_grid, silent):
+    def answer(message):
+        return None if silent else Message(Error(code=2, reason="no such app"), reply_to=message)
+
+    with pytest.raises(NoReply, match="node 8 could not say who it is: " + ("no answer" if silent else "no such app")):
+        gather_nodes(make_grid(answer, looks=[[8]]), 1, CODE, 0.05)
+
+
+def test_sites_are_not_shared():
+    with pytest.raises(RosterError, match="3 clients need 3 nodes, 2 are there"):
+        assign_clients([site(4, "a"), site(5, "b")], 3)
+    assert assign_clients([site(4, "a"), site(5, "b"), site(6, "c")], 2) == {0: 4, 1: 5}
+
+
+def holds(message):
+    asked = message.content["config"]
+    held = {"name": f"shard {asked['client']} of {asked['clients']}", "examples": 7, "manifest": "m"}
+    return Message(RecordDict({"config": ConfigRecord(held)}), reply_to=message)
+
+
+def test_every_client_describes_itself(make_grid):
+    """One node answers for both of its clients."""
+    grid = make_grid(holds, arrival=lambda message: -message.content["config"]["client"])
+    held = describe_clients(grid, {0: 9, 1: 9}, "m", 5.0)
+    assert held == {client: {"name": f"shard {client} of 2", "examples": 7, "manifest": "m"} for client in (0, 1)}
+    assert np.unique([message.metadata.message_type for message in grid.sent]).tolist() == ["query.describe"]
+
+
+def test_all_clients_that_cannot_take_part_are_named(make_grid):
+    """Client 0 fails with a reason, 1 without, 2 is silent, 3 has another adapter, 4 is well."""
+
+    def answer(message):
+        client = message.content["config"]["client"]
+        if client == 2:
+            return None
+        if client < 2:
+            return Message(Error(code=77, reason="client 0: no rows" if client == 0 else ""), reply_to=message)
+        reply = holds(message)
+        if client == 3:
+            reply.content["config"]["manifest"] = "other"
+        return reply
+
+    with pytest.raises(RosterError) as caught:
+        describe_clients(make_grid(answer), {client: 10 + client for client in range(5)}, "m", 0.1)
+    first, *lines = str(caught.value).splitlines()
+    assert first == "4 of 5 clients cannot take part:"
+    assert [line.strip() for line in lines] == [
+        "client 0: no rows",
+        "client 1: error 77",
+        "client 2: no answer within 0.1 s",
+        "client 3: its adapter has another layout than the server's",
+    ]

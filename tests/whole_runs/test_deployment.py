@@ -1,0 +1,116 @@
+"""End to end on real Flower processes: a SuperLink and two SuperNodes, each site with a file and columns of its own."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from places import ROOT
+
+from fedllm_app.commands.flower import (
+    end_process_tree,
+    flower_command,
+    flower_environment,
+    free_port,
+    wait_until_healthy,
+)
+from fedllm_app.commands.main import main
+from fedllm_app.commands.run import run_to_end
+from fedllm_app.runs.directory import read_journal, read_result
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def flower_process(name: str, *options: str, home: Path) -> Iterator[subprocess.Popen]:
+    """One of Flower's long-running commands on a machine of its own: FEDLLM_HOME and working directory are `home`."""
+    home.mkdir()
+    environment = flower_environment() | {"FEDLLM_HOME": str(home)}
+    with open(home / "log", "wb") as log:
+        process = subprocess.Popen(
+            [flower_command(name), "--insecure", *options], cwd=home, env=environment, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        end_process_tree(process.pid)
+        process.wait()
+
+
+@pytest.fixture
+def sites(tmp_path, flower_home) -> Iterator[str]:
+    """A connection to two sites: Berlin has a CSV file with German columns, Madrid JSON lines in a known schema."""
+    berlin, madrid = tmp_path / "notizen.csv", tmp_path / "notas.jsonl"
+    berlin.write_text("frage,antwort\n" + "".join(f"was ist {n} + 1,{n + 1}\n" for n in range(20)))
+    madrid.write_text("".join(f'{{"question": "y {n}", "answer": "{n}"}}\n' for n in range(12)))
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    (flower_home / "config.toml").write_text(f'[superlink.sites]\naddress = "{address}"\ninsecure = true\n')
+    node_configs = {
+        "madrid": f"site='madrid' data-path='{madrid}'",
+        "berlin": f"site='berlin' data-path='{berlin}' prompt-column='frage' completion-column='antwort'",
+    }
+    with flower_process("flower-superlink", "--port", str(port), home=tmp_path / "server") as superlink:
+        wait_until_healthy(port, superlink, tmp_path / "server" / "log")
+        nodes = [
+            flower_process(
+                "flower-supernode",
+                "--superlink",
+                address,
+                "--port",
+                str(free_port()),
+                "--node-config",
+                said,
+                home=tmp_path / name,
+            )
+            for name, said in node_configs.items()
+        ]
+        with nodes[0], nodes[1]:
+            yield "sites"
+
+
+def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console):
+    """Berlin's 20 rows and Madrid's 12, 4 of each held out; clients are numbered by the names of the sites.
+
+    Every round finds its clients' processes new, so SCAFFOLD's control variates come from each site's disk: none is
+    reset. Then a strategy that would need both sites' rows in one place is refused before a round begins.
+    """
+    flat = run_config | {"clients.number": 2, "evaluate.every": 0, "data.template": "none", "train.local-steps": 1}
+    first, second = tmp_path / "scaffold", tmp_path / "centralized"
+    scaffold = flat | {"strategy.name": "scaffold", "run.directory": str(first)}
+    assert run_to_end(ROOT, scaffold, console, connection=sites)
+    assert "run finished" in console.export_text()  # and forgotten, so that the next is the second run's alone
+    journal = read_journal(first)
+    held = {event["name"]: event for event in journal if event["event"] == "holds"}
+    assert [(name, held[name]["client"], held[name]["examples"]) for name in sorted(held)] == [
+        ("berlin", 0, 16),
+        ("madrid", 1, 8),
+    ]
+    assert held["berlin"]["schema"] != held["madrid"]["schema"]
+    trained = [event for event in journal if event["event"] == "client"]
+    assert [(event["round"], event["name"], event["control_reset"]) for event in trained] == [
+        (1, "berlin", 0),
+        (1, "madrid", 0),
+        (2, "berlin", 0),
+        (2, "madrid", 0),
+    ]
+    assert read_result(first)["refused_replies"] == 0
+    for site in ("berlin", "madrid"):
+        assert list((tmp_path / site / "clients").rglob("*control*")), f"{site} keeps no control variate"
+    assert not (tmp_path / "server" / "clients").exists()
+
+    centralized = flat | {"strategy.name": "centralized", "run.directory": str(second)}
+    assert not run_to_end(ROOT, centralized, console, connection=sites)
+    assert not [event for event in read_journal(second) if event["event"] == "round-started"]
+    said = console.export_text()
+    assert "2 of 2 clients cannot take part" in said
+    assert "(berlin): SiteDataNotPooled" in said
+    assert "(madrid): SiteDataNotPooled" in said
+
+
+def test_a_connection_that_is_not_configured(flower_home, capsys):
+    """Flower's configuration names none: the command says so and ends with 2."""
+    (flower_home / "config.toml").write_text('[superlink.sites]\naddress = "127.0.0.1:1"\ninsecure = true\n')
+    assert main(["run", str(ROOT), "nowhere"]) == 2
+    assert "'nowhere' not found" in capsys.readouterr().out.replace("\n", " ")
