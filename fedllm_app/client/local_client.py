@@ -1,193 +1,115 @@
-"""What one process does for the clients it serves: hold shards, train, evaluate.
+"""What one process does for the clients it serves: describe, train, evaluate.
 
 A client is a number; between messages nothing of it stays in memory but its tokenized shard. What its algorithm has it
 keep lies on its disk.
 """
 
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data
-from fedllm_app.data.examples import Example
-from fedllm_app.data.shards import EmptyShard, PairShard, Shard, batches, cached, join, tokenize, walk
-from fedllm_app.data.templates import get_template, template_source
+from fedllm_app.client.policy import check_pooling
+from fedllm_app.client.shards import ShardStore, round_indices
+from fedllm_app.config.sections import TrainConfig
 from fedllm_app.errors import UserError
-from fedllm_app.messages import ADAPTER, EXAMPLES, PEAK_GPU_MEMORY, PEAK_MEMORY, REFERENCE, Assignment, vector_hash
-from fedllm_app.training.client_state import ClientState, ReferenceCache
+from fedllm_app.messages import (
+    ADAPTER,
+    EXAMPLES,
+    HOME,
+    PEAK_GPU_MEMORY,
+    PEAK_MEMORY,
+    REFERENCE,
+    Assignment,
+    ClientHolding,
+    vector_hash,
+)
+from fedllm_app.training.client_state import ClientState, RoundState
 from fedllm_app.training.corrections import Correction, LocalRound, Numbers, Vectors, corrections_for
 from fedllm_app.training.resident import Resident, ResidentKey, resident
-from fedllm_app.training.trainer import LocalTraining, Progress, TrainResult, train_round
+from fedllm_app.training.task import ClientShards, Job, Progress, Task
+from fedllm_app.updates.chain import UpdateChain
 
 
-class ReferenceLost(UserError):
-    """The client has no copy of the reference policy's adapter; the server sends it again after this."""
-
-
-class SiteDataNotPooled(UserError):
-    """A site was asked to train on the rows of all, and has only its own."""
+class ArrayLost(UserError):
+    """The client has no copy of an array that the server sends once; the server sends it again after this."""
 
 
 @dataclass(frozen=True)
-class Tokenization:
-    """How rows become tokens. A `system_prompt` of None leaves the template's own."""
+class LocalClient:
+    """Serves the clients of one run from this process's resident model.
 
-    template: str
-    system_prompt: str | None
-    max_length: int
-
-
-@dataclass(frozen=True)
-class ClientShards:
-    """A client's tokenized rows, what it is called, and a key that names the training rows exactly.
-
-    `bad` counts the unusable rows of the set that they are from.
+    Attributes
+    ----------
+    key : ResidentKey
+        The model and adapter.
+    corrections : tuple[type[Correction], ...]
+        Corrections of the user's own, beside those of the table.
+    evaluate_examples : int
+        Held-out rows of an evaluation.
+    draw_home : Callable[[], np.ndarray]
+        Draws the part of the starting adapter that stays at home, packed, as the server draws it.
     """
 
-    label: str
-    schema: str
-    key: str
-    train: Shard | PairShard
-    held_out: Shard | PairShard
-    bad: int = 0
+    run_id: int
+    key: ResidentKey
+    store: ShardStore
+    train_config: TrainConfig
+    task: Task
+    chain: UpdateChain
+    corrections: tuple[type[Correction], ...]
+    evaluate_examples: int
+    draw_home: Callable[[], np.ndarray]
 
+    @property
+    def model(self) -> Resident:
+        """The resident model."""
+        return resident(self.key)
 
-class Task(Protocol):
-    """What differs between instruction tuning and value alignment."""
+    def shards(self, client: int) -> ClientShards:
+        """A client's tokenized rows."""
+        return self.store.of(client, self.model)
 
-    pairs: bool
+    def pooled_shards(self) -> ClientShards:
+        """The rows of all clients, as if one owned them."""
+        return self.store.pooled(self.model)
 
-    def train(self, job: "Job", indices: np.ndarray) -> TrainResult:
-        """Train one round on the examples at `indices`, in their order."""
-
-    def evaluate(self, job: "Job", examples: int) -> Numbers:
-        """Held-out metrics of the job's adapter."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request to one client with all that a task needs to answer it."""
-
-    model: Resident
-    training: LocalTraining
-    shards: ClientShards
-    assignment: Assignment
-    adapter: np.ndarray
-    reference: np.ndarray | None
-    seed: int
-    corrections: list[Correction]
-    progress: Progress | None
-
-
-class InstructionTuning:
-    """`train.task = "sft"`."""
-
-    pairs = False
-
-    def train(self, job: Job, indices: np.ndarray) -> TrainResult:
-        """See `Task`."""
-        from fedllm_app.training.sft import sft_dataset, sft_trainer
-
-        rows = [job.shards.train.example(index) for index in indices]
-        return _train(job, sft_trainer(job.model, job.training), sft_dataset(rows))
-
-    def evaluate(self, job: Job, examples: int) -> Numbers:
-        """See `Task`."""
-        from fedllm_app.training.sft import evaluate_sft
-
-        return evaluate_sft(job.model, job.shards.held_out, job.adapter, examples)
-
-
-@dataclass(frozen=True)
-class ValueAlignment:
-    """`train.task = "dpo"`: `beta` and TRL's loss type."""
-
-    beta: float
-    loss_type: str
-    pairs = True
-
-    def train(self, job: Job, indices: np.ndarray) -> TrainResult:
-        """See `Task`."""
-        from fedllm_app.training.dpo import complete_references, dpo_dataset, dpo_trainer
-
-        shard, references = job.shards.train, self._references(job, "train", job.shards.train)
-        complete_references(job.model, shard, indices, job.reference, references)
-        trainer = dpo_trainer(job.model, job.training, self.beta, self.loss_type)
-        return _train(job, trainer, dpo_dataset(shard, indices, references))
-
-    def evaluate(self, job: Job, examples: int) -> Numbers:
-        """See `Task`."""
-        from fedllm_app.training.dpo import evaluate_dpo
-
-        shard = job.shards.held_out
-        references = self._references(job, "held-out", shard)
-        return evaluate_dpo(job.model, shard, job.adapter, job.reference, references, self.beta, examples)
-
-    def _references(self, job: Job, part: str, shard: PairShard) -> ReferenceCache:
-        # Threads and dtype change the last bits of a log-probability.
-        numerics = f"{job.model.model.dtype}/{torch.get_num_threads()}"
-        parts = [str(job.model.key), numerics, job.assignment.reference, part, job.shards.key]
-        return ReferenceCache(parts, len(shard))
-
-
-class LocalClient:
-    """Serves clients of one run from this process's resident model."""
-
-    def __init__(
-        self,
-        run_id: int,
-        model: ResidentKey,
-        selection: DataSelection,
-        tokenization: Tokenization,
-        training: LocalTraining,
-        task: Task,
-        evaluate_examples: int,
-    ) -> None:
-        self.run_id = run_id
-        self.model = model
-        self.selection = selection
-        self.tokenization = tokenization
-        self.training = training
-        self.task = task
-        self.evaluate_examples = evaluate_examples
-        # Tokens stay on disk until they are read, so this keeps open files and the places of examples in them.
-        self.shards = lru_cache(maxsize=16)(self._shards)
-        self.pooled_shards = lru_cache(maxsize=1)(self._pooled_shards)
-
-    def describe(self, client: int, pooled: bool = False) -> dict[str, Any]:
-        """What the client holds: name, schema, examples, dropped rows, tokens; and the layout of its adapter.
+    def describe(self, client: int, pooled: bool = False) -> tuple[ClientHolding, str]:
+        """What the client holds, and the hash of the layout of what it will send.
 
         `pooled` asks whether its rows are among those that a run can train on as if one client owned them all.
         """
         if pooled:
-            self._check_pooling()
-        held = self.shards(client)
-        return {
-            "name": held.label,
-            "schema": held.schema,
-            "examples": len(held.train),
-            "held-out": len(held.held_out),
-            "dropped": held.train.dropped + held.held_out.dropped,
-            "bad": held.bad,
-            "tokens": held.train.total,
-            "manifest": resident(self.model).manifest.hash,
-        }
+            check_pooling(self.store.selection)
+        return self.describe_rows(client), self.model.manifest.hash
+
+    def describe_rows(self, client: int) -> ClientHolding:
+        """What the client holds."""
+        shards = self.shards(client)
+        return ClientHolding(
+            name=shards.label,
+            schema=shards.schema,
+            examples=len(shards.train),
+            held_out=len(shards.held_out),
+            dropped=shards.train.dropped + shards.held_out.dropped,
+            bad=shards.bad,
+            tokens=shards.train.total,
+        )
 
     def train(self, assignment: Assignment, vectors: Vectors, progress: Progress) -> tuple[Vectors, Numbers]:
         """One round of local training: the arrays to send back, and the client's numbers."""
         shards = self.pooled_shards() if assignment.pooled else self.shards(assignment.client)
         corrections = self._corrections(assignment, vectors)
         job = self._job(assignment, vectors, shards, corrections, progress)
-        result = self.task.train(job, self.indices(shards.train, assignment))
-        arrays, extra = {ADAPTER: result.adapter}, {}
+        result = self.task.train(job, self.indices(shards, assignment))
+        arrays, numbers = {ADAPTER: result.adapter}, {}
         for correction in corrections:
-            more, numbers = correction.finish()
+            more, reported = correction.finish()
             arrays |= more
-            extra |= numbers
+            numbers |= reported
+        arrays, reported = self.chain.outgoing(arrays, vectors[ADAPTER], self._round_state(assignment))
         return arrays, {
             EXAMPLES: len(shards.train),
             "train-loss": float(np.mean(result.losses)),
@@ -197,8 +119,9 @@ class LocalClient:
             "seconds": result.seconds,
             **_memory(),
             "client": assignment.client,
-            **result.preference_metrics,
-            **extra,
+            **result.metrics,
+            **numbers,
+            **reported,
         }
 
     def evaluate(self, assignment: Assignment, vectors: Vectors) -> Numbers:
@@ -207,110 +130,76 @@ class LocalClient:
         metrics = self.task.evaluate(job, self.evaluate_examples)
         return {**metrics, **_memory(), "client": assignment.client}
 
+    def indices(self, shards: ClientShards, assignment: Assignment) -> np.ndarray:
+        """The examples of a client's next round, batch by batch."""
+        train, pooled = self.train_config, assignment.pooled
+        return round_indices(
+            shards,
+            client=assignment.client,
+            clients=assignment.clients,
+            pooled=pooled,
+            seed=self.store.selection.seed,
+            # The pool is walked by rounds.
+            steps=(assignment.server_round - 1) * train.local_steps if pooled else assignment.position,
+            per_step=train.batch_size * train.gradient_accumulation,
+            batch=train.batch_size,
+            count=train.examples_per_round,
+        )
+
     def _job(self, assignment, vectors: Vectors, shards: ClientShards, corrections, progress) -> Job:
-        parts = [self.selection.seed, 3, assignment.client, assignment.server_round]
+        self._place_home(assignment, vectors)
+        parts = [self.store.selection.seed, 3, assignment.client, assignment.server_round]
         return Job(
-            model=resident(self.model),
-            training=self.training,
+            model=self.model,
+            train=self.train_config,
             shards=shards,
             assignment=assignment,
             adapter=vectors[ADAPTER],
-            reference=self._reference(assignment, vectors),
+            reference=self._sent_once(REFERENCE, assignment, vectors),
             seed=int(np.random.SeedSequence(parts).generate_state(1)[0]),
             corrections=corrections,
             progress=progress,
         )
 
     def _corrections(self, assignment: Assignment, vectors: Vectors) -> list[Correction]:
-        return corrections_for(
-            LocalRound(
-                asked=assignment.asked,
-                vectors=vectors,
-                pieces=resident(self.model).adapter.pieces,
-                state=self._state(assignment),
-                server_round=assignment.server_round,
-                version=assignment.state_version,
-            )
+        local_round = LocalRound(
+            asked=assignment.asked,
+            vectors=vectors,
+            pieces=self.model.adapter.pieces,
+            state=self._state(assignment),
+            server_round=assignment.server_round,
+            version=assignment.state_version,
         )
+        return corrections_for(local_round, self.corrections)
 
-    def _reference(self, assignment: Assignment, vectors: Vectors) -> np.ndarray | None:
-        if not assignment.reference:
+    def _place_home(self, assignment: Assignment, vectors: Vectors) -> None:
+        """Write the part of the adapter that stays at home into the model."""
+        home = self._sent_once(HOME, assignment, vectors, self.draw_home)
+        if home is not None:
+            self.model.home.write(home)
+
+    def _sent_once(
+        self, name: str, assignment: Assignment, vectors: Vectors, derive: Callable[[], np.ndarray] | None = None
+    ) -> np.ndarray | None:
+        """An array that the server sends once: from this message, from disk, or derived here; None if the run has none."""
+        if name not in assignment.once:
             return None
         state = self._state(assignment)
-        if REFERENCE in vectors:
-            state.save_reference(vectors[REFERENCE])
-        reference = state.reference()
-        if reference is None or vector_hash(reference) != assignment.reference:
-            raise ReferenceLost("the adapter of the reference policy is not on this client's disk")
-        return reference
+        if name in vectors:
+            state.keep(name, vectors[name])
+        array = state.kept(name)
+        if array is None and derive is not None:
+            array = derive()
+            state.keep(name, array)
+        if array is None or vector_hash(array) != assignment.once[name]:
+            raise ArrayLost(f"the array {name!r} that the server sends once is not on this client's disk")
+        return array
 
     def _state(self, assignment: Assignment) -> ClientState:
         return ClientState(self.run_id, assignment.client)
 
-    def indices(self, shard: Shard | PairShard, assignment: Assignment) -> np.ndarray:
-        """The examples of a client's next round, batch by batch."""
-        plan, seed = self.training, self.selection.seed
-        # The pool of all clients is nobody's shard: it is walked by rounds.
-        client = assignment.clients if assignment.pooled else assignment.client
-        steps = (assignment.server_round - 1) * plan.local_steps if assignment.pooled else assignment.position
-        position = steps * plan.batch_size * plan.gradient_accumulation
-        met = walk(len(shard), client, seed, position, plan.examples_per_round)
-        return np.concatenate(list(batches(met, shard.lengths, plan.batch_size, [seed, 4, client, steps])))
-
-    def _shards(self, client: int) -> ClientShards:
-        data = client_data(self.selection, client)
-        train, held_out = self._tokenized("train", data, data.train), self._tokenized("held-out", data, data.held_out)
-        if not len(train):
-            raise EmptyShard(
-                f"none of its {train.dropped} rows has room for a completion within train.max-length = "
-                f"{self.tokenization.max_length} tokens"
-            )
-        return ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out, data.bad)
-
-    def _pooled_shards(self) -> ClientShards:
-        """The rows of all clients, as if one owned them."""
-        self._check_pooling()
-        held = [self.shards(client) for client in range(self.selection.clients)]
-        parts = {part: join([getattr(one, part) for one in held]) for part in ("train", "held_out")}
-        return ClientShards("pooled", held[0].schema, " ".join(one.key for one in held), **parts)
-
-    def _check_pooling(self) -> None:
-        if self.selection.whole:
-            raise SiteDataNotPooled(
-                "strategy.name = 'centralized' trains one client on everybody's rows, and this site has its own "
-                "(node-config data-path), which no other has: choose another strategy"
-            )
-
-    def _key(self, data: ClientData) -> list:
-        how = self.tokenization
-        template = template_source(how.template) or how.template
-        return [resident(self.model).tokenizer_hash, data.fingerprint, template, how.system_prompt, how.max_length]
-
-    def _tokenized(self, part: str, data: ClientData, rows: Rows) -> Shard | PairShard:
-        how, tokenizer = self.tokenization, resident(self.model).tokenizer
-        template = get_template(how.template, tokenizer)
-
-        def shard(column: str) -> Shard:
-            def make() -> Shard:
-                examples = (Example(row.prompt, getattr(row, column)) for row in rows)
-                return tokenize(examples, template, tokenizer, how.max_length, how.system_prompt)
-
-            return cached([part, column, *self._key(data)], make)
-
-        return PairShard(shard("chosen"), shard("rejected")) if self.task.pairs else shard("completion")
-
-
-def _train(job: Job, trainer, dataset) -> TrainResult:
-    return train_round(
-        job.model,
-        trainer,
-        dataset,
-        job.adapter,
-        job.assignment.learning_rate,
-        job.seed,
-        job.corrections,
-        job.progress,
-    )
+    def _round_state(self, assignment: Assignment) -> RoundState:
+        return RoundState(self._state(assignment), assignment.state_version, assignment.server_round)
 
 
 def _memory() -> Numbers:

@@ -8,12 +8,11 @@ from rich.table import Table
 
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.config.parse import parse_run_config
+from fedllm_app.federation.holdings import holdings_table
 from fedllm_app.models.quantization import prepare_bitsandbytes
 
 if TYPE_CHECKING:
     from fedllm_app.commands.costs import Plan
-
-_SHOWN = 10  # clients listed one by one
 
 
 def add_parser(subparsers) -> None:
@@ -51,16 +50,7 @@ def show_plan(plan: "Plan", console: Console) -> None:
     ):
         table.add_row(label, value)
     console.print(table)
-    clients = Table(title="clients")
-    for column in ("client", "name", "examples", "dropped for length", "held out"):
-        clients.add_column(column, justify="left" if column == "name" else "right")
-    for number, held in enumerate(plan.clients[:_SHOWN]):
-        clients.add_row(str(number), held.name, f"{held.examples:,}", f"{held.dropped:,}", f"{held.held_out:,}")
-    if len(plan.clients) > _SHOWN:
-        rest = plan.clients[_SHOWN:]
-        examples, dropped = sum(held.examples for held in rest), sum(held.dropped for held in rest)
-        clients.add_row("…", f"{len(rest)} more", f"{examples:,}", f"{dropped:,}", f"{sum(h.held_out for h in rest):,}")
-    console.print(clients)
+    console.print(holdings_table(plan.holdings))
 
 
 def _mb(size: int) -> str:

@@ -56,6 +56,11 @@ class Shard:
         return np.diff(self.offsets)
 
     @property
+    def sequences(self) -> int:
+        """Sequences that a model reads of an example."""
+        return 1
+
+    @property
     def total(self) -> int:
         """Number of all tokens."""
         return len(self.tokens)
@@ -88,6 +93,11 @@ class PairShard:
     def dropped(self) -> int:
         """Pairs whose prompt left no room for a completion."""
         return self.chosen.dropped
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that a model reads of a pair."""
+        return 2
 
     @property
     def total(self) -> int:

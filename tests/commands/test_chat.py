@@ -14,10 +14,10 @@ from rich.console import Console
 from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import METHODS, AdapterValues, adapter_layout, initial_adapter
 from fedllm_app.client_app import build_local_client
-from fedllm_app.commands import chat as chat_module
 from fedllm_app.commands.chat import converse
 from fedllm_app.commands.main import main
 from fedllm_app.data.shards import encode_prompts
+from fedllm_app.evaluation import conversation as chat_module
 from fedllm_app.evaluation.conversation import Chat, find_source
 from fedllm_app.evaluation.generation import ContextTooLong, generate
 from fedllm_app.models.base import load_base_model, locate_model
