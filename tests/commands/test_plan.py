@@ -95,10 +95,10 @@ def test_parameters_and_table(run_config):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"train.max-length": 513}, "train.max-length = 513: accepted is at most 512, the positions of model.name ="),
+        ({"train.max-length": 513}, "train.max-length = 513: must be at most 512, the positions of model.name ="),
         (
             {"train.max-length": 497, "adapter.method": "prefix-tuning"},
-            "train.max-length = 497 and adapter.virtual-tokens = 16: accepted is at most 512 together, ",
+            "train.max-length = 497 and adapter.virtual-tokens = 16: must be at most 512 together, ",
         ),
     ],
 )
