@@ -83,7 +83,7 @@ def run_to_end(
             environment = superlink.environment if superlink else flower_environment()
             run_id = submit_run(app, connection, options, environment)
             if not local:
-                told = (
+                notice = (
                     f"what the server says: flwr log {run_id} {connection or ''}; the run goes on if this command ends"
                 )
                 console.print(notice, markup=False, highlight=False)
