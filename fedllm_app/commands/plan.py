@@ -51,6 +51,8 @@ def show_plan(plan: "Plan", console: Console) -> None:
         table.add_row(label, value)
     console.print(table)
     console.print(holdings_table(plan.holdings))
+    for note in plan.notes:
+        console.print(f"warning: {note}", style="yellow", markup=False, highlight=False)
 
 
 def _mb(size: int) -> str:

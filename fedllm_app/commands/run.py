@@ -17,6 +17,9 @@ from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
+from fedllm_app.federation.start import checked_start
+from fedllm_app.models.packaged import PACKAGED_MODELS
+from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.runs.directory import RunDirectory, read_result
 from fedllm_app.strategies.class_path import check_class_path
 from fedllm_app.tasks import task_spec
@@ -71,6 +74,9 @@ def run_to_end(
             check_class_path(config.strategy.name, config.strategy.hyper)
         except NotImportable:
             pass  # it need not be installed here, only where the ServerApp runs, which refuses it if it is not
+    if _model_is_here(config, local):
+        prepare_bitsandbytes(config.model.quantization)
+        checked_start(config)
     log_file = directory.path / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
@@ -100,6 +106,17 @@ def run_to_end(
             console.print(f"the end of {log_file}:\n{tail(log_file)}", markup=False, highlight=False)
         console.print(f"the run failed; {files}: {directory.path}", style="red", markup=False, highlight=False)
     return finished
+
+
+def _model_is_here(config: Config, local: bool) -> bool:
+    """Whether the files that the server will start from are on this machine, so that they can be checked before it runs.
+
+    Of a Hub id, the server is the first to fetch anything.
+    """
+    named = [path for path in (config.model.name, config.adapter.start) if Path(path).expanduser().is_absolute()]
+    if local:
+        return config.model.name in PACKAGED_MODELS or config.model.name in named
+    return config.model.name in named and all(Path(path).expanduser().exists() for path in named)
 
 
 def new_directory(name: str) -> Path:

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
+from fedllm_app.config.without_effect import without_effect
 from fedllm_app.data.partition import LABELLED
 from fedllm_app.data.sources import BUILT_IN, set_names
-from fedllm_app.strategies.registry import (
-    minimum_clients,
-)
+from fedllm_app.strategies.registry import minimum_clients
 
 
 def contradictions(config: Config) -> list[str]:
@@ -17,6 +16,10 @@ def contradictions(config: Config) -> list[str]:
     if clients.number and clients.per_round > clients.number:
         problems.append(
             f"clients.per-round = {clients.per_round}: must be between 0 (all) and clients.number = {clients.number}"
+        )
+    if train.min_learning_rate == 0 and train.rounds > 1:
+        problems.append(
+            "train.min-learning-rate = 0.0: the last round trains at this rate and would change nothing: set it above 0"
         )
     if train.min_learning_rate > train.learning_rate:
         problems.append(
@@ -36,6 +39,7 @@ def contradictions(config: Config) -> list[str]:
     if start and not Path(start).is_absolute():
         problems.append(f"adapter.start = {start!r}: must be an absolute path")
     problems += _adapter_contradictions(config)
+    problems += without_effect(config)
     taking_part = clients.per_round or clients.number
     needed = minimum_clients(config.strategy.name, config.strategy.hyper)
     if taking_part and taking_part < needed:
@@ -94,14 +98,6 @@ def _adapter_contradictions(config: Config) -> list[str]:
         problems.append(
             f"lora.target-modules = {lora.target_modules!r}: must name modules below the language-model head, lm_head, "
             "which stays frozen"
-        )
-    for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
-        if wanted and method != "lora":
-            problems.append(f"lora.{key} = true: must be false with adapter.method = {method!r}")
-    if config.model.double_quantization and config.model.quantization != "nf4":
-        problems.append(
-            "model.double-quantization = true: must be false with model.quantization = "
-            f"{config.model.quantization!r}; it quantizes the scales of nf4"
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(
