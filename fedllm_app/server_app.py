@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run one experiment from its configuration to its result file."""
     started = time.time()
     config = parse_run_config(context.run_config)
-    prompt = PromptRecord.of(config.data.template, config.data.system_prompt)
+    prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
     directory = RunDirectory(Path(config.run.directory or home() / "runs" / str(context.run_id)), prompt)
     directory.create(context.run_config)
     log(INFO, "run directory: %s", directory.path)

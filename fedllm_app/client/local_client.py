@@ -5,7 +5,7 @@ keep lies on its disk.
 """
 
 import resource
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -13,9 +13,20 @@ import numpy as np
 import torch
 
 from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data
-from fedllm_app.data.examples import Example
-from fedllm_app.data.shards import EmptyShard, PairShard, Shard, batches, cached, join, tokenize, walk
-from fedllm_app.data.templates import get_template, template_source
+from fedllm_app.data.encoding import Tokenization
+from fedllm_app.data.shards import (
+    EmptyShard,
+    PairShard,
+    Shard,
+    batches,
+    cached,
+    join,
+    tokenize,
+    tokenize_pairs,
+    walk,
+)
+from fedllm_app.data.sources import TooManyBadRows
+from fedllm_app.data.templates import template_source
 from fedllm_app.errors import UserError
 from fedllm_app.messages import ADAPTER, EXAMPLES, PEAK_GPU_MEMORY, PEAK_MEMORY, REFERENCE, Assignment, vector_hash
 from fedllm_app.training.client_state import ClientState, ReferenceCache
@@ -33,19 +44,11 @@ class SiteDataNotPooled(UserError):
 
 
 @dataclass(frozen=True)
-class Tokenization:
-    """How rows become tokens. A `system_prompt` of None leaves the template's own."""
-
-    template: str
-    system_prompt: str | None
-    max_length: int
-
-
-@dataclass(frozen=True)
 class ClientShards:
     """A client's tokenized rows, what it is called, and a key that names the training rows exactly.
 
-    `bad` counts the unusable rows of the set that they are from.
+    `bad` counts the unusable rows of the set that they are from; `first_refused` names the first row that cannot be
+    written as tokens, and why, without anything of what it says.
     """
 
     label: str
@@ -54,6 +57,27 @@ class ClientShards:
     train: Shard | PairShard
     held_out: Shard | PairShard
     bad: int = 0
+    first_refused: str = ""
+
+    @property
+    def dropped(self) -> int:
+        """Rows whose prompt leaves no room for a completion."""
+        return self.train.dropped + self.held_out.dropped
+
+    @property
+    def cut(self) -> int:
+        """Examples whose completion is cut at the maximum length."""
+        return self.train.cut + self.held_out.cut
+
+    @property
+    def refused(self) -> int:
+        """Rows that cannot be written as tokens."""
+        return self.train.refused.count + self.held_out.refused.count
+
+    @property
+    def equal(self) -> int:
+        """Preference pairs whose answers are equal when cut."""
+        return sum(part.equal for part in (self.train, self.held_out) if isinstance(part, PairShard))
 
 
 class Task(Protocol):
@@ -92,7 +116,7 @@ class InstructionTuning:
         """See `Task`."""
         from fedllm_app.training.sft import sft_dataset, sft_trainer
 
-        rows = [job.shards.train.example(index) for index in indices]
+        rows = [job.shards.train.row(index) for index in indices]
         return _train(job, sft_trainer(job.model, job.training), sft_dataset(rows))
 
     def evaluate(self, job: Job, examples: int) -> Numbers:
@@ -159,7 +183,7 @@ class LocalClient:
         self.pooled_shards = lru_cache(maxsize=1)(self._pooled_shards)
 
     def describe(self, client: int, pooled: bool = False) -> dict[str, Any]:
-        """What the client holds: name, schema, examples, dropped rows, tokens; and the layout of its adapter.
+        """What the client holds: name, schema, examples, rows that teach nothing, tokens; and its adapter's layout.
 
         `pooled` asks whether its rows are among those that a run can train on as if one client owned them all.
         """
@@ -171,8 +195,13 @@ class LocalClient:
             "schema": held.schema,
             "examples": len(held.train),
             "held-out": len(held.held_out),
-            "dropped": held.train.dropped + held.held_out.dropped,
+            "dropped": held.dropped,
+            "cut": held.cut,
+            "cut-training": held.train.cut,
             "bad": held.bad,
+            "refused": held.refused,
+            "first-refused": held.first_refused,
+            "equal": held.equal,
             "tokens": held.train.total,
             "manifest": resident(self.model).manifest.hash,
         }
@@ -260,12 +289,18 @@ class LocalClient:
     def _shards(self, client: int) -> ClientShards:
         data = client_data(self.selection, client)
         train, held_out = self._tokenized("train", data, data.train), self._tokenized("held-out", data, data.held_out)
+        refused = _first_refused(data.train, train) or _first_refused(data.held_out, held_out)
+        shards = ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out, data.bad, refused)
         if not len(train):
-            raise EmptyShard(
-                f"none of its {train.dropped} rows has room for a completion within train.max-length = "
-                f"{self.tokenization.max_length} tokens"
+            raise EmptyShard(_nothing_left(shards, len(data.train), self.tokenization.max_length))
+        unusable, share = data.bad + shards.refused, self.selection.max_bad_share
+        if shards.refused and unusable > share * data.set_rows:
+            raise TooManyBadRows(
+                f"{unusable} of the {data.set_rows} rows of its data cannot be used, more than data.max-bad-share = "
+                f"{share}: the template refuses {shards.refused} of them, the first is {refused}. Repair them, choose "
+                "another data.template, or raise data.max-bad-share"
             )
-        return ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out, data.bad)
+        return shards
 
     def _pooled_shards(self) -> ClientShards:
         """The rows of all clients, as if one owned them."""
@@ -282,22 +317,36 @@ class LocalClient:
             )
 
     def _key(self, data: ClientData) -> list:
-        how = self.tokenization
+        how, model = self.tokenization, resident(self.model)
         template = template_source(how.template) or how.template
-        return [resident(self.model).tokenizer_hash, data.fingerprint, template, how.system_prompt, how.max_length]
+        return [model.tokenizer_hash, model.stops, data.fingerprint, template, *astuple(how)[1:]]
 
     def _tokenized(self, part: str, data: ClientData, rows: Rows) -> Shard | PairShard:
-        how, tokenizer = self.tokenization, resident(self.model).tokenizer
-        template = get_template(how.template, tokenizer)
+        how, model = self.tokenization, resident(self.model)
+        template = how.bind(model.tokenizer, model.stops)
 
-        def shard(column: str) -> Shard:
-            def make() -> Shard:
-                examples = (Example(row.prompt, getattr(row, column)) for row in rows)
-                return tokenize(examples, template, tokenizer, how.max_length, how.system_prompt)
+        def make() -> Shard | PairShard:
+            if self.task.pairs:
+                return tokenize_pairs(rows, template, model.tokenizer, how.max_length, how.system_prompt)
+            return tokenize(rows, template, model.tokenizer, how.max_length, how.system_prompt, how.learn_turns)
 
-            return cached([part, column, *self._key(data)], make)
+        return cached([part, self.task.pairs, *self._key(data)], make)
 
-        return PairShard(shard("chosen"), shard("rejected")) if self.task.pairs else shard("completion")
+
+def _first_refused(rows: Rows, shard: Shard | PairShard) -> str:
+    return next((f"row {rows.number(place)}: {reason}" for place, reason in shard.refused.first), "")
+
+
+def _nothing_left(shards: ClientShards, rows: int, max_length: int) -> str:
+    """Why a client has no example."""
+    part = shards.train
+    reasons = (
+        (part.dropped, f"have a prompt that leaves no room for a completion in train.max-length = {max_length} tokens"),
+        (part.refused.count, f"are refused by the template, the first is {shards.first_refused}"),
+        (shards.equal, "are pairs whose answers are equal when cut at train.max-length"),
+    )
+    told = "; ".join(f"{count} {reason}" for count, reason in reasons if count)
+    return f"none of its {rows} training rows can be used: {told}"
 
 
 def _train(job: Job, trainer, dataset) -> TrainResult:

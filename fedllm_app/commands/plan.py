@@ -11,7 +11,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.models.quantization import prepare_bitsandbytes
 
 if TYPE_CHECKING:
-    from fedllm_app.commands.costs import Plan
+    from fedllm_app.commands.costs import Holding, Plan
 
 _SHOWN = 10  # clients listed one by one
 
@@ -51,16 +51,25 @@ def show_plan(plan: "Plan", console: Console) -> None:
     ):
         table.add_row(label, value)
     console.print(table)
-    clients = Table(title="clients")
-    for column in ("client", "name", "examples", "dropped for length", "held out"):
-        clients.add_column(column, justify="left" if column == "name" else "right")
-    for number, held in enumerate(plan.clients[:_SHOWN]):
-        clients.add_row(str(number), held.name, f"{held.examples:,}", f"{held.dropped:,}", f"{held.held_out:,}")
-    if len(plan.clients) > _SHOWN:
-        rest = plan.clients[_SHOWN:]
-        examples, dropped = sum(held.examples for held in rest), sum(held.dropped for held in rest)
-        clients.add_row("…", f"{len(rest)} more", f"{examples:,}", f"{dropped:,}", f"{sum(h.held_out for h in rest):,}")
-    console.print(clients)
+    console.print(_clients_table(plan.clients))
+
+
+def _clients_table(holdings: "list[Holding]") -> Table:
+    """A line a client; counts of what only some data has are shown where there is some."""
+    counts = {"examples": "examples", "dropped": "dropped for length", "cut": "cut", "held_out": "held out"}
+    for count, title in (("refused", "refused by template"), ("equal", "equal pairs")):
+        if any(getattr(held, count) for held in holdings):
+            counts[count] = title
+    table = Table(title="clients")
+    for column in ("client", "name", *counts.values()):
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for number, held in enumerate(holdings[:_SHOWN]):
+        table.add_row(str(number), held.name, *(f"{getattr(held, count):,}" for count in counts))
+    if len(holdings) > _SHOWN:
+        rest = holdings[_SHOWN:]
+        sums = (sum(getattr(held, count) for held in rest) for count in counts)
+        table.add_row("…", f"{len(rest)} more", *(f"{total:,}" for total in sums))
+    return table
 
 
 def _mb(size: int) -> str:

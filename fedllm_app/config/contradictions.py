@@ -28,7 +28,7 @@ def contradictions(config: Config) -> list[str]:
             "evaluate.every > 0 needs data.held-out-examples of at least 1 or a data.held-out-share above 0; "
             "set evaluate.every = 0 for none"
         )
-    problems += _data_contradictions(data, clients)
+    problems += _data_contradictions(data, clients, train.task)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
         problems.append(f'run.directory = {directory!r}: accepted is an absolute path, or "" for a new one')
@@ -46,7 +46,7 @@ def contradictions(config: Config) -> list[str]:
     return problems
 
 
-def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
+def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) -> list[str]:
     """Ways to divide rows that the named data does not allow."""
     problems = []
     names = set_names(data.name)
@@ -76,6 +76,10 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
             f"data.partition = {data.partition!r}: accepted with data.name = '{BUILT_IN}' is 'iid', because the "
             "built-in corpus gives every client one domain"
         )
+    if data.learn_turns == "all" and task == "dpo":
+        problems.append(
+            "data.learn-turns = 'all': must be 'last' with train.task = 'dpo', which compares two answers to one prompt"
+        )
     if data.name == BUILT_IN and data.samples:
         problems.append(
             f"data.samples = {data.samples}: accepted with data.name = '{BUILT_IN}' is 0; the rows of the built-in "
@@ -92,8 +96,8 @@ def _adapter_contradictions(config: Config) -> list[str]:
         problems.append(f"lora.target-modules = {lora.target_modules!r}: accepted is names or all-linear")
     if method == "lora" and "lm_head" in lora.targets:
         problems.append(
-            f"lora.target-modules = {lora.target_modules!r}: accepted is modules below the language-model head, lm_head, "
-            "which stays frozen"
+            f"lora.target-modules = {lora.target_modules!r}: accepted is modules below the language-model head, "
+            "lm_head, which stays frozen"
         )
     for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
         if wanted and method != "lora":
@@ -105,8 +109,8 @@ def _adapter_contradictions(config: Config) -> list[str]:
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(
-            "train.gradient-checkpointing = true: accepted is false with adapter.method = 'prefix-tuning', whose prefix "
-            "travels in the attention cache, which checkpointed layers have not"
+            "train.gradient-checkpointing = true: accepted is false with adapter.method = 'prefix-tuning', whose "
+            "prefix travels in the attention cache, which checkpointed layers have not"
         )
     if method in PROMPT_METHODS and config.adapter.virtual_tokens >= train.max_length:
         problems.append(

@@ -93,9 +93,16 @@ def resident_key(config: Config):
 
 def tokenization(config: Config):
     """How this configuration turns rows into tokens."""
-    from fedllm_app.client.local_client import Tokenization
+    from fedllm_app.data.encoding import Tokenization
 
-    return Tokenization(config.data.template, config.data.system_prompt or None, config.train.max_length)
+    data = config.data
+    return Tokenization(
+        template=data.template,
+        system_prompt=data.system_prompt or None,
+        max_length=config.train.max_length,
+        special_tokens_in_text=data.special_tokens_in_text,
+        learn_turns=data.learn_turns,
+    )
 
 
 def local_training(config: Config):

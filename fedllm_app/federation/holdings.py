@@ -14,7 +14,18 @@ from fedllm_app.runs.directory import RunDirectory
 
 _ROWS = 20  # lines of clients in a table; more are summed up
 _TEXTS = ("client", "name", "schema")
-_COUNTS = {"examples": "examples", "held-out": "held-out", "dropped": "too long", "bad": "bad rows", "tokens": "tokens"}
+_COUNTS = {
+    "examples": "examples",
+    "held-out": "held-out",
+    "dropped": "too long",
+    "cut": "cut",
+    "bad": "bad rows",
+    "refused": "refused by template",
+    "equal": "equal pairs",
+    "tokens": "tokens",
+}
+_RARE = ("refused", "equal")  # columns that are shown where a client has any; older journals do not have them
+_NAMED = 3  # clients that a warning names
 
 
 def report_holdings(held: Mapping[int, Mapping[str, object]], directory: RunDirectory) -> None:
@@ -27,10 +38,10 @@ def report_holdings(held: Mapping[int, Mapping[str, object]], directory: RunDire
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(held)))
-    warning = version_warning(groups)
-    if warning:
-        directory.journal("warning", reason=warning)
-        log(WARNING, warning)
+    for warning in (*row_warnings(held), version_warning(groups)):
+        if warning:
+            directory.journal("warning", reason=warning)
+            log(WARNING, warning)
 
 
 def holdings_table(lines: Sequence[Mapping[str, object]]) -> Table:
@@ -38,17 +49,36 @@ def holdings_table(lines: Sequence[Mapping[str, object]]) -> Table:
     table = Table(title="what the clients hold")
     for column in _TEXTS:
         table.add_column(column, justify="right" if column == "client" else "left")
-    for title in _COUNTS.values():
-        table.add_column(title, justify="right")
+    columns = [column for column in _COUNTS if column not in _RARE or any(line.get(column) for line in lines)]
+    for column in columns:
+        table.add_column(_COUNTS[column], justify="right")
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
     for line in shown:
-        table.add_row(*(escape(str(line[column])) for column in _TEXTS), *(f"{line[column]:,}" for column in _COUNTS))
+        counts = (f"{line.get(column, 0):,}" for column in columns)
+        table.add_row(*(escape(str(line[column])) for column in _TEXTS), *counts)
     if len(shown) < len(lines):
         table.add_section()
         for name, of in (("smallest", min), ("median", median), ("largest", max)):
-            counts = (of([line[column] for line in lines]) for column in _COUNTS)
+            counts = (of([line.get(column, 0) for line in lines]) for column in columns)
             table.add_row("", f"{name} of {len(lines)}", "", *(f"{count:,.0f}" for count in counts))
     return table
+
+
+def row_warnings(held: Mapping[int, Mapping[str, object]]) -> list[str]:
+    """Sentences about rows that teach less than their number says: refused ones, and completions that are all cut."""
+    warnings = []
+    refused = {client: what["first-refused"] for client, what in held.items() if what.get("refused")}
+    if refused:
+        rows = sum(held[client]["refused"] for client in refused)
+        named = "; ".join(f"client {client}: {first}" for client, first in list(refused.items())[:_NAMED])
+        warnings.append(f"{rows} rows of {_clients(list(refused))} are refused by the template and left out. {named}")
+    cut = [client for client, what in held.items() if what.get("cut-training") == what["examples"]]
+    if cut:
+        warnings.append(
+            f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
+            "raise train.max-length"
+        )
+    return warnings
 
 
 def version_groups(held: Mapping[int, Mapping[str, object]]) -> list[tuple[list[str], list[int]]]:

@@ -7,12 +7,10 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from fedllm_app.data.shards import Shard
+from fedllm_app.data.shards import Row, Shard, row_labels
 from fedllm_app.training.head import score_completions
 from fedllm_app.training.resident import Resident
 from fedllm_app.training.trainer import InGivenOrder, LocalTraining, collate, resident_trainer
-
-Row = tuple[np.ndarray, int]  # token ids, position of the first completion token
 
 
 class InstructionTrainer(InGivenOrder, SFTTrainer):
@@ -30,9 +28,8 @@ def sft_trainer(resident: Resident, training: LocalTraining) -> InstructionTrain
 
 
 def sft_dataset(rows: list[Row]) -> Dataset:
-    """Rows as TRL takes them: labels are the tokens, -100 on the prompt."""
-    labels = [np.concatenate([np.full(start, -100), ids[start:]]) for ids, start in rows]
-    return Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": labels})
+    """Rows as TRL takes them: labels are the learnt tokens, -100 elsewhere."""
+    return Dataset.from_dict({"input_ids": [row[0] for row in rows], "labels": [row_labels(*row) for row in rows]})
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fedllm_app.client_app import build_local_client
 from fedllm_app.commands import chat as chat_module
 from fedllm_app.commands.chat import converse
 from fedllm_app.commands.main import main
-from fedllm_app.data.shards import encode_prompts
+from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.evaluation.conversation import Chat, find_source
 from fedllm_app.evaluation.generation import ContextTooLong, generate
 from fedllm_app.models.base import load_base_model, locate_model
