@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import INFO
+from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from fedllm_app.client import progress
-from fedllm_app.config.parse import parse_run_config
-from fedllm_app.config.values import data_selection, local_training, resident_key, tokenization
+from fedllm_app.client.site import site_items
 from fedllm_app.federation.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
+
+if TYPE_CHECKING:
+    from fedllm_app.client.local_client import LocalClient
 
 # Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
 
@@ -46,24 +49,25 @@ def _answering(handle: Callable[[Message, Context], Message]) -> Callable[[Messa
 @_answering
 def identify(message: Message, context: Context) -> Message:
     """Say who this node is, without loading anything."""
-    said = {
+    identity = {
         "partition": int(context.node_config.get("partition-id", -1)),
         "partitions": int(context.node_config.get("num-partitions", 0)),
         "site": str(context.node_config.get("site", "")),
         "code": code_hash(),
     }
-    return Message(RecordDict({CONFIG: ConfigRecord(said)}), reply_to=message)
+    return Message(RecordDict({CONFIG: ConfigRecord(identity)}), reply_to=message)
 
 
 @app.query("describe")
 @_answering
 def describe(message: Message, context: Context) -> Message:
     """Load model and shard, and say what the client holds."""
-    asked = message.content[CONFIG]
+    request = message.content[CONFIG]
     with _without_garbage_collection():
-        held = _local_client(context, asked["clients"]).describe(asked["client"], asked.get("pooled", False))
-    held |= {"versions": package_versions()}
-    return Message(RecordDict({CONFIG: ConfigRecord(held)}), reply_to=message)
+        client = _local_client(context, request["clients"])
+        holding, manifest = client.describe(request["client"], request.get("pooled", False))
+    description = holding.to_config() | {"manifest": manifest, "versions": package_versions()}
+    return Message(RecordDict({CONFIG: ConfigRecord(description)}), reply_to=message)
 
 
 @app.train()
@@ -87,7 +91,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """For the import of torch, transformers, PEFT and TRL: looking for garbage among 4000 modules is a seventh of it."""
+    """For the import of torch, transformers, PEFT and TRL: garbage collection would take a seventh of the time."""
     gc.disable()
     try:
         yield
@@ -102,53 +106,27 @@ class _Reporter:
         self.run_id, self.assignment, self.logged = run_id, assignment, 0.0
 
     def __call__(self, step: int, steps: int, loss: float | None) -> None:
-        where = {"round": self.assignment.server_round, "client": self.assignment.client}
-        progress.report(self.run_id, **where, step=step, steps=steps, loss=loss)
+        place = {"round": self.assignment.server_round, "client": self.assignment.client}
+        progress.report(self.run_id, **place, step=step, steps=steps, loss=loss)
         if loss is None:
             return
         if step == steps or time.monotonic() - self.logged > _LOG_EVERY:
             self.logged = time.monotonic()
-            log(INFO, "round %d client %d step %d/%d loss %.4f", *where.values(), step, steps, loss)
+            log(INFO, "round %d client %d step %d/%d loss %.4f", *place.values(), step, steps, loss)
 
 
-def _local_client(context: Context, clients: int):
+def _local_client(context: Context, clients: int) -> "LocalClient":
     """The local client for this run's configuration, built on first use in this process."""
-    from fedllm_app.client.site import site_items
+    from fedllm_app.client.build import local_client
 
     site = site_items(context.node_config)
-    return build_local_client(context.run_id, tuple(sorted(context.run_config.items())), clients, site)
-
-
-@functools.lru_cache(maxsize=1)
-def build_local_client(run_id: int, run_config: tuple, clients: int, site: tuple = ()):
-    """The local client of a run for this configuration: `run_config` as sorted items, so that it can be a key.
-
-    `site` is what the node's own configuration says of its data (`site_items`).
-    """
-    config = parse_run_config(dict(run_config))
-    from fedllm_app.models.quantization import prepare_bitsandbytes
-
-    prepare_bitsandbytes(config.model.quantization)
-    from fedllm_app.client.local_client import InstructionTuning, LocalClient, ValueAlignment
-    from fedllm_app.client.site import at_site
-    from fedllm_app.training.resident import set_threads
-
-    set_threads(config.run.threads)
-    return LocalClient(
-        run_id,
-        resident_key(config),
-        at_site(data_selection(config, clients), site),
-        tokenization(config),
-        local_training(config),
-        InstructionTuning() if config.train.task == "sft" else ValueAlignment(config.dpo.beta, config.dpo.loss_type),
-        config.evaluate.examples,
-    )
+    return local_client(context.run_id, tuple(sorted(context.run_config.items())), clients, site)
 
 
 def _who(message: Message, context: Context) -> str:
-    asked = message.content[CONFIG] if CONFIG in message.content else {}
+    request = message.content.get(CONFIG, {})
     site = context.node_config.get("site", "")
-    return f"client {asked.get('client', '?')}" + (f" ({site})" if site else "")
+    return f"client {request.get('client', '?')}" + (f" ({site})" if site else "")
 
 
 def _cause(error: Exception) -> str:

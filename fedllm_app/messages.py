@@ -1,12 +1,12 @@
-"""What travels between server and clients, and the check of what comes back.
+"""What travels between server and clients.
 
 Down: the packed adapter and what to do with it. Up: the packed result and numbers. Record and key names are Flower's
 where Flower has them, so that its own strategies work on these messages as they are.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -14,7 +14,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from fedllm_app.errors import UserError
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
-ADAPTER, CONTROL, CONTROL_DELTA, REFERENCE = "adapter", "control", "control-delta", "reference"
+ADAPTER, CONTROL, CONTROL_DELTA, REFERENCE, HOME = "adapter", "control", "control-delta", "reference", "home"
+_ONCE = "once."  # keys of the configuration that name an array sent once
 EXAMPLES = "num-examples"
 PEAK_MEMORY, PEAK_GPU_MEMORY = "peak-memory-mb", "peak-gpu-memory-mb"
 CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
@@ -25,14 +26,66 @@ class BadMessage(UserError):
 
 
 @dataclass(frozen=True)
+class ClientHolding:
+    """What one client holds, as it says before the first round. Counts in rows, `tokens` of the training rows.
+
+    Attributes
+    ----------
+    name, schema : str
+        What the client is called in journals, and how its rows were read.
+    examples, held_out : int
+        Usable training and held-out rows.
+    dropped : int
+        Rows that have no room for an answer within `train.max-length`.
+    bad : int
+        Unusable rows of the set that its rows are from, of which other clients may have shares.
+    cut, cut_training : int
+        Rows, and training rows among them, whose answer is cut at `train.max-length`: they do not teach to stop.
+    refused : int
+        Rows that cannot be written as tokens, because the template refuses them; `first_refused` names one and says
+        why.
+    equal : int
+        Preference pairs whose answers are equal when cut, which are left out.
+    """
+
+    name: str
+    schema: str
+    examples: int
+    held_out: int
+    dropped: int
+    bad: int
+    tokens: int
+    cut: int = 0
+    cut_training: int = 0
+    refused: int = 0
+    first_refused: str = ""
+    equal: int = 0
+
+    def to_config(self) -> dict[str, int | str]:
+        """As keys of a message or of a line of the journal."""
+        return {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> "ClientHolding":
+        """Read `to_config`; other keys are left alone. BadMessage if one without a default is missing."""
+        keys = {field.name: field.name.replace("_", "-") for field in fields(cls)}
+        wanted = [field.name for field in fields(cls) if field.default is MISSING or keys[field.name] in config]
+        try:
+            return cls(**{name: config[keys[name]] for name in wanted})
+        except KeyError as error:
+            raise BadMessage(f"a client's description of its data lacks {error}") from None
+
+
+@dataclass(frozen=True)
 class Assignment:
     """What the server tells one client beside the adapter.
 
     `position` is the number of optimizer steps of this client that entered the global model so far: all that has to be
     remembered of a client between rounds, and kept by the server, so that a restarted site goes on where it stopped.
     `state_version` is the round of this client's last accepted reply (0: none): the version that state on the client's
-    disk must have. `reference` is the hash of the reference policy's adapter ("": the base model alone). `asked` is the
-    whole configuration of the message, in which strategies have keys of their own.
+    disk must have. `once` are hashes, by name, of arrays that the server sends a client once and the client keeps, such
+    as the adapter of a reference policy. `asked` is the whole configuration of the message, in which strategies have
+    keys of their own.
     """
 
     client: int
@@ -42,7 +95,7 @@ class Assignment:
     learning_rate: float
     manifest: str
     state_version: int = 0
-    reference: str = ""
+    once: Mapping[str, str] = field(default_factory=dict)
     pooled: bool = False
     asked: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
 
@@ -56,7 +109,7 @@ class Assignment:
             "learning-rate": self.learning_rate,
             "manifest": self.manifest,
             "state-version": self.state_version,
-            "reference": self.reference,
+            **{_ONCE + name: digest for name, digest in self.once.items()},
         }
 
     @classmethod
@@ -72,7 +125,7 @@ class Assignment:
                 learning_rate=config["learning-rate"],
                 manifest=config["manifest"],
                 state_version=config["state-version"],
-                reference=config["reference"],
+                once={key.removeprefix(_ONCE): str(config[key]) for key in config if key.startswith(_ONCE)},
                 pooled=config.get("pooled", False),
                 asked=dict(config),
             )
@@ -86,8 +139,12 @@ def adapter_record(adapter: np.ndarray) -> ArrayRecord:
 
 
 def vectors_record(vectors: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Packed vectors by name as one ArrayRecord of float32 arrays."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(array, np.float32)) for name, array in vectors.items()})
+    """Packed arrays by name as one ArrayRecord: vectors are float32, what an update step has encoded is bytes."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(_on_the_wire(array))) for name, array in vectors.items()})
+
+
+def _on_the_wire(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype == np.uint8 else np.asarray(array, np.float32)
 
 
 def read_vectors(message: Message) -> dict[str, np.ndarray]:
@@ -114,46 +171,6 @@ def reply(request: Message, arrays: ArrayRecord | None, metrics: dict[str, int |
 def failure(request: Message, reason: str) -> Message:
     """A client's answer when it could not do what it was asked to."""
     return Message(Error(code=CLIENT_FAILED, reason=reason), reply_to=request)
-
-
-def reply_problem(
-    answer: Message, expected: ArrayRecord | None, manifest: str, required: Iterable[str] = (ADAPTER,)
-) -> str | None:
-    """Why a reply must not reach the strategy, or None if it may.
-
-    `required` names the arrays that the strategy needs. Checked: error replies, the manifest, arrays by name, shape and
-    dtype against `expected` (None for evaluate replies, which carry none), finite values, finite numbers, at least one
-    example.
-    """
-    if answer.has_error():
-        return answer.error.reason or f"error code {answer.error.code}"
-    content = answer.content
-    if METRICS not in content or EXAMPLES not in content[METRICS]:
-        return f"the reply carries no {EXAMPLES}"
-    if CONFIG not in content or content[CONFIG].get("manifest") != manifest:
-        return "the reply was computed under another adapter manifest"
-    examples = content[METRICS][EXAMPLES]
-    if not isinstance(examples, int | float) or not np.isfinite(examples) or examples <= 0:
-        return f"{EXAMPLES} is {examples!r}"
-    odd = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
-    if odd:
-        return f"{odd[0]} is not finite"
-    return None if expected is None else _array_problem(content, expected, required)
-
-
-def _array_problem(content: RecordDict, expected: ArrayRecord, required: Iterable[str]) -> str | None:
-    lacking = [name for name in required if ARRAYS not in content or name not in content[ARRAYS]]
-    if lacking:
-        return f"the reply carries no {lacking[0]}"
-    for name, array in content[ARRAYS].items():
-        vector = array.numpy()  # what the bytes hold; the record's own label is only a claim
-        if vector.shape != tuple(expected[ADAPTER].shape):
-            return f"{name} has shape {vector.shape}, sent was {tuple(expected[ADAPTER].shape)}"
-        if vector.dtype != np.float32:
-            return f"{name} has dtype {vector.dtype}, accepted is float32"
-        if not np.isfinite(vector).all():
-            return f"{name} has values that are not finite"
-    return None
 
 
 def record_bytes(content: RecordDict) -> int:

@@ -198,5 +198,5 @@ class FakeGrid:
 @pytest.fixture
 def make_grid(monkeypatch) -> type[FakeGrid]:
     """`FakeGrid`, looked at without pauses."""
-    monkeypatch.setattr("fedllm_app.federation.exchange._PULL_INTERVAL", 0.001)
+    monkeypatch.setattr("fedllm_app.federation.transport._PULL_INTERVAL", 0.001)
     return FakeGrid

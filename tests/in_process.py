@@ -52,5 +52,5 @@ def run_in_process(flat: dict, directory) -> bytes:
     flat = flat | {"run.directory": str(directory)}
     run = RunDirectory(directory, PromptRecord.of(flat["data.template"], flat["data.system-prompt"]))
     run.create(flat)
-    server_app._run(InProcessGrid(flat, flat["clients.number"]), parse_run_config(flat), run, 0.0)
+    server_app.run_experiment(InProcessGrid(flat, flat["clients.number"]), parse_run_config(flat), run, run_id=5)
     return (directory / "adapter" / "adapter_model.safetensors").read_bytes()

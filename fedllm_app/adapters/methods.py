@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Manifest
+from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Layout, Manifest
 from fedllm_app.adapters.view import AdapterView, manifest_of
 from fedllm_app.models.base import ModelLocation, found_once, load_model_config
 
@@ -116,22 +116,20 @@ def check_dora(dora: bool, quantization: str) -> None:
         )
 
 
-def adapter_layout(location: ModelLocation, values: AdapterValues) -> tuple[Manifest, AdapterSettings]:
-    """The layout of the adapter on a model, and PEFT's settings for it, without the model's weights."""
+def adapter_layout(location: ModelLocation, values: AdapterValues) -> Layout:
+    """The layout of the adapter on a model, with PEFT's settings for it, without the model's weights."""
 
     def find() -> dict:
-        manifest, settings = _find_layout(load_model_config(location), peft_config(values), location.name)
-        return {"names": manifest.names, "shapes": manifest.shapes, "settings": settings.text}
+        layout = _find_layout(load_model_config(location), peft_config(values), location.name)
+        return {"names": layout.manifest.names, "shapes": layout.manifest.shapes, "settings": layout.settings.text}
 
     # The settings name the model, so a copy by another name has its own.
     found = found_once(location, [location.name, asdict(values)], find)
     shapes = tuple(tuple(shape) for shape in found["shapes"])
-    return Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"])
+    return Layout(Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"]))
 
 
-def _find_layout(
-    model_config: "PretrainedConfig", adapter: "peft.PeftConfig", base: str
-) -> tuple[Manifest, AdapterSettings]:
+def _find_layout(model_config: "PretrainedConfig", adapter: "peft.PeftConfig", base: str) -> Layout:
     """Build the model without storage, put the adapter in, and see."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -145,12 +143,12 @@ def _find_layout(
     adapter.base_model_name_or_path = base
     with tempfile.TemporaryDirectory() as scratch:
         adapter.save_pretrained(scratch)
-        return manifest, AdapterSettings((Path(scratch) / "adapter_config.json").read_text(encoding="utf-8"))
+        settings = AdapterSettings((Path(scratch) / "adapter_config.json").read_text(encoding="utf-8"))
+        return Layout(manifest, settings)
 
 
 def initial_adapter(
-    manifest: Manifest,
-    settings: AdapterSettings,
+    layout: Layout,
     values: AdapterValues,
     seed: int,
     load_base: Callable[[], "PreTrainedModel"],
@@ -159,7 +157,7 @@ def initial_adapter(
 
     Parameters
     ----------
-    manifest, settings : Manifest, AdapterSettings
+    layout : Layout
         What `adapter_layout` gives for `values`.
     load_base : Callable[[], PreTrainedModel]
         Loads the base model. Called for DoRA alone, whose magnitudes start at the column norms of the base's weights.
@@ -167,10 +165,11 @@ def initial_adapter(
     Returns
     -------
     np.ndarray
-        The packed float32 vector, shape (manifest.size,).
+        The packed float32 vector, shape (layout.size,).
     """
+    manifest = layout.manifest
     if PROMPT in manifest.names:
-        return manifest.pack(_drawn_encoder(settings, seed))
+        return manifest.pack(_drawn_encoder(layout.settings, seed))
     vector = draw_adapter(manifest, seed)
     if values.dora:
         vector = manifest.pack(manifest.unpack(vector) | _column_norms(load_base, values))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Manifest
+from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Layout, Manifest
 from fedllm_app.paths import atomic_path
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ENCODER_FILE = "encoder.safetensors"
 
 
-def save_peft_directory(directory: Path, vector: np.ndarray, manifest: Manifest, settings: AdapterSettings) -> None:
+def save_peft_directory(directory: Path, vector: np.ndarray, layout: Layout) -> None:
     """Write the adapter as PEFT does, so that `PeftModel.from_pretrained` and inference servers load it as it is.
 
     PEFT's file of p-tuning holds what its encoder gives, and no longer the encoder: that goes into a file of its own,
@@ -23,6 +23,7 @@ def save_peft_directory(directory: Path, vector: np.ndarray, manifest: Manifest,
     """
     from safetensors.numpy import save_file
 
+    manifest, settings = layout.manifest, layout.settings
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in manifest.unpack(vector).items()}
     with atomic_path(directory) as temporary:
         temporary.mkdir()

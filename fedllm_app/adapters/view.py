@@ -1,5 +1,6 @@
 """The trained parameters of a PEFT model, read and written as one packed float32 vector."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,20 +13,24 @@ if TYPE_CHECKING:
 
 
 class AdapterView:
-    """Reads and writes the adapter of a PEFT model, all its trained parameters, as one packed float32 vector.
+    """Reads and writes the adapter of a PEFT model, or a part of it, as one packed float32 vector.
 
-    `parameters` are in the manifest's order.
+    Parameters
+    ----------
+    part : Callable[[str], bool]
+        Which tensors the vector holds, by name; all by default.
+
+    Attributes
+    ----------
+    parameters : list[torch.nn.Parameter]
+        In the manifest's order.
     """
 
-    def __init__(self, model: "peft.PeftModel") -> None:
-        trained = {parameter.data_ptr(): parameter for parameter in model.parameters() if parameter.requires_grad}
-        named = _named_tensors(model)
-        if len(named) != len(trained):
-            raise AdapterError(f"{len(trained)} tensors of the model are trained, its adapter has {len(named)}")
-        # What PEFT names shares storage with the parameters. The parameters themselves are kept: a trainer may give
-        # them other storage.
-        self.parameters = [trained[tensor.data_ptr()] for tensor in named.values()]
-        self.manifest = manifest_of(model)
+    def __init__(self, model: "peft.PeftModel", part: Callable[[str], bool] = lambda name: True) -> None:
+        parameters, names = adapter_parameters(model)
+        kept = [(name, parameter) for name, parameter in zip(names, parameters, strict=True) if part(name)]
+        self.parameters = [parameter for _, parameter in kept]
+        self.manifest = manifest_of(model).part([name for name, _ in kept])
 
     def write(self, vector: np.ndarray) -> None:
         """Load `vector` (shape (manifest.size,)) into the model."""
@@ -46,7 +51,8 @@ class AdapterView:
         import torch
 
         with torch.no_grad():
-            return torch.cat([parameter.reshape(-1).float().cpu() for parameter in self.parameters]).numpy()
+            pieces = [parameter.reshape(-1).float().cpu() for parameter in self.parameters]
+            return torch.cat(pieces).numpy() if pieces else np.zeros(0, np.float32)
 
     def pieces(self, vector: np.ndarray) -> list["torch.Tensor"]:
         """A copy of `vector` on the model's device, cut in the manifest's order. `AdapterError` on another size."""
@@ -54,8 +60,23 @@ class AdapterView:
 
         if vector.shape != (self.manifest.size,):
             raise AdapterError(f"an adapter of shape {vector.shape} does not fit ({self.manifest.size},)")
+        if not self.parameters:
+            return []
         copy = torch.from_numpy(np.array(vector, np.float32)).to(self.parameters[0].device)
         return list(copy.split(self.manifest.sizes))
+
+
+def adapter_parameters(model: "peft.PeftModel") -> tuple[list["torch.nn.Parameter"], list[str]]:
+    """The adapter's parameters and their names, in the manifest's order. AdapterError if others are trained as well."""
+    # What PEFT names shares storage with the parameters. The parameters themselves are kept: a trainer may give them
+    # other storage.
+    by_address = {parameter.data_ptr(): parameter for parameter in model.parameters()}
+    named = _named_tensors(model)
+    found = [by_address[tensor.data_ptr()] for tensor in named.values()]
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    if not trained <= {id(parameter) for parameter in found}:
+        raise AdapterError(f"{len(trained)} tensors of the model are trained, its adapter has {len(named)}")
+    return found, list(named)
 
 
 def manifest_of(model: "peft.PeftModel") -> Manifest:

@@ -1,222 +1,120 @@
-"""What one process does for the clients it serves: hold shards, train, evaluate.
+"""What one process does for the clients it serves: describe, train, evaluate.
 
 A client is a number; between messages nothing of it stays in memory but its tokenized shard. What its algorithm has it
 keep lies on its disk.
 """
 
 import resource
-from dataclasses import astuple, dataclass
-from functools import lru_cache
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data
-from fedllm_app.data.encoding import Tokenization
-from fedllm_app.data.shards import (
-    EmptyShard,
-    PairShard,
-    Shard,
-    batches,
-    cached,
-    join,
-    tokenize,
-    tokenize_pairs,
-    walk,
-)
-from fedllm_app.data.sources import TooManyBadRows
-from fedllm_app.data.templates import template_source
+from fedllm_app.client.policy import check_pooling
+from fedllm_app.client.shards import ShardStore, round_indices
+from fedllm_app.config.sections import TrainConfig
 from fedllm_app.errors import UserError
-from fedllm_app.messages import ADAPTER, EXAMPLES, PEAK_GPU_MEMORY, PEAK_MEMORY, REFERENCE, Assignment, vector_hash
-from fedllm_app.training.client_state import ClientState, ReferenceCache
+from fedllm_app.messages import (
+    ADAPTER,
+    EXAMPLES,
+    HOME,
+    PEAK_GPU_MEMORY,
+    PEAK_MEMORY,
+    REFERENCE,
+    Assignment,
+    ClientHolding,
+    vector_hash,
+)
+from fedllm_app.training.client_state import ClientState, RoundState
 from fedllm_app.training.corrections import Correction, LocalRound, Numbers, Vectors, corrections_for
 from fedllm_app.training.resident import Resident, ResidentKey, resident
-from fedllm_app.training.trainer import LocalTraining, Progress, TrainResult, train_round
+from fedllm_app.training.task import ClientShards, Job, Progress, Task
+from fedllm_app.updates.chain import UpdateChain
 
 
-class ReferenceLost(UserError):
-    """The client has no copy of the reference policy's adapter; the server sends it again after this."""
-
-
-class SiteDataNotPooled(UserError):
-    """A site was asked to train on the rows of all, and has only its own."""
+class ArrayLost(UserError):
+    """The client has no copy of an array that the server sends once; the server sends it again after this."""
 
 
 @dataclass(frozen=True)
-class ClientShards:
-    """A client's tokenized rows, what it is called, and a key that names the training rows exactly.
+class LocalClient:
+    """Serves the clients of one run from this process's resident model.
 
-    `bad` counts the unusable rows of the set that they are from; `first_refused` names the first row that cannot be
-    written as tokens, and why, without anything of what it says.
+    Attributes
+    ----------
+    key : ResidentKey
+        The model and adapter.
+    corrections : tuple[type[Correction], ...]
+        Corrections of the user's own, beside those of the table.
+    evaluate_examples : int
+        Held-out rows of an evaluation.
+    draw_home : Callable[[], np.ndarray]
+        Draws the part of the starting adapter that stays at home, packed, as the server draws it.
     """
 
-    label: str
-    schema: str
-    key: str
-    train: Shard | PairShard
-    held_out: Shard | PairShard
-    bad: int = 0
-    first_refused: str = ""
+    run_id: int
+    key: ResidentKey
+    store: ShardStore
+    train_config: TrainConfig
+    task: Task
+    chain: UpdateChain
+    corrections: tuple[type[Correction], ...]
+    evaluate_examples: int
+    draw_home: Callable[[], np.ndarray]
 
     @property
-    def dropped(self) -> int:
-        """Rows whose prompt leaves no room for a completion."""
-        return self.train.dropped + self.held_out.dropped
+    def model(self) -> Resident:
+        """The resident model."""
+        return resident(self.key)
 
-    @property
-    def cut(self) -> int:
-        """Examples whose completion is cut at the maximum length."""
-        return self.train.cut + self.held_out.cut
+    def shards(self, client: int) -> ClientShards:
+        """A client's tokenized rows."""
+        return self.store.of(client, self.model)
 
-    @property
-    def refused(self) -> int:
-        """Rows that cannot be written as tokens."""
-        return self.train.refused.count + self.held_out.refused.count
+    def pooled_shards(self) -> ClientShards:
+        """The rows of all clients, as if one owned them."""
+        return self.store.pooled(self.model)
 
-    @property
-    def equal(self) -> int:
-        """Preference pairs whose answers are equal when cut."""
-        return sum(part.equal for part in (self.train, self.held_out) if isinstance(part, PairShard))
-
-
-class Task(Protocol):
-    """What differs between instruction tuning and value alignment."""
-
-    pairs: bool
-
-    def train(self, job: "Job", indices: np.ndarray) -> TrainResult:
-        """Train one round on the examples at `indices`, in their order."""
-
-    def evaluate(self, job: "Job", examples: int) -> Numbers:
-        """Held-out metrics of the job's adapter."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request to one client with all that a task needs to answer it."""
-
-    model: Resident
-    training: LocalTraining
-    shards: ClientShards
-    assignment: Assignment
-    adapter: np.ndarray
-    reference: np.ndarray | None
-    seed: int
-    corrections: list[Correction]
-    progress: Progress | None
-
-
-class InstructionTuning:
-    """`train.task = "sft"`."""
-
-    pairs = False
-
-    def train(self, job: Job, indices: np.ndarray) -> TrainResult:
-        """See `Task`."""
-        from fedllm_app.training.sft import sft_dataset, sft_trainer
-
-        rows = [job.shards.train.row(index) for index in indices]
-        return _train(job, sft_trainer(job.model, job.training), sft_dataset(rows))
-
-    def evaluate(self, job: Job, examples: int) -> Numbers:
-        """See `Task`."""
-        from fedllm_app.training.sft import evaluate_sft
-
-        return evaluate_sft(job.model, job.shards.held_out, job.adapter, examples)
-
-
-@dataclass(frozen=True)
-class ValueAlignment:
-    """`train.task = "dpo"`: `beta` and TRL's loss type."""
-
-    beta: float
-    loss_type: str
-    pairs = True
-
-    def train(self, job: Job, indices: np.ndarray) -> TrainResult:
-        """See `Task`."""
-        from fedllm_app.training.dpo import complete_references, dpo_dataset, dpo_trainer
-
-        shard, references = job.shards.train, self._references(job, "train", job.shards.train)
-        complete_references(job.model, shard, indices, job.reference, references)
-        trainer = dpo_trainer(job.model, job.training, self.beta, self.loss_type)
-        return _train(job, trainer, dpo_dataset(shard, indices, references))
-
-    def evaluate(self, job: Job, examples: int) -> Numbers:
-        """See `Task`."""
-        from fedllm_app.training.dpo import evaluate_dpo
-
-        shard = job.shards.held_out
-        references = self._references(job, "held-out", shard)
-        return evaluate_dpo(job.model, shard, job.adapter, job.reference, references, self.beta, examples)
-
-    def _references(self, job: Job, part: str, shard: PairShard) -> ReferenceCache:
-        # Threads and dtype change the last bits of a log-probability.
-        numerics = f"{job.model.model.dtype}/{torch.get_num_threads()}"
-        parts = [str(job.model.key), numerics, job.assignment.reference, part, job.shards.key]
-        return ReferenceCache(parts, len(shard))
-
-
-class LocalClient:
-    """Serves clients of one run from this process's resident model."""
-
-    def __init__(
-        self,
-        run_id: int,
-        model: ResidentKey,
-        selection: DataSelection,
-        tokenization: Tokenization,
-        training: LocalTraining,
-        task: Task,
-        evaluate_examples: int,
-    ) -> None:
-        self.run_id = run_id
-        self.model = model
-        self.selection = selection
-        self.tokenization = tokenization
-        self.training = training
-        self.task = task
-        self.evaluate_examples = evaluate_examples
-        # Tokens stay on disk until they are read, so this keeps open files and the places of examples in them.
-        self.shards = lru_cache(maxsize=16)(self._shards)
-        self.pooled_shards = lru_cache(maxsize=1)(self._pooled_shards)
-
-    def describe(self, client: int, pooled: bool = False) -> dict[str, Any]:
-        """What the client holds: name, schema, examples, rows that teach nothing, tokens; and its adapter's layout.
+    def describe(self, client: int, pooled: bool = False) -> tuple[ClientHolding, str]:
+        """What the client holds, and the hash of the layout of what it will send.
 
         `pooled` asks whether its rows are among those that a run can train on as if one client owned them all.
         """
         if pooled:
-            self._check_pooling()
-        held = self.shards(client)
-        return {
-            "name": held.label,
-            "schema": held.schema,
-            "examples": len(held.train),
-            "held-out": len(held.held_out),
-            "dropped": held.dropped,
-            "cut": held.cut,
-            "cut-training": held.train.cut,
-            "bad": held.bad,
-            "refused": held.refused,
-            "first-refused": held.first_refused,
-            "equal": held.equal,
-            "tokens": held.train.total,
-            "manifest": resident(self.model).manifest.hash,
-        }
+            check_pooling(self.store.selection)
+        return self.describe_rows(client), self.model.manifest.hash
+
+    def describe_rows(self, client: int) -> ClientHolding:
+        """What the client holds."""
+        shards = self.shards(client)
+        return ClientHolding(
+            name=shards.label,
+            schema=shards.schema,
+            examples=len(shards.train),
+            held_out=len(shards.held_out),
+            dropped=shards.train.dropped + shards.held_out.dropped,
+            bad=shards.bad,
+            tokens=shards.train.total,
+            cut=shards.train.cut + shards.held_out.cut,
+            cut_training=shards.train.cut,
+            refused=shards.refused,
+            first_refused=shards.first_refused,
+            equal=shards.train.equal + shards.held_out.equal,
+        )
 
     def train(self, assignment: Assignment, vectors: Vectors, progress: Progress) -> tuple[Vectors, Numbers]:
         """One round of local training: the arrays to send back, and the client's numbers."""
         shards = self.pooled_shards() if assignment.pooled else self.shards(assignment.client)
         corrections = self._corrections(assignment, vectors)
         job = self._job(assignment, vectors, shards, corrections, progress)
-        result = self.task.train(job, self.indices(shards.train, assignment))
-        arrays, extra = {ADAPTER: result.adapter}, {}
+        result = self.task.train(job, self.indices(shards, assignment))
+        arrays, numbers = {ADAPTER: result.adapter}, {}
         for correction in corrections:
-            more, numbers = correction.finish()
+            more, reported = correction.finish()
             arrays |= more
-            extra |= numbers
+            numbers |= reported
+        arrays, reported = self.chain.outgoing(arrays, vectors[ADAPTER], self._round_state(assignment))
         return arrays, {
             EXAMPLES: len(shards.train),
             "train-loss": float(np.mean(result.losses)),
@@ -226,8 +124,9 @@ class LocalClient:
             "seconds": result.seconds,
             **_memory(),
             "client": assignment.client,
-            **result.preference_metrics,
-            **extra,
+            **result.metrics,
+            **numbers,
+            **reported,
         }
 
     def evaluate(self, assignment: Assignment, vectors: Vectors) -> Numbers:
@@ -236,130 +135,76 @@ class LocalClient:
         metrics = self.task.evaluate(job, self.evaluate_examples)
         return {**metrics, **_memory(), "client": assignment.client}
 
+    def indices(self, shards: ClientShards, assignment: Assignment) -> np.ndarray:
+        """The examples of a client's next round, batch by batch."""
+        train, pooled = self.train_config, assignment.pooled
+        return round_indices(
+            shards,
+            client=assignment.client,
+            clients=assignment.clients,
+            pooled=pooled,
+            seed=self.store.selection.seed,
+            # The pool is walked by rounds.
+            steps=(assignment.server_round - 1) * train.local_steps if pooled else assignment.position,
+            per_step=train.batch_size * train.gradient_accumulation,
+            batch=train.batch_size,
+            count=train.examples_per_round,
+        )
+
     def _job(self, assignment, vectors: Vectors, shards: ClientShards, corrections, progress) -> Job:
-        parts = [self.selection.seed, 3, assignment.client, assignment.server_round]
+        self._place_home(assignment, vectors)
+        parts = [self.store.selection.seed, 3, assignment.client, assignment.server_round]
         return Job(
-            model=resident(self.model),
-            training=self.training,
+            model=self.model,
+            train=self.train_config,
             shards=shards,
             assignment=assignment,
             adapter=vectors[ADAPTER],
-            reference=self._reference(assignment, vectors),
+            reference=self._sent_once(REFERENCE, assignment, vectors),
             seed=int(np.random.SeedSequence(parts).generate_state(1)[0]),
             corrections=corrections,
             progress=progress,
         )
 
     def _corrections(self, assignment: Assignment, vectors: Vectors) -> list[Correction]:
-        return corrections_for(
-            LocalRound(
-                asked=assignment.asked,
-                vectors=vectors,
-                pieces=resident(self.model).adapter.pieces,
-                state=self._state(assignment),
-                server_round=assignment.server_round,
-                version=assignment.state_version,
-            )
+        local_round = LocalRound(
+            asked=assignment.asked,
+            vectors=vectors,
+            pieces=self.model.adapter.pieces,
+            state=self._state(assignment),
+            server_round=assignment.server_round,
+            version=assignment.state_version,
         )
+        return corrections_for(local_round, self.corrections)
 
-    def _reference(self, assignment: Assignment, vectors: Vectors) -> np.ndarray | None:
-        if not assignment.reference:
+    def _place_home(self, assignment: Assignment, vectors: Vectors) -> None:
+        """Write the part of the adapter that stays at home into the model."""
+        home = self._sent_once(HOME, assignment, vectors, self.draw_home)
+        if home is not None:
+            self.model.home.write(home)
+
+    def _sent_once(
+        self, name: str, assignment: Assignment, vectors: Vectors, derive: Callable[[], np.ndarray] | None = None
+    ) -> np.ndarray | None:
+        """An array that the server sends once: from the message, from disk or derived; None if the run has none."""
+        if name not in assignment.once:
             return None
         state = self._state(assignment)
-        if REFERENCE in vectors:
-            state.save_reference(vectors[REFERENCE])
-        reference = state.reference()
-        if reference is None or vector_hash(reference) != assignment.reference:
-            raise ReferenceLost("the adapter of the reference policy is not on this client's disk")
-        return reference
+        if name in vectors:
+            state.keep(name, vectors[name])
+        array = state.kept(name)
+        if array is None and derive is not None:
+            array = derive()
+            state.keep(name, array)
+        if array is None or vector_hash(array) != assignment.once[name]:
+            raise ArrayLost(f"the array {name!r} that the server sends once is not on this client's disk")
+        return array
 
     def _state(self, assignment: Assignment) -> ClientState:
         return ClientState(self.run_id, assignment.client)
 
-    def indices(self, shard: Shard | PairShard, assignment: Assignment) -> np.ndarray:
-        """The examples of a client's next round, batch by batch."""
-        plan, seed = self.training, self.selection.seed
-        # The pool of all clients is nobody's shard: it is walked by rounds.
-        client = assignment.clients if assignment.pooled else assignment.client
-        steps = (assignment.server_round - 1) * plan.local_steps if assignment.pooled else assignment.position
-        position = steps * plan.batch_size * plan.gradient_accumulation
-        met = walk(len(shard), client, seed, position, plan.examples_per_round)
-        return np.concatenate(list(batches(met, shard.lengths, plan.batch_size, [seed, 4, client, steps])))
-
-    def _shards(self, client: int) -> ClientShards:
-        data = client_data(self.selection, client)
-        train, held_out = self._tokenized("train", data, data.train), self._tokenized("held-out", data, data.held_out)
-        refused = _first_refused(data.train, train) or _first_refused(data.held_out, held_out)
-        shards = ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out, data.bad, refused)
-        if not len(train):
-            raise EmptyShard(_nothing_left(shards, len(data.train), self.tokenization.max_length))
-        unusable, share = data.bad + shards.refused, self.selection.max_bad_share
-        if shards.refused and unusable > share * data.set_rows:
-            raise TooManyBadRows(
-                f"{unusable} of the {data.set_rows} rows of its data cannot be used, more than data.max-bad-share = "
-                f"{share}: the template refuses {shards.refused} of them, the first is {refused}. Repair them, choose "
-                "another data.template, or raise data.max-bad-share"
-            )
-        return shards
-
-    def _pooled_shards(self) -> ClientShards:
-        """The rows of all clients, as if one owned them."""
-        self._check_pooling()
-        held = [self.shards(client) for client in range(self.selection.clients)]
-        parts = {part: join([getattr(one, part) for one in held]) for part in ("train", "held_out")}
-        return ClientShards("pooled", held[0].schema, " ".join(one.key for one in held), **parts)
-
-    def _check_pooling(self) -> None:
-        if self.selection.whole:
-            raise SiteDataNotPooled(
-                "strategy.name = 'centralized' trains one client on everybody's rows, and this site has its own "
-                "(node-config data-path), which no other has: choose another strategy"
-            )
-
-    def _key(self, data: ClientData) -> list:
-        how, model = self.tokenization, resident(self.model)
-        template = template_source(how.template) or how.template
-        return [model.tokenizer_hash, model.stops, data.fingerprint, template, *astuple(how)[1:]]
-
-    def _tokenized(self, part: str, data: ClientData, rows: Rows) -> Shard | PairShard:
-        how, model = self.tokenization, resident(self.model)
-        template = how.bind(model.tokenizer, model.stops)
-
-        def make() -> Shard | PairShard:
-            if self.task.pairs:
-                return tokenize_pairs(rows, template, model.tokenizer, how.max_length, how.system_prompt)
-            return tokenize(rows, template, model.tokenizer, how.max_length, how.system_prompt, how.learn_turns)
-
-        return cached([part, self.task.pairs, *self._key(data)], make)
-
-
-def _first_refused(rows: Rows, shard: Shard | PairShard) -> str:
-    return next((f"row {rows.number(place)}: {reason}" for place, reason in shard.refused.first), "")
-
-
-def _nothing_left(shards: ClientShards, rows: int, max_length: int) -> str:
-    """Why a client has no example."""
-    part = shards.train
-    reasons = (
-        (part.dropped, f"have a prompt that leaves no room for a completion in train.max-length = {max_length} tokens"),
-        (part.refused.count, f"are refused by the template, the first is {shards.first_refused}"),
-        (shards.equal, "are pairs whose answers are equal when cut at train.max-length"),
-    )
-    told = "; ".join(f"{count} {reason}" for count, reason in reasons if count)
-    return f"none of its {rows} training rows can be used: {told}"
-
-
-def _train(job: Job, trainer, dataset) -> TrainResult:
-    return train_round(
-        job.model,
-        trainer,
-        dataset,
-        job.adapter,
-        job.assignment.learning_rate,
-        job.seed,
-        job.corrections,
-        job.progress,
-    )
+    def _round_state(self, assignment: Assignment) -> RoundState:
+        return RoundState(self._state(assignment), assignment.state_version, assignment.server_round)
 
 
 def _memory() -> Numbers:

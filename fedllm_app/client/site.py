@@ -12,6 +12,7 @@ from fedllm_app.data.client_rows import DataSelection
 from fedllm_app.data.schemas import DataError
 
 NodeConfig = Mapping[str, bool | int | float | str]
+SiteItems = tuple[tuple[str, str], ...]
 
 _COLUMNS = {f"{field}-column": field for field in ("prompt", "input", "completion", "messages", "chosen", "rejected")}
 _KEYS = ("data-path", "data-split", "site", *_COLUMNS)
@@ -22,7 +23,7 @@ class SiteConfigError(DataError):
     """The node configuration of a site is wrong; the message names the key, its value and what is accepted."""
 
 
-def site_items(node_config: NodeConfig) -> tuple[tuple[str, str], ...]:
+def site_items(node_config: NodeConfig) -> SiteItems:
     """What a node's configuration says of its data, sorted, so that it can be a key.
 
     The virtual nodes of a simulation, which differ in Flower's own keys only, all give the same.
@@ -47,7 +48,7 @@ def site_items(node_config: NodeConfig) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(items))
 
 
-def at_site(selection: DataSelection, items: tuple[tuple[str, str], ...]) -> DataSelection:
+def at_site(selection: DataSelection, items: SiteItems) -> DataSelection:
     """The selection with the site's own path, columns and split; a site that names a path owns all of it."""
     said = dict(items)
     columns = {field: said[key] for key, field in _COLUMNS.items() if key in said}

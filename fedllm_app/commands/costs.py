@@ -1,27 +1,32 @@
 """What a configuration will cost, before anything runs: parameters, bytes, memory, steps, tokens, examples.
 
-Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then
-uses.
+Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then uses.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from flwr.app import RecordDict
 
 from fedllm_app.adapters.methods import add_adapter, peft_config
-from fedllm_app.adapters.view import manifest_of
-from fedllm_app.client_app import build_local_client
+from fedllm_app.client.build import local_client
+from fedllm_app.client.local_client import LocalClient
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig
 from fedllm_app.config.values import adapter_values, check_context, model_values
-from fedllm_app.federation.rounds import evaluation_rounds
-from fedllm_app.federation.schedule import choose_clients
-from fedllm_app.messages import ADAPTER, ARRAYS, Assignment, record_bytes, vectors_record
-from fedllm_app.models.base import choose_dtype, load_model_config, locate_model
-from fedllm_app.strategies.fedavg import FedAvg
+from fedllm_app.federation.schedule import Schedule
+from fedllm_app.federation.start import check_updates, unfilled_start
+from fedllm_app.messages import ADAPTER, ARRAYS, Assignment, ClientHolding, record_bytes, vectors_record
+from fedllm_app.models.base import ModelLocation, choose_dtype, load_model_config, locate_model
 from fedllm_app.strategies.registry import build_strategy
+from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.training.footprint import TrainingMemory, process_bytes, training_memory
+from fedllm_app.training.resident import freeze_home
+from fedllm_app.updates.chain import UpdateChain
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -38,27 +43,9 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Holding:
-    """What a client brings: its name, usable examples, rows dropped for length, held-out examples.
-
-    `cut` counts examples whose completion is cut at the maximum length, `refused` rows that the template refuses,
-    `equal` preference pairs whose answers are the same when cut; training and held-out rows together, as `dropped`.
-    """
-
-    name: str
-    examples: int
-    dropped: int
-    held_out: int
-    cut: int = 0
-    refused: int = 0
-    equal: int = 0
-
-
-@dataclass(frozen=True)
 class Plan:
     """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
-    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read.
-    """
+    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read."""
 
     trained: int
     frozen: int
@@ -67,7 +54,7 @@ class Plan:
     process: int
     rows: int
     length: int
-    clients: list[Holding]
+    holdings: dict[int, ClientHolding]
     rounds: int
     steps: int
     tokens: int
@@ -79,80 +66,69 @@ class Plan:
 
 
 def make_plan(flat: FlatConfig) -> Plan:
-    """Find all figures of a configuration, given flat.
-
-    Raises `ConfigError`, and the errors of data and models, as a run does.
-    """
+    """Find all figures of a configuration, given flat. `ConfigError`, and the errors of data and models, as in a run."""
     config = parse_run_config(flat)
     number = config.clients.number
     if not number:
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
-    check_context(config, locate_model(config.model.name, config.model.trust_remote_code))
-    client = build_local_client(0, tuple(sorted(flat.items())), number)
+    location = locate_model(config.model.name, config.model.trust_remote_code)
+    check_context(config, location)
+    client = local_client(0, tuple(sorted(flat.items())), number)
     process = process_bytes()
-    holdings = [_holding(client.shards(k)) for k in range(number)]
+    holdings = {k: client.describe_rows(k) for k in range(number)}
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
-    chosen = _chosen(config, strategy)
-    steps, tokens, rows, length = _work(config, client, chosen)
+    check_updates(client.chain, strategy)
+    schedule = Schedule.of(config, number)
+    work = _work(client, strategy, schedule)
     model = _skeleton(config)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     values = model_values(config)
     return Plan(
         trained=trained,
         frozen=sum(parameter.numel() for parameter in model.parameters()) - trained,
-        traffic=_traffic(config, strategy, manifest_of(model).size, chosen),
+        traffic=_traffic(config, location, strategy, client.chain, schedule),
         memory=training_memory(
-            model, rows, length, config.train.optimizer, values.quantization, values.double_quantization
+            model, work.rows, work.length, config.train.optimizer, values.quantization, values.double_quantization
         ),
         process=process,
-        rows=rows,
-        length=length,
-        clients=holdings,
+        rows=work.rows,
+        length=work.length,
+        holdings=holdings,
         rounds=config.train.rounds,
-        steps=steps,
-        tokens=tokens,
+        steps=work.steps,
+        tokens=work.tokens,
     )
 
 
-def _holding(held) -> Holding:
-    return Holding(
-        name=held.label,
-        examples=len(held.train),
-        dropped=held.dropped,
-        held_out=len(held.held_out),
-        cut=held.cut,
-        refused=held.refused,
-        equal=held.equal,
-    )
-
-
-def _chosen(config: Config, strategy) -> list[list[int]]:
-    """The clients that train in every round, as the run will draw them."""
-    clients = config.clients
-    rounds = range(1, config.train.rounds + 1)
-    drawn = [choose_clients(clients.number, clients.per_round, config.run.seed, number) for number in rounds]
-    return [strategy.taking_part(those) for those in drawn] if isinstance(strategy, FedAvg) else drawn
-
-
-def _work(config: Config, client, chosen: list[list[int]]) -> tuple[int, int, int, int]:
+@dataclass(frozen=True)
+class _Work:
     """Optimizer steps and tokens of the whole run, and rows and length of its largest batch."""
-    pooled, pairs = config.strategy.name == "centralized", config.train.task == "dpo"
-    batch = config.train.batch_size
-    positions: dict[int, int] = {}
-    tokens, largest = 0, (0, 0)
-    for number, those in enumerate(chosen, start=1):
-        for one in those:
-            shard = (client.pooled_shards() if pooled else client.shards(one)).train
-            assignment = Assignment(one, config.clients.number, number, positions.get(one, 0), 0.0, "", pooled=pooled)
-            indices = client.indices(shard, assignment)
-            lengths = shard.lengths[indices].reshape(-1, batch)
-            tokens += shard.tokens_of(indices)
-            largest = max(largest, (int(lengths.max()), batch * (2 if pairs else 1)))
-            positions[one] = positions.get(one, 0) + config.train.local_steps
-    return sum(map(len, chosen)) * config.train.local_steps, tokens, largest[1], largest[0]
+
+    steps: int
+    tokens: int
+    rows: int
+    length: int
 
 
-def _skeleton(config: Config):
+def _work(client: LocalClient, strategy: RoundStrategy, schedule: Schedule) -> _Work:
+    """Walk the clients' shards as the run will."""
+    batch = client.train_config.batch_size
+    positions = dict.fromkeys(range(schedule.clients), 0)
+    steps, tokens, largest = 0, 0, (0, 0)
+    for plan in schedule.training():
+        for k in strategy.taking_part(plan.clients):
+            assignment = Assignment(k, schedule.clients, plan.number, positions[k], 0.0, "", pooled=strategy.pooled)
+            shards = client.pooled_shards() if strategy.pooled else client.shards(k)
+            indices = client.indices(shards, assignment)
+            lengths = shards.train.lengths[indices].reshape(-1, batch)
+            tokens += shards.train.tokens_of(indices)
+            largest = max(largest, (int(lengths.max()), batch * shards.train.sequences))
+            positions[k] += schedule.local_steps
+            steps += schedule.local_steps
+    return _Work(steps, tokens, rows=largest[1], length=largest[0])
+
+
+def _skeleton(config: Config) -> "PeftModel":
     """The model with its adapter, without storage, as a client would load it."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -165,24 +141,42 @@ def _skeleton(config: Config):
         )
     base.requires_grad_(False)
     model = add_adapter(base, peft_config(adapter_values(config)))
+    freeze_home(model, config.lora.aggregation)
     if config.train.gradient_checkpointing:
         base.activation_checkpointing_enable()
     return model
 
 
-def _traffic(config: Config, strategy, size: int, chosen: list[list[int]]) -> Traffic:
-    """Bytes as `rounds.Rounds` will count them."""
-    vector = record_bytes(RecordDict({ARRAYS: vectors_record({ADAPTER: np.zeros(size, np.float32)})}))
-    known = isinstance(strategy, FedAvg)
-    message = vector * (len(strategy.sent_arrays) if known else 1)
-    reply = vector * (len(strategy.reply_arrays) if known else 1)
-    trainings = sum(map(len, chosen))
-    clients, seed = config.clients, config.run.seed
-    evaluated = [
-        choose_clients(clients.number, clients.per_round, seed, max(number, 1))
-        for number in evaluation_rounds(config.train.rounds, config.evaluate.every)
-    ]
+class _NoState:
+    """The state of a client that has not trained yet."""
+
+    expected = False
+
+    def load(self, _name: str) -> None:
+        return None
+
+    def save(self, _name: str, _array: np.ndarray) -> None:
+        return None
+
+
+def _traffic(
+    config: Config, location: ModelLocation, strategy: RoundStrategy, chain: UpdateChain, schedule: Schedule
+) -> Traffic:
+    """Bytes as the run's ledger will count them."""
+    start = unfilled_start(config, location)
+    zero = np.zeros(start.travelling.size, np.float32)
+    vector = _bytes({ADAPTER: zero})
+    message = vector * len(strategy.sent_arrays)
+    reply = _bytes(chain.outgoing(dict.fromkeys(strategy.reply_arrays, zero), zero, _NoState())[0])
+    trained = [strategy.taking_part(plan.clients) for plan in schedule.training()]
+    evaluated = [plan.clients for plan in map(schedule.round, range(schedule.rounds + 1)) if plan.evaluates]
+    trainings = sum(map(len, trained))
     down = trainings * message + sum(map(len, evaluated)) * vector
-    if config.adapter.start and config.train.task == "dpo":  # the reference policy, once to each client
-        down += vector * len({client for those in (*chosen, *evaluated) for client in those})
+    once = start.sent_once(range(schedule.clients))
+    for client in {client for clients in (*trained, *evaluated) for client in clients}:
+        down += sum(len(array.data) for array in once.for_client(client).values())
     return Traffic(message, reply, down, trainings * reply)
+
+
+def _bytes(vectors: dict[str, np.ndarray]) -> int:
+    return record_bytes(RecordDict({ARRAYS: vectors_record(vectors)}))

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.peft_directory import load_peft_directory
+from fedllm_app.client.build import resident_key
 from fedllm_app.client.local_client import peak_memory_mb
 from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.commands.run import new_directory, run_to_end
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
-from fedllm_app.config.values import resident_key
 from fedllm_app.data import corpus
 from fedllm_app.evaluation.compare import QUESTIONS, Comparison, compare, sample_answers
 from fedllm_app.paths import write_text

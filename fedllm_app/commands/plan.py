@@ -8,12 +8,11 @@ from rich.table import Table
 
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.config.parse import parse_run_config
+from fedllm_app.federation.holdings import holdings_table
 from fedllm_app.models.quantization import prepare_bitsandbytes
 
 if TYPE_CHECKING:
-    from fedllm_app.commands.costs import Holding, Plan
-
-_SHOWN = 10  # clients listed one by one
+    from fedllm_app.commands.costs import Plan
 
 
 def add_parser(subparsers) -> None:
@@ -51,25 +50,7 @@ def show_plan(plan: "Plan", console: Console) -> None:
     ):
         table.add_row(label, value)
     console.print(table)
-    console.print(_clients_table(plan.clients))
-
-
-def _clients_table(holdings: "list[Holding]") -> Table:
-    """A line a client; counts of what only some data has are shown where there is some."""
-    counts = {"examples": "examples", "dropped": "dropped for length", "cut": "cut", "held_out": "held out"}
-    for count, title in (("refused", "refused by template"), ("equal", "equal pairs")):
-        if any(getattr(held, count) for held in holdings):
-            counts[count] = title
-    table = Table(title="clients")
-    for column in ("client", "name", *counts.values()):
-        table.add_column(column, justify="left" if column == "name" else "right")
-    for number, held in enumerate(holdings[:_SHOWN]):
-        table.add_row(str(number), held.name, *(f"{getattr(held, count):,}" for count in counts))
-    if len(holdings) > _SHOWN:
-        rest = holdings[_SHOWN:]
-        sums = (sum(getattr(held, count) for held in rest) for count in counts)
-        table.add_row("…", f"{len(rest)} more", *(f"{total:,}" for total in sums))
-    return table
+    console.print(holdings_table(plan.holdings))
 
 
 def _mb(size: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedllm_app.class_paths import NotImportable, is_class_path
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
 from fedllm_app.commands.options import add_app_parser, run_config
@@ -17,7 +18,8 @@ from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.runs.directory import RunDirectory, read_result
-from fedllm_app.strategies.class_path import NotImportable, check_class_path
+from fedllm_app.strategies.class_path import check_class_path
+from fedllm_app.tasks import task_spec
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
 _ASK_FLOWER_EVERY = 20.0  # seconds of silence after which Flower is asked whether the run is alive
@@ -64,7 +66,7 @@ def run_to_end(
     directory = RunDirectory(Path(config.run.directory))
     if directory.journal_file.exists():
         raise LaunchError(f"run.directory = {config.run.directory!r} holds another run; name a new directory")
-    if "." in config.strategy.name:
+    if is_class_path(config.strategy.name):
         try:
             check_class_path(config.strategy.name, config.strategy.hyper)
         except NotImportable:
@@ -130,7 +132,8 @@ def _follow(run_id, directory: RunDirectory, config: Config, console: Console, c
     steps = Tail(progress_file(run_id))
     train = config.train
     heard, unanswered = time.monotonic(), 0
-    with Watch(console, train.rounds, config.clients.per_round, train.local_steps) as watch:
+    metrics = task_spec(train.task).metrics
+    with Watch(console, train.rounds, config.clients.per_round, train.local_steps, metrics) as watch:
         while True:
             result = read_result(directory.path)
             events, lines = journal.new(), steps.new()

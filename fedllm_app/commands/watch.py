@@ -1,29 +1,29 @@
 """What a user sees while a run goes on: round, client, step, loss, time left; and the summary at its end."""
 
 import time
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 
 from fedllm_app.federation.holdings import holdings_table, versions_line
+from fedllm_app.messages import ClientHolding
 
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
 
 
-_METRICS = {
-    "eval_loss": "loss",
-    "exact_match": "exact match",
-    "reward_accuracy": "reward accuracy",
-    "reward_margin": "margin",
-}
-
-
 class Watch:
-    """Turns the events of a run's journal and the steps of its clients into lines on a terminal."""
+    """Turns the events of a run's journal and the steps of its clients into lines on a terminal.
 
-    def __init__(self, console: Console, rounds: int, per_round: int, local_steps: int) -> None:
+    `metrics` are the held-out metrics to show, by the journal's name, and what to call them.
+    """
+
+    def __init__(
+        self, console: Console, rounds: int, per_round: int, local_steps: int, metrics: Mapping[str, str]
+    ) -> None:
         self.console = console
         self.rounds, self.per_round, self.local_steps = rounds, per_round, local_steps
+        self.metrics = metrics
         self.names: dict[int, str] = {}
         self.current = 0
         self._held: list[dict] = []
@@ -88,7 +88,8 @@ class Watch:
     def _ready(self, event: dict) -> None:
         self.names = {line["client"]: line["name"] for line in self._held}
         self.per_round = min(self.per_round or event["clients"], event["clients"])
-        self.console.print(holdings_table(self._held))
+        holdings = {line["client"]: ClientHolding.from_config(line) for line in self._held}
+        self.console.print(holdings_table(holdings))
         for line in self._versions:
             self.console.print(versions_line(line["versions"], line["clients"], event["clients"]), highlight=False)
         self.console.print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
@@ -105,7 +106,7 @@ class Watch:
         )
 
     def _evaluation(self, event: dict) -> None:
-        metrics = [(name, label) for name, label in _METRICS.items() if name in event]
+        metrics = [(name, label) for name, label in self.metrics.items() if name in event]
         shown = ", ".join(f"{label} {_number(event[name])}" for name, label in metrics) or "no usable reply"
         self.console.print(f"  held-out after round {event['round']}: {shown}", highlight=False)
 

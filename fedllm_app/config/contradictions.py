@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
+from fedllm_app.data.examples import Example
 from fedllm_app.data.partition import LABELLED
 from fedllm_app.data.sources import BUILT_IN, set_names
 from fedllm_app.strategies.registry import (
     minimum_clients,
 )
+from fedllm_app.tasks import TASKS
 
 
 def contradictions(config: Config) -> list[str]:
@@ -76,9 +78,9 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
             f"data.partition = {data.partition!r}: accepted with data.name = '{BUILT_IN}' is 'iid', because the "
             "built-in corpus gives every client one domain"
         )
-    if data.learn_turns == "all" and task == "dpo":
+    if data.learn_turns == "all" and task in TASKS and TASKS[task].rows != Example.kind:
         problems.append(
-            "data.learn-turns = 'all': must be 'last' with train.task = 'dpo', which compares two answers to one prompt"
+            f"data.learn-turns = 'all': must be 'last' with train.task = {task!r}, which does not learn conversations"
         )
     if data.name == BUILT_IN and data.samples:
         problems.append(

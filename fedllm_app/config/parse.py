@@ -8,10 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedllm_app.class_paths import ClassPathError, is_class_path
 from fedllm_app.config.contradictions import contradictions
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig, kebab
 from fedllm_app.data.sources import set_names
-from fedllm_app.strategies.class_path import Argument, ClassPathError, parse_arguments
+from fedllm_app.strategies.class_path import Argument, parse_arguments
 from fedllm_app.strategies.registry import (
     STRATEGIES,
     UnknownStrategyError,
@@ -81,7 +82,7 @@ def _nest(flat: FlatConfig) -> tuple[dict[str, dict[str, Any]], dict[str, dict[s
 
 def _strategy_problems(name: object, hyper: Mapping[str, Mapping[str, Any]]) -> list[str]:
     problems = []
-    if isinstance(name, str) and "." not in name:  # with a dot it is a class path, imported when the run begins
+    if isinstance(name, str) and not is_class_path(name):  # a class path is imported when the run begins
         try:
             strategy_spec(name)
         except UnknownStrategyError as error:
@@ -98,7 +99,7 @@ def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argumen
     """What `strategy.arguments` gives a class path, and what is wrong with it; a name of the table takes none."""
     if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
         return {}, []
-    if "." not in name:
+    if not is_class_path(name):
         own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
         keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
         return {}, [

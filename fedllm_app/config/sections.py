@@ -63,7 +63,10 @@ class ModelConfig(_Section):
 
 
 class LoraConfig(_Section):
-    """LoRA (Hu et al. 2021): rank `r`, scale `alpha / r` (rslora: `alpha / √r`), input dropout, adapted modules."""
+    """LoRA (Hu et al. 2021): rank `r`, scale `alpha / r` (rslora: `alpha / √r`), input dropout, adapted modules.
+
+    `aggregation` says which factors are trained and travel: both, or B alone (ffa).
+    """
 
     r: Positive
     alpha: Positive
@@ -71,6 +74,7 @@ class LoraConfig(_Section):
     target_modules: Annotated[str, Field(min_length=1)]
     rslora: bool
     dora: bool
+    aggregation: Literal["factors", "ffa"]
 
     @property
     def targets(self) -> tuple[str, ...] | str:
@@ -115,7 +119,7 @@ class ClientsConfig(_Section):
 class TrainConfig(_Section):
     """Local training of one client in one round. Lengths in tokens."""
 
-    task: Literal["sft", "dpo"]
+    task: Annotated[str, Field(min_length=1)]
     rounds: Positive
     local_steps: Positive
     batch_size: Positive
@@ -127,6 +131,12 @@ class TrainConfig(_Section):
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(ge=0)]
     gradient_checkpointing: bool
+    corrections: str
+
+    @property
+    def examples_per_round(self) -> int:
+        """Examples that one client meets in one round."""
+        return self.local_steps * self.batch_size * self.gradient_accumulation
 
 
 class AdapterConfig(_Section):
@@ -165,6 +175,13 @@ class DpoConfig(_Section):
     ]
 
 
+class UpdateConfig(_Section):
+    """What happens to an update between training and sending: own steps by class path, then compression."""
+
+    compress: Literal["none", "int8"]
+    steps: str
+
+
 class EvaluateConfig(_Section):
     """Held-out evaluation on the clients: every so many rounds (0: never), on so many examples each."""
 
@@ -194,5 +211,6 @@ class Config(_Section):
     clients: ClientsConfig
     train: TrainConfig
     dpo: DpoConfig
+    update: UpdateConfig
     evaluate: EvaluateConfig
     strategy: StrategyConfig

@@ -3,22 +3,21 @@
 Flower loads this module in processes that never train, so what imports torch is imported where it is used.
 """
 
+from dataclasses import fields
+
 from fedllm_app.adapters.methods import AdapterValues
 from fedllm_app.config.sections import Config, ConfigError
+from fedllm_app.data.client_rows import DataSelection
+from fedllm_app.data.schemas import Columns
+from fedllm_app.data.tokenization import Tokenization
 from fedllm_app.models.base import ModelLocation, ModelValues, choose_attention, context_length
 
 
 def model_values(config: Config) -> ModelValues:
     """What determines the loaded base model. Imports torch, to see what the machine is good at."""
-    model = config.model
-    return ModelValues(
-        name=model.name,
-        dtype=model.dtype,
-        attention=choose_attention(model.attention, config.train.max_length),
-        trust_remote_code=model.trust_remote_code,
-        quantization=model.quantization,
-        double_quantization=model.double_quantization,
-    )
+    model = config.model.model_dump()
+    model["attention"] = choose_attention(model["attention"], config.train.max_length)
+    return ModelValues(**model)
 
 
 def check_context(config: Config, location: ModelLocation) -> None:
@@ -39,62 +38,23 @@ def check_context(config: Config, location: ModelLocation) -> None:
 
 def adapter_values(config: Config) -> AdapterValues:
     """What determines the adapter beside the model."""
-    lora, adapter = config.lora, config.adapter
-    return AdapterValues(
-        r=lora.r,
-        alpha=lora.alpha,
-        dropout=lora.dropout,
-        targets=lora.targets,
-        rslora=lora.rslora,
-        dora=lora.dora,
-        method=adapter.method,
-        virtual_tokens=adapter.virtual_tokens,
-        encoder_hidden_size=adapter.encoder_hidden_size,
-    )
+    lora = config.lora.model_dump(exclude={"target_modules", "aggregation"})
+    adapter = config.adapter.model_dump(exclude={"start"})
+    return AdapterValues(**lora, **adapter, targets=config.lora.targets)
 
 
-def data_selection(config: Config, clients: int):
-    """Which rows this configuration gives the clients."""
-    from fedllm_app.data.client_rows import DataSelection
-    from fedllm_app.data.sources import Columns
-
-    data = config.data
-    return DataSelection(
-        name=data.name,
-        columns=Columns(
-            prompt=data.prompt_column,
-            input=data.input_column,
-            completion=data.completion_column,
-            messages=data.messages_column,
-            chosen=data.chosen_column,
-            rejected=data.rejected_column,
-        ),
-        clients=clients,
-        seed=config.run.seed,
-        examples_per_client=data.examples_per_client,
-        held_out=data.held_out_examples,
-        max_bad_share=data.max_bad_share,
-        task=config.train.task,
-        split=data.split,
-        partition=data.partition,
-        partition_column=data.partition_column,
-        alpha=data.alpha,
-        samples=data.samples,
-        held_out_share=data.held_out_share,
-    )
+def data_selection(config: Config, clients: int, rows: str) -> DataSelection:
+    """Which rows, of which kind, this configuration gives the clients."""
+    data = config.data.model_dump()
+    columns = Columns(**{field.name: data.pop(f"{field.name}_column") for field in fields(Columns)})
+    held_out = data.pop("held_out_examples")
+    for name in ("template", "system_prompt", "special_tokens_in_text", "learn_turns"):
+        del data[name]  # of the tokens, below
+    return DataSelection(**data, columns=columns, held_out=held_out, clients=clients, seed=config.run.seed, rows=rows)
 
 
-def resident_key(config: Config):
-    """What this configuration's resident model is known by."""
-    from fedllm_app.training.resident import ResidentKey
-
-    return ResidentKey(config.train.task, model_values(config), adapter_values(config))
-
-
-def tokenization(config: Config):
+def tokenization(config: Config) -> Tokenization:
     """How this configuration turns rows into tokens."""
-    from fedllm_app.data.encoding import Tokenization
-
     data = config.data
     return Tokenization(
         template=data.template,
@@ -102,20 +62,4 @@ def tokenization(config: Config):
         max_length=config.train.max_length,
         special_tokens_in_text=data.special_tokens_in_text,
         learn_turns=data.learn_turns,
-    )
-
-
-def local_training(config: Config):
-    """How a client trains in a round of this configuration."""
-    from fedllm_app.training.trainer import LocalTraining
-
-    train = config.train
-    return LocalTraining(
-        local_steps=train.local_steps,
-        batch_size=train.batch_size,
-        gradient_accumulation=train.gradient_accumulation,
-        optimizer=train.optimizer,
-        weight_decay=train.weight_decay,
-        max_grad_norm=train.max_grad_norm,
-        gradient_checkpointing=train.gradient_checkpointing,
     )

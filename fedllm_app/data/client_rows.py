@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedllm_app.data import corpus
-from fedllm_app.data.examples import Example, PreferencePair
+from fedllm_app.data.corpus_rows import CorpusShare
+from fedllm_app.data.examples import Row
 from fedllm_app.data.partition import choose_rows, partition, split_held_out
 from fedllm_app.data.sources import BUILT_IN, Columns, Source, open_source, set_names
 from fedllm_app.paths import atomic_path, home
+from fedllm_app.process_cache import PROCESS_CACHE
 
 # Part of every cached division: raise it when the way rows are chosen or divided changes.
 _DIVISION = 1
@@ -35,7 +36,7 @@ class DataSelection:
     examples_per_client: int
     held_out: int
     max_bad_share: float
-    task: str
+    rows: str
     split: str = ""
     partition: str = "iid"
     partition_column: str = ""
@@ -68,13 +69,13 @@ class Rows:
     """Rows that are read only when they are asked for; `numbers` are their places in the set, None for its order."""
 
     count: int
-    read: Callable[[], Iterator[Example] | Iterator[PreferencePair]]
+    read: Callable[[], Iterator[Row]]
     numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[Example] | Iterator[PreferencePair]:
+    def __iter__(self) -> Iterator[Row]:
         return iter(self.read())
 
     def number(self, place: int) -> int:
@@ -121,14 +122,16 @@ def client_share(selection: DataSelection, client: int) -> Share:
 def open_set(selection: DataSelection, client: int) -> Source:
     """The set that a client has rows of, converted on the first call of any process."""
     name = set_names(selection.name)[client] if _has_own_set(selection) else selection.name
-    return _source(name, selection.task, selection.columns, selection.split, selection.max_bad_share)
+    return _source(name, selection.rows, selection.columns, selection.split, selection.max_bad_share)
 
 
-@functools.lru_cache(maxsize=2)
-def _source(name: str, task: str, columns: Columns, split: str, max_bad_share: float) -> Source:
-    return open_source(
-        name, task=task, columns=columns, split=split, max_bad_share=max_bad_share, cache_dir=home() / "sources"
-    )
+def _source(name: str, rows: str, columns: Columns, split: str, max_bad_share: float) -> Source:
+    def open_it() -> Source:
+        return open_source(
+            name, rows=rows, columns=columns, split=split, max_bad_share=max_bad_share, cache_dir=home() / "sources"
+        )
+
+    return PROCESS_CACHE.get("source", (home(), name, rows, columns, split, max_bad_share), open_it, keep=2)
 
 
 def _has_own_set(selection: DataSelection) -> bool:
@@ -150,7 +153,6 @@ def _rows(selection: DataSelection, source: Source, client: int) -> np.ndarray:
     return np.flatnonzero(owners == client)
 
 
-@functools.lru_cache(maxsize=2)
 def _owners(
     source: Source, clients: int, seed: int, samples: int, method: str, column: str, alpha: float
 ) -> np.ndarray:
@@ -167,13 +169,13 @@ def _owners(
             owners[used[part]] = client
         with atomic_path(path) as temporary:
             np.save(temporary, owners)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return PROCESS_CACHE.get("owners", path, lambda: np.load(path, mmap_mode="r", allow_pickle=False), keep=2)
 
 
-@functools.lru_cache(maxsize=2)
 def row_labels(source: Source, column: str) -> np.ndarray:
     """The label of every row of a source, as text."""
-    return np.asarray(source.labels(column))
+    key = (source.fingerprint, column)
+    return PROCESS_CACHE.get("row labels", key, lambda: np.asarray(source.labels(column)), keep=2)
 
 
 def _held_out_share(selection: DataSelection, size: int) -> float:
@@ -192,41 +194,12 @@ def _label(selection: DataSelection, source: Source, client: int, mine: np.ndarr
 
 
 def _corpus_data(selection: DataSelection, client: int) -> ClientData:
-    """One domain a client; clients that share a domain (5th and later) get rows of their own."""
-    domain = corpus.DOMAINS[client % len(corpus.DOMAINS)]
-    turn = client // len(corpus.DOMAINS)
     held_out = round(selection.held_out_share * selection.examples_per_client) or selection.held_out
-
-    def rows(part: str, count: int) -> Rows:
-        def read() -> Iterator[Example] | Iterator[PreferencePair]:
-            for question in corpus.questions(domain, part, count * (turn + 1), selection.seed)[count * turn :]:
-                prompt = (("user", question.instruction),)
-                if selection.task == "dpo":
-                    yield PreferencePair(prompt, question.answer, question.rejected)
-                else:
-                    yield Example(prompt, question.answer)
-
-        return Rows(count, read)
-
+    share = CorpusShare(client, selection.rows, selection.seed, selection.examples_per_client, held_out)
     return ClientData(
-        label=domain,
+        label=share.domain,
         schema=BUILT_IN,
-        fingerprint="/".join(
-            str(part)
-            for part in (
-                _corpus_version(),
-                selection.task,
-                client,
-                selection.seed,
-                selection.examples_per_client,
-                held_out,
-            )
-        ),
-        train=rows("train", selection.examples_per_client),
-        held_out=rows("held-out", held_out),
+        fingerprint=share.fingerprint,
+        train=Rows(share.examples, functools.partial(share.read, "train")),
+        held_out=Rows(held_out, functools.partial(share.read, "held-out")),
     )
-
-
-@functools.cache
-def _corpus_version() -> str:
-    return hashlib.sha256(Path(corpus.__file__).read_bytes()).hexdigest()[:16]

@@ -99,6 +99,10 @@ class ControlTokens:
         respelled = self._pattern.sub(lambda match: self._spelling(match.group()), text)
         return Text(_HIDDEN.sub(lambda match: self._names[int(match.group(1))], respelled), respelled=True)
 
+    def as_text(self, text: str) -> Text:
+        """Text of a user's alone: what looks like a control token in it stays text."""
+        return self.respell(self.hide(text)) if self.in_text(text) else Text(text)
+
     def encode(self, texts: Sequence[Text], offsets: bool = False) -> list[Tokens]:
         """Tokenize texts as they are: nothing is put before or behind them.
 

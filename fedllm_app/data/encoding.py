@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from fedllm_app.data.control_tokens import Text, TokenizerError, Tokens
-from fedllm_app.data.templates import Template, TemplateError, Turn, get_template
+from fedllm_app.data.templates import Template, TemplateError, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,21 +24,6 @@ _FIRST, _END = f"{_NONCE}f", f"{_NONCE}e"  # around an answer, while the text in
 
 Span = tuple[int, int]
 """The first of a range of characters or tokens, and the one behind its last."""
-
-
-@dataclass(frozen=True)
-class Tokenization:
-    """How rows become tokens. A `system_prompt` of None leaves the template's own."""
-
-    template: str
-    system_prompt: str | None
-    max_length: int
-    special_tokens_in_text: bool = False
-    learn_turns: LearnTurns = "last"
-
-    def bind(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int] = ()) -> Template:
-        """The template bound to a tokenizer; `stops` as for `get_template`."""
-        return get_template(self.template, tokenizer, special_tokens_in_text=self.special_tokens_in_text, stops=stops)
 
 
 @dataclass(frozen=True)

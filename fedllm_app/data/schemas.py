@@ -11,12 +11,11 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from fedllm_app.data.examples import Example, PreferencePair, Turns
 from fedllm_app.errors import UserError
 
-Task = Literal["sft", "dpo"]
 Row = Mapping[str, Any]
 
 ROLES = {
@@ -241,7 +240,7 @@ class Schema:
     """One accepted layout: for every field, the column names that are recognised, best first."""
 
     name: str
-    task: Task
+    rows: str
     required: Mapping[str, tuple[str, ...]]
     convert: Callable[[Row, Mapping[str, str]], Example | PreferencePair]
     optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -272,20 +271,27 @@ _ANSWERS = {"chosen": ("chosen",), "rejected": ("rejected",)}
 SCHEMAS = (
     Schema(
         "prompt-completion",
-        "sft",
+        "example",
         {"prompt": ("prompt", "inputs"), "completion": ("completion", "response", "targets")},
         _from_prompt,
     ),
     Schema(
-        "instruction", "sft", {"prompt": ("instruction",), "completion": ("output", "response")}, _from_prompt, _CONTEXT
+        "instruction",
+        "example",
+        {"prompt": ("instruction",), "completion": ("output", "response")},
+        _from_prompt,
+        _CONTEXT,
     ),
     Schema(
-        "question-answer", "sft", {"prompt": ("question", "query"), "completion": ("answer", "response")}, _from_prompt
+        "question-answer",
+        "example",
+        {"prompt": ("question", "query"), "completion": ("answer", "response")},
+        _from_prompt,
     ),
-    Schema("problem-solution", "sft", {"prompt": ("problem",), "completion": ("solution", "answer")}, _from_prompt),
-    Schema("chat", "sft", {"messages": ("messages", "conversations", "conversation")}, _from_chat),
-    Schema("preference", "dpo", {"prompt": ("prompt", "question", "instruction"), **_ANSWERS}, _from_preference),
-    Schema("hh-rlhf", "dpo", _ANSWERS, _from_dialogues),
+    Schema("problem-solution", "example", {"prompt": ("problem",), "completion": ("solution", "answer")}, _from_prompt),
+    Schema("chat", "example", {"messages": ("messages", "conversations", "conversation")}, _from_chat),
+    Schema("preference", "pair", {"prompt": ("prompt", "question", "instruction"), **_ANSWERS}, _from_preference),
+    Schema("hh-rlhf", "pair", _ANSWERS, _from_dialogues),
 )
 """Accepted layouts in the order of choice. `preference` also reads ultrafeedback-binarized."""
 
@@ -302,15 +308,15 @@ class Binding:
         return self.schema.convert(row, self.columns)
 
 
-def recognise(columns: Collection[str], task: Task, named: Columns = Columns()) -> Binding:
-    """Choose the first schema of the task that fits the columns.
+def recognise(columns: Collection[str], rows: str, named: Columns = Columns()) -> Binding:
+    """Choose the first schema of a row kind that fits the columns.
 
     Parameters
     ----------
     columns : Collection[str]
         The column names of the row set.
-    task : Task
-        `sft` or `dpo`.
+    rows : str
+        A name of `ROW_KINDS`.
     named : Columns
         Names the user gave; they replace the recognised ones, and only schemas that read all of them fit.
 
@@ -327,14 +333,14 @@ def recognise(columns: Collection[str], task: Task, named: Columns = Columns()) 
             near = difflib.get_close_matches(name, list(columns), n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise UnknownColumn(f"data has no column '{name}' (given for {key}); its columns are: {present}.{hint}")
-    fitting = [schema for schema in SCHEMAS if schema.task == task]
+    fitting = [schema for schema in SCHEMAS if schema.rows == rows]
     for schema in fitting:
         bound = schema.bind(columns, named.given())
         if bound is not None:
             return Binding(schema, bound)
     chosen = ", ".join(f"{key} = '{name}'" for key, name in named.given().items())
     raise UnknownSchema(
-        f"the columns ({present}) fit no schema of task '{task}'"
+        f"the columns ({present}) fit no schema of {rows} rows"
         + (f" with {chosen}" if chosen else "")
         + f". Accepted: {'; '.join(schema.describe() for schema in fitting)}."
         + " Rename the columns, or name every column to read in the configuration."

@@ -95,6 +95,16 @@ class Shard:
         return np.diff(self.offsets)
 
     @property
+    def sequences(self) -> int:
+        """Sequences that a model reads of an example."""
+        return 1
+
+    @property
+    def equal(self) -> int:
+        """See `PairShard`."""
+        return 0
+
+    @property
     def total(self) -> int:
         """Number of all tokens."""
         return len(self.tokens)
@@ -131,6 +141,11 @@ class PairShard:
     def lengths(self) -> np.ndarray:
         """Tokens of the longer of the two."""
         return np.maximum(self.chosen.lengths, self.rejected.lengths)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that a model reads of a pair."""
+        return 2
 
     @property
     def dropped(self) -> int:

@@ -19,7 +19,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-from fedllm_app.data.examples import Example, PreferencePair
+from fedllm_app.data.examples import ROW_KINDS, Row
 from fedllm_app.data.readers import (
     BATCH,
     Located,
@@ -30,9 +30,9 @@ from fedllm_app.data.readers import (
     read_tables,
     validated,
 )
-from fedllm_app.data.schemas import BadRow, Columns, DataError, Task, recognise
+from fedllm_app.data.schemas import BadRow, Columns, DataError, recognise
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Part of every cache key: raise it whenever the conversion of rows changes."""
 
 BUILT_IN = "builtin"
@@ -67,7 +67,7 @@ class NamedSet:
     """A public set on the Hub. `configs` are read one after the other; `schema` is what its columns are."""
 
     hub_id: str
-    task: Task
+    rows: str
     schema: str
     licence: str
     configs: tuple[str, ...] = ()
@@ -90,19 +90,23 @@ _MATH = (
 )
 
 NAMED_SETS = {
-    "alpaca": NamedSet("tatsu-lab/alpaca", "sft", "instruction", "CC BY-NC 4.0"),
-    "alpaca-gpt4": NamedSet("vicgalle/alpaca-gpt4", "sft", "instruction", "CC BY-NC 4.0"),
-    "fingpt-sentiment": NamedSet("FinGPT/fingpt-sentiment-train", "sft", "instruction", "none on the card"),
+    "alpaca": NamedSet("tatsu-lab/alpaca", "example", "instruction", "CC BY-NC 4.0"),
+    "alpaca-gpt4": NamedSet("vicgalle/alpaca-gpt4", "example", "instruction", "CC BY-NC 4.0"),
+    "fingpt-sentiment": NamedSet("FinGPT/fingpt-sentiment-train", "example", "instruction", "none on the card"),
     "medical-flashcards": NamedSet(
-        "medalpaca/medical_meadow_medical_flashcards", "sft", "instruction", "CC (no variant)"
+        "medalpaca/medical_meadow_medical_flashcards", "example", "instruction", "CC (no variant)"
     ),
-    "code-alpaca": NamedSet("lucasmccabe-lmi/CodeAlpaca-20k", "sft", "instruction", "CC BY 4.0 (the original's card)"),
-    "math-instruct": NamedSet("TIGER-Lab/MathInstruct", "sft", "instruction", "MIT"),
-    "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "sft", "instruction", "MIT"),
-    "gsm8k": NamedSet("openai/gsm8k", "sft", "question-answer", "MIT", ("main",)),
-    "math": NamedSet("EleutherAI/hendrycks_math", "sft", "problem-solution", "MIT", _MATH),
-    "ultrafeedback": NamedSet("HuggingFaceH4/ultrafeedback_binarized", "dpo", "preference", "MIT", split="train_prefs"),
-    "hh-rlhf": NamedSet("Anthropic/hh-rlhf", "dpo", "hh-rlhf", "MIT"),
+    "code-alpaca": NamedSet(
+        "lucasmccabe-lmi/CodeAlpaca-20k", "example", "instruction", "CC BY 4.0 (the original's card)"
+    ),
+    "math-instruct": NamedSet("TIGER-Lab/MathInstruct", "example", "instruction", "MIT"),
+    "wizardlm": NamedSet("WizardLMTeam/WizardLM_evol_instruct_70k", "example", "instruction", "MIT"),
+    "gsm8k": NamedSet("openai/gsm8k", "example", "question-answer", "MIT", ("main",)),
+    "math": NamedSet("EleutherAI/hendrycks_math", "example", "problem-solution", "MIT", _MATH),
+    "ultrafeedback": NamedSet(
+        "HuggingFaceH4/ultrafeedback_binarized", "pair", "preference", "MIT", split="train_prefs"
+    ),
+    "hh-rlhf": NamedSet("Anthropic/hh-rlhf", "pair", "hh-rlhf", "MIT"),
 }
 """Public sets by the name that `data.name` accepts. To add one, add one line."""
 
@@ -133,7 +137,7 @@ class Source:
     label_columns : tuple[str, ...]
         Columns kept under their original names, for `labels`.
     fingerprint : str
-        Changes with the files, the task, the columns, the split and the version of the conversion.
+        Changes with the files, the kind of rows, the columns, the split and the version of the conversion.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -144,22 +148,21 @@ class Source:
         self.bad = BadRows(meta["bad"], meta["total"], tuple((where, why) for where, why in meta["first"]))
         self.label_columns = tuple(meta["labels"])
         self.fingerprint = directory.name
-        self._answers = _answer_columns(meta["task"])
+        self._kind = ROW_KINDS[meta["rows"]]
         reader = pa.ipc.open_file(pa.memory_map(str(directory / "rows.arrow")))
         self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
 
     def __len__(self) -> int:
         return sum(len(batch) for batch in self._batches)
 
-    def examples(self, indices: Iterable[int]) -> Iterator[Example | PreferencePair]:
+    def examples(self, indices: Iterable[int]) -> Iterator[Row]:
         """Yield the rows at the indices (0 to len - 1), in that order."""
-        kind = Example if len(self._answers) == 1 else PreferencePair
         # All batches but the last have BATCH rows, so the place of a row needs no search.
         for number, rows in groupby(indices, lambda index: index // BATCH):
             batch = self._batches[number].take([int(index % BATCH) for index in rows])
-            columns = (batch[name].to_pylist() for name in ("prompt", *self._answers))
-            for prompt, *answers in zip(*columns, strict=True):
-                yield kind(tuple((role, content) for role, content in json.loads(prompt)), *answers)
+            columns = (batch[name].to_pylist() for name in self._kind.cell_names)
+            for cells in zip(*columns, strict=True):
+                yield self._kind.from_cells(*cells)
 
     def labels(self, column: str) -> list[str]:
         """Return one column as text, one value a row; missing values are empty.
@@ -190,7 +193,7 @@ class _Origin:
 def open_source(
     name: str,
     *,
-    task: Task,
+    rows: str,
     cache_dir: Path,
     columns: Columns = Columns(),
     split: str = "",
@@ -203,8 +206,8 @@ def open_source(
     name : str
         An absolute path (a data file, a folder of them, or a directory written by `datasets.save_to_disk`), a name
         of `NAMED_SETS`, or a Hub id `owner/name`.
-    task : Task
-        `sft` for `Example` rows, `dpo` for `PreferencePair` rows.
+    rows : str
+        The kind of rows to make, a name of `ROW_KINDS`.
     cache_dir : Path
         Where converted rows are kept; may be shared by any number of processes.
     columns : Columns
@@ -219,12 +222,12 @@ def open_source(
     DataNotFound, UnreadableFile, UnknownColumn, UnknownSchema, TooManyBadRows, EmptySource
         See there; all are `DataError`.
     """
-    origin = _locate(name, task, split)
-    key = json.dumps([CODE_VERSION, task, asdict(columns), split, origin.stamp])
+    origin = _locate(name, rows, split)
+    key = json.dumps([CODE_VERSION, rows, asdict(columns), split, origin.stamp])
     directory = cache_dir / hashlib.sha256(key.encode()).hexdigest()[:32]
     if not directory.exists():
         try:
-            _build(origin, task, columns, directory)
+            _build(origin, rows, columns, directory)
         except (EmptySource, UnreadableFile):
             raise  # names the file already
         except DataError as error:
@@ -242,15 +245,15 @@ def open_source(
     return source
 
 
-def _locate(name: str, task: Task, split: str) -> _Origin:
+def _locate(name: str, rows: str, split: str) -> _Origin:
     if Path(name).is_absolute():
         return _local(Path(name), split)
     if name in NAMED_SETS:
         named = NAMED_SETS[name]
-        if named.task != task:
-            fitting = ", ".join(key for key, value in NAMED_SETS.items() if value.task == task)
+        if named.rows != rows:
+            fitting = ", ".join(key for key, value in NAMED_SETS.items() if value.rows == rows)
             raise DataNotFound(
-                f"the set '{name}' is for task '{named.task}', not '{task}'; for '{task}' there are {fitting}"
+                f"the set '{name}' has {named.rows} rows, and the task needs {rows} rows; named sets of those: {fitting or 'none'}"
             )
         return _hub(named.hub_id, named.configs, split or named.split)
     if name.startswith((".", "~")) or is_data_file(Path(name)) or name.count("/") > 1:
@@ -322,16 +325,12 @@ def _hub(hub_id: str, configs: tuple[str, ...], split: str) -> _Origin:
     return _Origin(name, stamp, lambda: read_tables(chain.from_iterable(tables), name))
 
 
-def _answer_columns(task: Task) -> tuple[str, ...]:
-    return ("completion",) if task == "sft" else ("chosen", "rejected")
-
-
-def _build(origin: _Origin, task: Task, columns: Columns, directory: Path) -> None:
+def _build(origin: _Origin, rows: str, columns: Columns, directory: Path) -> None:
     """Write the converted rows; processes that do so at the same time end with one complete directory."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=directory.parent))
     try:
-        meta = _convert(origin, task, columns, building / "rows.arrow")
+        meta = _convert(origin, rows, columns, building / "rows.arrow")
         (building / "meta.json").write_text(json.dumps(meta))
         try:
             os.replace(building, directory)
@@ -342,7 +341,7 @@ def _build(origin: _Origin, task: Task, columns: Columns, directory: Path) -> No
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _convert(origin: _Origin, task: Task, columns: Columns, path: Path) -> dict[str, Any]:
+def _convert(origin: _Origin, kind: str, columns: Columns, path: Path) -> dict[str, Any]:
     """Convert all rows into one Arrow file; return what `Source` needs to know about it."""
     import pyarrow as pa
 
@@ -352,11 +351,11 @@ def _convert(origin: _Origin, task: Task, columns: Columns, path: Path) -> dict[
     if not readable:
         first = "; ".join(f"{where}: {row}" for where, row in head[:3])
         raise EmptySource(f"{origin.name} holds no readable row{': ' + first if first else ''}")
-    binding = recognise(dict.fromkeys(key for row in readable for key in row), task, columns)
+    binding = recognise(dict.fromkeys(key for row in readable for key in row), kind, columns)
     labels = _label_columns(readable)
-    names = ["prompt", *_answer_columns(task), *(_LABEL + label for label in labels)]
+    names = [*ROW_KINDS[kind].cell_names, *(_LABEL + label for label in labels)]
     schema = pa.schema([(name, pa.string()) for name in names])
-    meta: dict[str, Any] = {"task": task, "schema": binding.schema.name, "labels": labels}
+    meta: dict[str, Any] = {"rows": kind, "schema": binding.schema.name, "labels": labels}
     meta.update(bad=0, total=0, first=[])
     buffer: list[tuple[str, ...]] = []
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
@@ -365,7 +364,7 @@ def _convert(origin: _Origin, task: Task, columns: Columns, path: Path) -> dict[
             try:
                 if isinstance(row, BadRow):
                     raise row
-                buffer.append((*_cells(binding.convert(row)), *(_label(row.get(label)) for label in labels)))
+                buffer.append((*binding.convert(row).cells(), *(_label(row.get(label)) for label in labels)))
             except BadRow as error:
                 meta["bad"] += 1
                 meta["first"] += [(where, str(error))] if len(meta["first"]) < _FIRST else []
@@ -381,11 +380,6 @@ def _batch(buffer: list[tuple[str, ...]], schema: Any) -> Any:
     import pyarrow as pa
 
     return pa.record_batch([pa.array(cells, pa.string()) for cells in zip(*buffer, strict=True)], schema=schema)
-
-
-def _cells(row: Example | PreferencePair) -> tuple[str, ...]:
-    answers = (row.completion,) if isinstance(row, Example) else (row.chosen, row.rejected)
-    return (json.dumps(row.prompt), *answers)
 
 
 def _label_columns(rows: list[dict[str, Any]]) -> list[str]:

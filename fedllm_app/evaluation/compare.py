@@ -44,7 +44,7 @@ def compare(config: Config, model: Resident, models: dict[str, np.ndarray | None
     """Ask base, clients alone and federated model the same held-out questions."""
     from fedllm_app.data.examples import Example
     from fedllm_app.data.shards import tokenize
-    from fedllm_app.training.sft import score_rows
+    from fedllm_app.training.scoring import score_rows
 
     how = tokenization(config)
     template = how.bind(model.tokenizer, model.stops)

@@ -1,82 +1,125 @@
-"""Sending one message to each of some clients and handing on the replies, over any Flower grid."""
+"""How the replies of a round come in: one by one and checked, or, for other exchanges, as their sum."""
 
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedllm_app.errors import UserError
-
-_PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink
-
-
-class NoReply(UserError):
-    """What was waited for did not come in time."""
-
-
-def wait_for_nodes(grid: Grid, number: int, timeout: float) -> list[int]:
-    """The ids of the connected nodes, once there are `number` of them. `NoReply` after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while len(nodes := list(grid.get_node_ids())) < number:
-        if time.monotonic() > deadline:
-            raise NoReply(
-                f"{len(nodes)} of {number} clients connected within run.wait-timeout = {timeout:g} s; "
-                "start the missing SuperNodes, or lower clients.number"
-            )
-        time.sleep(_PULL_INTERVAL)
-    return nodes
+from fedllm_app.federation.ledger import Ledger
+from fedllm_app.federation.reply_checks import array_problem, reply_problem
+from fedllm_app.federation.sent_once import SentOnce
+from fedllm_app.federation.transport import ask
+from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, vectors_record
+from fedllm_app.updates.chain import UpdateChain
+from fedllm_app.updates.update import UpdateError
 
 
-def ask(
-    grid: Grid, requests: Mapping[int, tuple[int, RecordDict]], message_type: str, timeout: float
-) -> Iterator[tuple[int, Message | None]]:
-    """Send each client its content and yield `(client, reply)` in the order of the clients, as early as that allows.
+@dataclass(frozen=True)
+class RoundRequest:
+    """What the loop asks for in one round.
 
-    A fixed order makes sums over replies, and so the whole run, independent of who answers first; a reply that comes
-    early waits for those before it and is let go as soon as it was handed on. None stands for a client that did not
-    answer within `timeout` seconds, or that could not be reached.
-
-    `requests` maps a client to (node id, content). Replies are matched by the message they answer, because Flower
-    answers for a lost node under another node's id.
+    Attributes
+    ----------
+    kind : str
+        `MessageType.TRAIN` or `MessageType.EVALUATE`.
+    contents : Mapping[int, RecordDict]
+        The message to each client.
+    accepted : list[int]
+        Filled while the replies come in: the clients whose replies were used.
     """
-    pending: dict[str, int] = {}
-    for client, (node, content) in requests.items():
-        message = Message(content, dst_node_id=node, message_type=message_type, ttl=timeout)
-        for message_id in grid.push_messages([message]):
-            if message_id is not None:
-                pending[message_id] = client
-    unreachable = requests.keys() - pending.values()
-    yield from _in_order(list(requests), unreachable, _arrivals(grid, pending, timeout))
+
+    server_round: int
+    kind: str
+    contents: Mapping[int, RecordDict]
+    accepted: list[int] = field(default_factory=list)
 
 
-def _arrivals(grid: Grid, pending: dict[str, int], timeout: float) -> Iterator[tuple[int, Message]]:
-    deadline = time.monotonic() + timeout
-    late = False
-    while pending and not late:
-        late = time.monotonic() >= deadline  # one more look: a reply may have come while another was aggregated
-        arrived = deque(grid.pull_messages(list(pending)))
-        while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
-            client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
-            if client is None:
-                arrived.popleft()
-            else:
-                yield client, arrived.popleft()
-        if pending and not late:
-            time.sleep(_PULL_INTERVAL)
+class Exchange(ABC):
+    """Sends the messages of a round and hands on what the strategy aggregates.
+
+    An exchange that forms a sum (secure aggregation, in several phases) hands on one reply that stands for all; it needs
+    a strategy whose `needs_single_replies` is false.
+    """
+
+    gives_single_replies: bool = True
+
+    @abstractmethod
+    def replies(self, request: RoundRequest) -> Iterator[Message]:
+        """Yield usable replies in the order of the clients, as Flower's strategies take them.
+
+        Arrays are float32 vectors of the shape of the global adapter, finite. Whatever is not used is journaled.
+        """
 
 
-def _in_order(
-    clients: list[int], unreachable: Iterable[int], arrivals: Iterable[tuple[int, Message]]
-) -> Iterator[tuple[int, Message | None]]:
-    early: dict[int, Message | None] = dict.fromkeys(unreachable)
-    arrivals = iter(arrivals)
-    for client in clients:
-        while client not in early:
-            arrived = next(arrivals, None)
-            if arrived is None:
-                break
-            early[arrived[0]] = arrived[1]
-            del arrived
-        yield client, early.pop(client, None)
+class PlainExchange(Exchange):
+    """Single replies in the clear: each is checked, decoded by the update chain, and journaled.
+
+    Parameters
+    ----------
+    nodes : Mapping[int, int]
+        The node id that serves each client.
+    manifest : str
+        Hash of the layout of the vector that travels, which every reply must name.
+    required : Sequence[str]
+        Names of the arrays that the strategy needs of a training reply.
+    timeout : float
+        Seconds to wait for the replies of a round, `run.round-timeout`.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Mapping[int, int],
+        *,
+        manifest: str,
+        required: Sequence[str],
+        timeout: float,
+        ledger: Ledger,
+        chain: UpdateChain,
+        once: SentOnce,
+    ) -> None:
+        self.grid, self.nodes = grid, nodes
+        self.manifest, self.required, self.timeout = manifest, required, timeout
+        self.ledger, self.chain, self.once = ledger, chain, once
+
+    def replies(self, request: RoundRequest) -> Iterator[Message]:
+        """See `Exchange`."""
+        addressed = {client: (self.nodes[client], content) for client, content in request.contents.items()}
+        for content in request.contents.values():
+            self.ledger.sent(content)
+        for client, answer in ask(self.grid, addressed, request.kind, self.timeout):
+            content = request.contents[client]
+            usable, problem = self._decoded(answer, content, request.kind)
+            if problem is not None:
+                self.once.refused(client)
+                self.ledger.refused(request.server_round, client, request.kind, problem)
+                continue
+            request.accepted.append(client)
+            self.once.received(client)
+            self.ledger.accepted(request.server_round, client, request.kind, content, answer)
+            if usable is not None:
+                answer.content[ARRAYS] = usable
+            # Flower's strategies insist on exactly one ArrayRecord and one MetricRecord.
+            del answer.content[CONFIG]
+            del usable
+            yield answer
+            del answer  # the next reply may be long in coming; this one is the strategy's alone
+
+    def _decoded(self, answer: Message | None, sent: RecordDict, kind: str) -> tuple[ArrayRecord | None, str | None]:
+        """The arrays of a reply if the update chain changes them, and why the reply cannot be used."""
+        if answer is None:
+            return None, f"no reply within run.round-timeout = {self.timeout:g} s"
+        problem = reply_problem(answer, self.manifest)
+        if problem is not None or kind != MessageType.TRAIN:
+            return None, problem
+        x = sent[ARRAYS][ADAPTER].numpy()
+        arrays = {name: array.numpy() for name, array in answer.content.get(ARRAYS, {}).items()}
+        try:
+            vectors = self.chain.incoming(arrays, x)
+        except UpdateError as error:
+            return None, str(error)
+        problem = array_problem(vectors, x.size, self.required)
+        changed = problem is None and bool(self.chain.steps)
+        return vectors_record(vectors) if changed else None, problem

@@ -10,13 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedllm_app.messages import ClientHolding
 from fedllm_app.runs.directory import RunDirectory
 
+Holdings = dict[int, tuple[ClientHolding, list[str]]]
+"""What every client holds, and the versions of its code and libraries, "name version", by client."""
+
 _ROWS = 20  # lines of clients in a table; more are summed up
-_TEXTS = ("client", "name", "schema")
 _COUNTS = {
     "examples": "examples",
-    "held-out": "held-out",
+    "held_out": "held-out",
     "dropped": "too long",
     "cut": "cut",
     "bad": "bad rows",
@@ -24,55 +27,57 @@ _COUNTS = {
     "equal": "equal pairs",
     "tokens": "tokens",
 }
-_RARE = ("refused", "equal")  # columns that are shown where a client has any; older journals do not have them
+_RARE = ("refused", "equal")  # columns that are shown where a client has any
 _NAMED = 3  # clients that a warning names
 
 
-def report_holdings(held: Mapping[int, Mapping[str, object]], directory: RunDirectory) -> None:
+def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     """Journal and log what every client holds, the versions once for all that share them, and where those differ."""
-    for client, what in held.items():
-        directory.journal("holds", client=client, **{key: value for key, value in what.items() if key != "versions"})
-    table = holdings_table([{"client": client, **what} for client, what in held.items()])
-    log(INFO, "%s", _as_text(table))
-    groups = version_groups(held)
+    for client, (holding, _) in holdings.items():
+        directory.journal("holds", client=client, **holding.to_config())
+    log(INFO, "%s", _as_text(holdings_table({client: holding for client, (holding, _) in holdings.items()})))
+    groups = version_groups({client: versions for client, (_, versions) in holdings.items()})
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
-        log(INFO, versions_line(versions, clients, len(held)))
-    for warning in (*row_warnings(held), version_warning(groups)):
-        if warning:
-            directory.journal("warning", reason=warning)
-            log(WARNING, warning)
+        log(INFO, versions_line(versions, clients, len(holdings)))
+    warnings = [*row_warnings({client: holding for client, (holding, _) in holdings.items()}), version_warning(groups)]
+    for warning in filter(None, warnings):
+        directory.journal("warning", reason=warning)
+        log(WARNING, warning)
 
 
-def holdings_table(lines: Sequence[Mapping[str, object]]) -> Table:
+def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the clients hold") -> Table:
     """One line a client; of many clients the first ones, and smallest, median and largest of all."""
-    table = Table(title="what the clients hold")
-    for column in _TEXTS:
+    table = Table(title=title)
+    for column in ("client", "name", "schema"):
         table.add_column(column, justify="right" if column == "client" else "left")
-    columns = [column for column in _COUNTS if column not in _RARE or any(line.get(column) for line in lines)]
-    for column in columns:
-        table.add_column(_COUNTS[column], justify="right")
+    lines = list(holdings.items())
+    columns = [name for name in _COUNTS if name not in _RARE or any(getattr(holding, name) for _, holding in lines)]
+    for name in columns:
+        table.add_column(_COUNTS[name], justify="right")
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
-    for line in shown:
-        counts = (f"{line.get(column, 0):,}" for column in columns)
-        table.add_row(*(escape(str(line[column])) for column in _TEXTS), *counts)
+    for client, holding in shown:
+        counts = (f"{getattr(holding, name):,}" for name in columns)
+        table.add_row(str(client), escape(holding.name), escape(holding.schema), *counts)
     if len(shown) < len(lines):
         table.add_section()
-        for name, of in (("smallest", min), ("median", median), ("largest", max)):
-            counts = (of([line.get(column, 0) for line in lines]) for column in columns)
-            table.add_row("", f"{name} of {len(lines)}", "", *(f"{count:,.0f}" for count in counts))
+        for label, summary in (("smallest", min), ("median", median), ("largest", max)):
+            counts = (summary([getattr(holding, name) for _, holding in lines]) for name in columns)
+            table.add_row("", f"{label} of {len(lines)}", "", *(f"{count:,.0f}" for count in counts))
     return table
 
 
-def row_warnings(held: Mapping[int, Mapping[str, object]]) -> list[str]:
+def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
     """Sentences about rows that teach less than their number says: refused ones, and completions that are all cut."""
     warnings = []
-    refused = {client: what["first-refused"] for client, what in held.items() if what.get("refused")}
+    refused = {client: holding for client, holding in holdings.items() if holding.refused}
     if refused:
-        rows = sum(held[client]["refused"] for client in refused)
-        named = "; ".join(f"client {client}: {first}" for client, first in list(refused.items())[:_NAMED])
-        warnings.append(f"{rows} rows of {_clients(list(refused))} are refused by the template and left out. {named}")
-    cut = [client for client, what in held.items() if what.get("cut-training") == what["examples"]]
+        rows = sum(holding.refused for holding in refused.values())
+        named = "; ".join(f"client {client}: {refused[client].first_refused}" for client in list(refused)[:_NAMED])
+        warnings.append(
+            f"the template refuses {rows} rows of {_clients(list(refused))}, which are left out. First ones: {named}"
+        )
+    cut = [client for client, holding in holdings.items() if holding.cut_training == holding.examples]
     if cut:
         warnings.append(
             f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
@@ -81,11 +86,11 @@ def row_warnings(held: Mapping[int, Mapping[str, object]]) -> list[str]:
     return warnings
 
 
-def version_groups(held: Mapping[int, Mapping[str, object]]) -> list[tuple[list[str], list[int]]]:
+def version_groups(versions_of: Mapping[int, Sequence[str]]) -> list[tuple[list[str], list[int]]]:
     """The different sets of versions, and the clients that have each, the most frequent set first."""
     groups: dict[tuple[str, ...], list[int]] = {}
-    for client, what in held.items():
-        groups.setdefault(tuple(what["versions"]), []).append(client)
+    for client, versions in versions_of.items():
+        groups.setdefault(tuple(versions), []).append(client)
     return sorted(((list(versions), clients) for versions, clients in groups.items()), key=lambda group: -len(group[1]))
 
 

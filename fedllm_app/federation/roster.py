@@ -11,8 +11,9 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedllm_app.errors import UserError
-from fedllm_app.federation.exchange import NoReply, ask, wait_for_nodes
-from fedllm_app.messages import CONFIG
+from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
+from fedllm_app.federation.holdings import Holdings
+from fedllm_app.messages import CONFIG, ClientHolding
 
 IDENTIFY, DESCRIBE = "query.identify", "query.describe"
 
@@ -69,18 +70,19 @@ def assign_clients(nodes: list[Node], clients: int) -> dict[int, int]:
 
 def describe_clients(
     grid: Grid, nodes: dict[int, int], manifest: str, timeout: float, pooled: bool = False
-) -> dict[int, dict]:
-    """What every client holds, by client: its name, examples, dropped rows, tokens, memory.
+) -> Holdings:
+    """What every client holds, and the versions of its code and libraries, by client.
 
     Raises `RosterError` naming each client that cannot take part and why, before the first round. Where rows are to be
     `pooled`, that is also one whose rows no other has.
     """
-    asked = {"clients": len(nodes), "pooled": pooled}
+    request = {"clients": len(nodes), "pooled": pooled}
     requests = {
-        client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, **asked})}))
+        client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, **request})}))
         for client, node in nodes.items()
     }
-    held, problems = {}, []
+    holdings: Holdings = {}
+    problems = []
     for client, answer in ask(grid, requests, DESCRIBE, timeout):
         if answer is None:
             problems.append(f"client {client}: no answer within {timeout:g} s")
@@ -89,10 +91,11 @@ def describe_clients(
         elif answer.content[CONFIG]["manifest"] != manifest:
             problems.append(f"client {client}: its adapter has another layout than the server's")
         else:
-            held[client] = dict(answer.content[CONFIG])
+            description = answer.content[CONFIG]
+            holdings[client] = (ClientHolding.from_config(description), list(description["versions"]))
     if problems:
         raise RosterError(f"{len(problems)} of {len(nodes)} clients cannot take part:\n  " + "\n  ".join(problems))
-    return held
+    return holdings
 
 
 def _identify(grid: Grid, node_ids: list[int], timeout: float) -> list[Node]:
@@ -102,6 +105,6 @@ def _identify(grid: Grid, node_ids: list[int], timeout: float) -> list[Node]:
         if answer is None or answer.has_error():
             reason = "no answer" if answer is None else answer.error.reason
             raise NoReply(f"node {node_id} could not say who it is: {reason}")
-        said = answer.content[CONFIG]
-        nodes.append(Node(node_id, said["partition"], said["partitions"], said["site"], said["code"]))
+        identity = answer.content[CONFIG]
+        nodes.append(Node(node_id, identity["partition"], identity["partitions"], identity["site"], identity["code"]))
     return nodes

@@ -1,13 +1,86 @@
-"""The seeded choice of clients: same seed, same clients, whatever node ids Flower drew for this run."""
+"""The schedule of a run: who is drawn for a round, at which learning rate, when clients evaluate, when the run is saved.
+
+The round loop and `fedllm plan` read the same schedule.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+
+from fedllm_app.config.sections import Config
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One round: its number (0: before training), the clients drawn, ascending, and what happens in it."""
+
+    number: int
+    clients: list[int]
+    learning_rate: float
+    evaluates: bool
+    saves: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All rounds of a run, as functions of its configuration.
+
+    Attributes
+    ----------
+    clients, per_round : int
+        All clients, and how many of them take part in a round (0: all).
+    evaluate_every, checkpoint_every : int
+        Rounds; 0 = never.
+    """
+
+    clients: int
+    rounds: int
+    per_round: int
+    local_steps: int
+    max_learning_rate: float
+    min_learning_rate: float
+    evaluate_every: int
+    checkpoint_every: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config, clients: int) -> "Schedule":
+        """The schedule of a configuration with this number of clients."""
+        return cls(
+            clients=clients,
+            rounds=config.train.rounds,
+            per_round=config.clients.per_round,
+            local_steps=config.train.local_steps,
+            max_learning_rate=config.train.learning_rate,
+            min_learning_rate=config.train.min_learning_rate,
+            evaluate_every=config.evaluate.every,
+            checkpoint_every=config.run.checkpoint_every,
+            seed=config.run.seed,
+        )
+
+    def round(self, number: int) -> RoundPlan:
+        """The plan of a round, 1 to `rounds`; 0 is the evaluation before training, by the clients of round 1."""
+        return RoundPlan(
+            number=number,
+            clients=choose_clients(self.clients, self.per_round, self.seed, max(number, 1)),
+            learning_rate=learning_rate(self.max_learning_rate, self.min_learning_rate, number, self.rounds)
+            if number
+            else 0.0,
+            evaluates=number in evaluation_rounds(self.rounds, self.evaluate_every),
+            saves=bool(number and self.checkpoint_every and number % self.checkpoint_every == 0),
+        )
+
+    def training(self) -> Iterator[RoundPlan]:
+        """The rounds that train, 1 to `rounds`."""
+        return (self.round(number) for number in range(1, self.rounds + 1))
 
 
 def choose_clients(number: int, per_round: int, seed: int, server_round: int) -> list[int]:
     """The clients of a round, ascending: `per_round` of 0..number-1 without replacement, all if `per_round` is 0.
 
     The draw depends on the experiment's seed and on the round, so that another seed meets other clients and a resumed
-    run meets the same ones.
+    run meets the same ones, whatever node ids Flower drew.
     """
     if per_round == 0 or per_round >= number:
         return list(range(number))
@@ -24,3 +97,8 @@ def learning_rate(maximum: float, minimum: float, server_round: int, rounds: int
         return maximum
     progress = (server_round - 1) / (rounds - 1)
     return minimum + 0.5 * (maximum - minimum) * (1.0 + float(np.cos(np.pi * progress)))
+
+
+def evaluation_rounds(rounds: int, every: int) -> list[int]:
+    """After which rounds clients evaluate: before the first (0), every so many, and after the last; none for 0."""
+    return sorted({0, rounds, *range(every, rounds + 1, every)}) if every else []

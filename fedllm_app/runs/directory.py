@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedllm_app.adapters.layout import AdapterSettings, Manifest
+from fedllm_app.adapters.layout import Layout
 from fedllm_app.adapters.peft_directory import save_peft_directory
 from fedllm_app.data.templates import TemplateError, template_source
 from fedllm_app.errors import UserError
@@ -56,6 +56,28 @@ class PromptRecord:
         return cls(template, system_prompt, text, special_tokens_in_text)
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on after a round.
+
+    Attributes
+    ----------
+    adapter : np.ndarray
+        The global adapter, packed: the part that travels.
+    strategy, updates : Mapping[str, np.ndarray]
+        State of the strategy and of the server halves of the update steps; arrays of any shape.
+    positions, versions : Mapping[int, int]
+        By client, optimizer steps accepted so far and the round of the last of them.
+    """
+
+    server_round: int
+    adapter: np.ndarray
+    strategy: Mapping[str, np.ndarray]
+    updates: Mapping[str, np.ndarray]
+    positions: Mapping[int, int]
+    versions: Mapping[int, int]
+
+
 class RunDirectory:
     """Writes the files of one run. `prompt`, if given, goes with every adapter that is saved."""
 
@@ -87,39 +109,37 @@ class RunDirectory:
         with open(self.journal_file, "a", encoding="utf-8") as file:
             file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
 
-    def checkpoint(
-        self,
-        server_round: int,
-        adapter: np.ndarray,
-        manifest: Manifest,
-        settings: AdapterSettings,
-        state: Mapping[str, np.ndarray],
-        positions: Mapping[int, int],
-    ) -> None:
-        """Write the global adapter, the strategy's arrays and the clients' positions after a round."""
-        with atomic_path(self.path / "checkpoints" / f"round-{server_round}") as directory:
+    def checkpoint(self, checkpoint: Checkpoint, adapter: np.ndarray, layout: Layout) -> None:
+        """Write what a run needs to go on after a round; `adapter` is the whole adapter, packed with this layout."""
+        with atomic_path(self.path / "checkpoints" / f"round-{checkpoint.server_round}") as directory:
             directory.mkdir()
-            self._save_adapter(directory / "adapter", adapter, manifest, settings)
-            np.savez(directory / "strategy.npz", **state)
-            (directory / "state.json").write_text(json.dumps({"round": server_round, "positions": positions}))
+            self._save_adapter(directory / "adapter", adapter, layout)
+            np.savez(directory / "strategy.npz", **checkpoint.strategy)
+            if checkpoint.updates:
+                np.savez(directory / "updates.npz", **checkpoint.updates)
+            state = {
+                "round": checkpoint.server_round,
+                "positions": checkpoint.positions,
+                "versions": checkpoint.versions,
+            }
+            (directory / "state.json").write_text(json.dumps(state))
 
     def finish(
         self,
         adapter: np.ndarray,
-        alone: Mapping[int, np.ndarray],
-        manifest: Manifest,
-        settings: AdapterSettings,
+        own_adapters: Mapping[int, np.ndarray],
+        layout: Layout,
         result: Mapping[str, object],
     ) -> None:
-        """Write the final adapter, those of clients that trained alone, and then, last of all, the result."""
-        self._save_adapter(self.path / "adapter", adapter, manifest, settings)
-        for client, own in alone.items():
-            self._save_adapter(self.path / "adapters" / f"client-{client}", own, manifest, settings)
+        """Write the final adapter, those that clients have of their own, and then, last of all, the result."""
+        self._save_adapter(self.path / "adapter", adapter, layout)
+        for client, own in own_adapters.items():
+            self._save_adapter(self.path / "adapters" / f"client-{client}", own, layout)
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
 
-    def _save_adapter(self, directory: Path, vector: np.ndarray, manifest: Manifest, settings: AdapterSettings) -> None:
+    def _save_adapter(self, directory: Path, vector: np.ndarray, layout: Layout) -> None:
         with atomic_path(directory) as temporary:
-            save_peft_directory(temporary, vector, manifest, settings)
+            save_peft_directory(temporary, vector, layout)
             if self.prompt:
                 write_text(temporary / _PROMPT_FILE, json.dumps(asdict(self.prompt), indent=2) + "\n")
 

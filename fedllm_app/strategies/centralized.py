@@ -1,6 +1,7 @@
 """Centralized training, run as a federation of one client."""
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -15,6 +16,8 @@ class Centralized(FedAvg):
     shards of all clients. It needs the data in one place: a simulation, or one owner.
     """
 
+    pooled: ClassVar[bool] = True
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -24,6 +27,6 @@ class Centralized(FedAvg):
         alone = self.taking_part([message.metadata.dst_node_id for message in messages])
         return [message for message in messages if message.metadata.dst_node_id in alone]
 
-    def taking_part(self, chosen: list[int]) -> list[int]:
+    def taking_part(self, clients: list[int]) -> list[int]:
         """Return the lowest id."""
-        return [min(chosen)]
+        return [min(clients)]

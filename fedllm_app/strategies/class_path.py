@@ -1,6 +1,5 @@
 """Strategies that are not in the table: any Flower strategy by its class path."""
 
-import importlib
 import inspect
 import math
 import tomllib
@@ -8,19 +7,12 @@ from collections.abc import Mapping
 
 from flwr.serverapp.strategy import Strategy
 
-from fedllm_app.errors import UserError
+from fedllm_app.class_paths import ClassPathError, import_class
+from fedllm_app.strategies.round_strategy import RoundStrategy, as_round_strategy
 
 Argument = bool | int | float | str
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-class ClassPathError(UserError):
-    """A class path that leads to no strategy that can be constructed."""
-
-
-class NotImportable(ClassPathError):
-    """The module of a class path cannot be imported here; where the ServerApp runs it may be."""
 
 
 def parse_arguments(text: str) -> dict[str, Argument]:
@@ -49,7 +41,7 @@ def check_class_path(path: str, hyper: Mapping[str, Argument]) -> None:
     _class_and_arguments(path, hyper, num_clients=1)
 
 
-def build_from_class_path(path: str, hyper: Mapping[str, Argument], num_clients: int) -> Strategy:
+def build_from_class_path(path: str, hyper: Mapping[str, Argument], num_clients: int) -> RoundStrategy:
     """Construct the strategy "package.module.Class".
 
     It is told to take every client that it is shown, and the number of all clients, as far as its constructor
@@ -63,15 +55,16 @@ def build_from_class_path(path: str, hyper: Mapping[str, Argument], num_clients:
     """
     strategy_class, arguments = _class_and_arguments(path, hyper, num_clients)
     try:
-        return strategy_class(**arguments)
+        strategy = strategy_class(**arguments)
     except (TypeError, ValueError) as error:
         raise ClassPathError(f"{path} refuses its arguments {arguments}: {error}") from error
+    return as_round_strategy(strategy)
 
 
 def _class_and_arguments(
     path: str, hyper: Mapping[str, Argument], num_clients: int
 ) -> tuple[type[Strategy], dict[str, Argument]]:
-    strategy_class = _import_strategy(path)
+    strategy_class = import_class(path, Strategy, "The strategy")
     accepted, required = _parameters(strategy_class)
     given = {name.replace("-", "_"): value for name, value in hyper.items()}
     refused = [name for name in given if name not in accepted]
@@ -93,22 +86,6 @@ def _class_and_arguments(
             "it with defaults and name the subclass."
         )
     return strategy_class, arguments
-
-
-def _import_strategy(path: str) -> type[Strategy]:
-    module_name, _, class_name = path.rpartition(".")
-    try:
-        strategy_class = getattr(importlib.import_module(module_name), class_name)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ClassPathError(f"The strategy {path} cannot be imported: {error}.") from error
-    except ImportError as error:
-        raise NotImportable(f"The strategy {path} cannot be imported: {error}.") from error
-    if not (inspect.isclass(strategy_class) and issubclass(strategy_class, Strategy)):
-        raise ClassPathError(f"{path} is no subclass of flwr.serverapp.strategy.Strategy.")
-    if inspect.isabstract(strategy_class):
-        missing = ", ".join(sorted(strategy_class.__abstractmethods__))
-        raise ClassPathError(f"{path} is abstract; it does not define {missing}.")
-    return strategy_class
 
 
 def _parameters(strategy_class: type[Strategy]) -> tuple[set[str], set[str]]:

@@ -10,18 +10,14 @@ from flwr.serverapp import Grid, strategy
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from numpy.typing import NDArray
 
-from fedllm_app.errors import UserError
+from fedllm_app.messages import ADAPTER
 from fedllm_app.strategies.means import MetricMean, VectorMean
+from fedllm_app.strategies.round_strategy import RoundStrategy, State, StrategyStateError
 
-ADAPTER = "adapter"  # the packed adapter, in messages and in replies
 CLIENT = "client"  # the metric by which a reply names its client
 
 
-class StrategyStateError(UserError):
-    """The arrays of a checkpoint are not those of the strategy that should load them."""
-
-
-class FedAvg(strategy.FedAvg):
+class FedAvg(RoundStrategy, strategy.FedAvg):
     """FedAvg: the mean of the clients' adapters, weighted by their training examples.
 
     McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1::
@@ -40,8 +36,15 @@ class FedAvg(strategy.FedAvg):
     float64 sum and lets it go, and refuses what cannot be averaged. It sends to every node that the grid shows: the
     round loop has drawn the clients, seeded, before.
 
-    A subclass overrides `_server_step`, `state_names` if it keeps vectors between rounds, and `sent_arrays` and
+    A subclass overrides `_server_step`, `state_names` if it keeps anything between rounds, and `sent_arrays` and
     `reply_arrays` if more than the adapter travels.
+
+    Attributes
+    ----------
+    state_names : tuple[str, ...]
+        Attributes that a checkpoint holds: vectors of the adapter's shape, or None before the first round.
+    free_state_names : tuple[str, ...]
+        Attributes that a checkpoint holds, too, arrays of any shape or numbers.
 
     Raises
     ------
@@ -51,9 +54,8 @@ class FedAvg(strategy.FedAvg):
         No example was trained on, or `aggregate_train` was called before `configure_train`.
     """
 
-    sent_arrays: ClassVar[tuple[str, ...]] = (ADAPTER,)
-    reply_arrays: ClassVar[tuple[str, ...]] = (ADAPTER,)
     state_names: ClassVar[tuple[str, ...]] = ()
+    free_state_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
@@ -66,10 +68,6 @@ class FedAvg(strategy.FedAvg):
         self.current = arrays[ADAPTER].numpy()
         self._check_state(self.current.shape)
         return super().configure_train(server_round, arrays, config, grid)
-
-    def taking_part(self, chosen: list[int]) -> list[int]:
-        """Return which of the clients drawn for a round are sent a message to train."""
-        return chosen
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -102,25 +100,31 @@ class FedAvg(strategy.FedAvg):
         """Return the next x from this round's x and the mean of each reply array."""
         return means[ADAPTER].value()
 
-    def state_arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Return the vectors that a checkpoint must hold; none before the first round."""
-        state = {name: getattr(self, name) for name in self.state_names}
-        return {name: vector for name, vector in state.items() if vector is not None}
+    def state_arrays(self) -> State:
+        """Return what a checkpoint must hold; nothing before the first round."""
+        state = {name: getattr(self, name) for name in (*self.state_names, *self.free_state_names)}
+        return {name: np.asarray(value) for name, value in state.items() if value is not None}
 
     def load_state_arrays(self, arrays: Mapping[str, NDArray]) -> None:
         """Put back what `state_arrays` returned; StrategyStateError if the names differ."""
-        if arrays and set(arrays) != set(self.state_names):
+        names = (*self.state_names, *self.free_state_names)
+        if arrays and not set(self.state_names) <= set(arrays) <= set(names):
             raise StrategyStateError(
                 f"The checkpoint holds the strategy state {sorted(arrays)}, {type(self).__name__} needs "
-                f"{sorted(self.state_names)}. Resume with the strategy that wrote the checkpoint."
+                f"{sorted(names)}. Resume with the strategy that wrote the checkpoint."
             )
         for name in self.state_names:
             setattr(self, name, np.array(arrays[name], np.float32) if arrays else None)
+        for name in self.free_state_names:
+            if name in arrays:
+                array = np.array(arrays[name])
+                setattr(self, name, array.item() if array.shape == () else array)
 
     def _check_state(self, shape: tuple[int, ...]) -> None:
         # NumPy would broadcast a state of shape (1,) without a word.
-        for name, vector in self.state_arrays().items():
-            if vector.shape != shape:
+        for name in self.state_names:
+            vector = getattr(self, name)
+            if vector is not None and vector.shape != shape:
                 raise StrategyStateError(
                     f"The state '{name}' has shape {vector.shape}, the adapter {shape}. "
                     "The checkpoint belongs to another adapter."

@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedllm_app.strategies.fedavg import ADAPTER, FedAvg
+from fedllm_app.messages import ADAPTER
+from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.means import VectorMean
 
 

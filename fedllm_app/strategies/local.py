@@ -1,20 +1,15 @@
 """Local training: every client alone, the reference that federation must beat."""
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedllm_app.strategies.fedavg import (
-    ADAPTER,
-    CLIENT,
-    FedAvg,
-    StrategyStateError,
-    reply_metric,
-    reply_records,
-    reply_vector,
-)
+from fedllm_app.messages import ADAPTER
+from fedllm_app.strategies.fedavg import CLIENT, FedAvg, reply_metric, reply_records, reply_vector
+from fedllm_app.strategies.round_strategy import StrategyStateError
 
 _PREFIX = "client-"
 
@@ -34,6 +29,8 @@ class Local(FedAvg):
             is also what every round returns, since there is no global model
     ======  ============================================================================
     """
+
+    needs_single_replies: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,6 +77,10 @@ class Local(FedAvg):
         # Only now: a round that fails half-way must leave no trace.
         self.client_arrays.update(trained)
         return ArrayRecord({ADAPTER: Array(x)}), metrics.value()
+
+    def own_adapters(self) -> dict[int, NDArray[np.float32]]:
+        """Return every client's own adapter, by client."""
+        return self.client_arrays
 
     def state_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return every client's adapter, named "client-<k>"."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from copy import copy
+from typing import ClassVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -10,7 +11,8 @@ from flwr.serverapp import strategy
 from flwr.serverapp.exception import AggregationError
 from numpy.typing import NDArray
 
-from fedllm_app.strategies.fedavg import ADAPTER, CLIENT, FedAvg, reply_records, reply_vector
+from fedllm_app.messages import ADAPTER
+from fedllm_app.strategies.fedavg import CLIENT, FedAvg, reply_records, reply_vector
 
 
 class RobustAggregation(FedAvg):
@@ -44,6 +46,8 @@ class RobustAggregation(FedAvg):
     minimum_replies : int
         The bound of the table; AggregationError below it.
     """
+
+    needs_single_replies: ClassVar[bool] = True
 
     def __init__(self, rule: strategy.FedAvg, minimum_replies: int) -> None:
         super().__init__()
@@ -86,23 +90,23 @@ def median(minimum_replies: int) -> RobustAggregation:
     return RobustAggregation(strategy.FedMedian(), minimum_replies)
 
 
-def trimmed_mean(minimum_replies: int, beta: float) -> RobustAggregation:
+def trimmed_mean(minimum_replies: int, beta: float = 0.2) -> RobustAggregation:
     """Return the coordinate-wise mean without the ⌊β n⌋ lowest and highest values."""
     return RobustAggregation(strategy.FedTrimmedAvg(beta=beta), minimum_replies)
 
 
-def krum(minimum_replies: int, malicious: int) -> RobustAggregation:
+def krum(minimum_replies: int, malicious: int = 1) -> RobustAggregation:
     """Return Krum: the one move that is closest to its n − f − 2 nearest."""
     return RobustAggregation(strategy.Krum(num_malicious_nodes=malicious), minimum_replies)
 
 
-def multi_krum(minimum_replies: int, malicious: int, keep: int) -> RobustAggregation:
+def multi_krum(minimum_replies: int, malicious: int = 1, keep: int = 2) -> RobustAggregation:
     """Return Multi-Krum: the mean of the `keep` best moves by Krum's score."""
     rule = strategy.MultiKrum(num_malicious_nodes=malicious, num_nodes_to_select=keep)
     return RobustAggregation(rule, minimum_replies)
 
 
-def bulyan(minimum_replies: int, malicious: int) -> RobustAggregation:
+def bulyan(minimum_replies: int, malicious: int = 1) -> RobustAggregation:
     """Return Bulyan: of n − 2 f moves by Krum's score, the mean of the n − 4 f nearest their median, by coordinate."""
     return RobustAggregation(strategy.Bulyan(num_malicious_nodes=malicious), minimum_replies)
 

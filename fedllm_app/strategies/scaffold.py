@@ -9,11 +9,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 from numpy.typing import NDArray
 
-from fedllm_app.strategies.fedavg import ADAPTER, FedAvg
+from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
+from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.means import VectorMean
-
-CONTROL = "control"
-CONTROL_DELTA = "control-delta"
 
 
 class Scaffold(FedAvg):

@@ -4,7 +4,6 @@ Everything lies below one directory a run and client, written atomically. What m
 by version, so that state that was lost or is older than the server's is noticed.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -40,38 +39,42 @@ class ClientState:
             if other not in (self._path(name, version), self._path(name, keep)):
                 other.unlink(missing_ok=True)
 
-    def reference(self) -> np.ndarray | None:
-        """The adapter of the reference policy that the server sent, if it did."""
-        path = self.directory / "reference.npy"
+    def kept(self, name: str) -> np.ndarray | None:
+        """An array that the server sent once, if it did."""
+        path = self.directory / f"{name}.npy"
         return np.load(path, allow_pickle=False) if path.is_file() else None
 
-    def save_reference(self, adapter: np.ndarray) -> None:
-        """Keep the adapter of the reference policy."""
-        save_array(self.directory / "reference.npy", adapter)
+    def keep(self, name: str, array: np.ndarray) -> None:
+        """Keep an array that the server sends once."""
+        save_array(self.directory / f"{name}.npy", array)
 
     def _path(self, name: str, version: int) -> Path:
         return self.directory / f"{name}-{version}.npy"
 
 
-class ReferenceCache:
-    """Reference log-probabilities of a shard's pairs, on disk, computed as they are needed and never twice.
+class RoundState:
+    """The state of one client as one step of one round sees it: what was valid after its last accepted reply.
 
-    The reference policy is fixed for the run, so a value depends on the model, the reference adapter and the tokens
-    only. All of these must be in `key_parts`; a resumed run, and another run from the same start, find it again.
+    Parameters
+    ----------
+    version : int
+        The round of the client's last reply that the server accepted (0: none).
+    server_round : int
+        This round; what is saved is valid once the server accepts its reply.
     """
 
-    def __init__(self, key_parts: list[str], pairs: int) -> None:
-        key = hashlib.sha256("\n".join(key_parts).encode()).hexdigest()[:32]
-        self.path = home() / "references" / f"{key}.npy"
-        loaded = np.load(self.path, allow_pickle=False) if self.path.is_file() else None
-        # NaN marks what was not computed yet. Columns: chosen, rejected.
-        self.values = np.full((pairs, 2), np.nan) if loaded is None else loaded
+    def __init__(self, state: ClientState, version: int, server_round: int) -> None:
+        self.state, self.version, self.server_round = state, version, server_round
 
-    def missing(self, indices: np.ndarray) -> np.ndarray:
-        """Those of `indices` whose values are not here."""
-        return np.unique(indices[np.isnan(self.values[indices, 0])])
+    @property
+    def expected(self) -> bool:
+        """Whether the client trained before, so that its state should be here."""
+        return self.version > 0
 
-    def put(self, indices: np.ndarray, values: np.ndarray) -> None:
-        """Add values, shape (len(indices), 2), and write all of them."""
-        self.values[indices] = values
-        save_array(self.path, self.values)
+    def load(self, name: str) -> np.ndarray | None:
+        """The array as it was after the last accepted reply; None if it is not here."""
+        return self.state.load_version(name, self.version)
+
+    def save(self, name: str, array: np.ndarray) -> None:
+        """Keep an array under this round."""
+        self.state.save_version(name, self.server_round, array, keep=self.version)

@@ -5,19 +5,53 @@ model, TRL copies the adapter that it finds at construction into a second one na
 be that round's global model. Here that copy is removed at once, and every batch brings the reference's values along.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
+from fedllm_app.config.sections import Config, TrainConfig
 from fedllm_app.data.shards import PairShard
-from fedllm_app.training.client_state import ReferenceCache
-from fedllm_app.training.head import score_completions
+from fedllm_app.training.references import ReferenceCache, reference_cache
 from fedllm_app.training.resident import Resident
-from fedllm_app.training.trainer import InGivenOrder, LocalTraining, collate, resident_trainer
+from fedllm_app.training.scoring import completion_log_probs_of
+from fedllm_app.training.task import Job, Numbers, Task, TrainResult
+from fedllm_app.training.trainer import InGivenOrder, resident_trainer, train_round, training_arguments
 
 _TRL_REFERENCE = "ref"
+
+
+_LOGGED = {
+    "rewards/accuracies": "reward-accuracy",
+    "rewards/margins": "reward-margin",
+    "logps/chosen": "chosen-log-prob",
+    "logps/rejected": "rejected-log-prob",
+}
+"""What TRL logs of rewards and log-probabilities, and our names."""
+
+
+class ValueAlignment(Task):
+    """`train.task = "dpo"`: the strength `beta` of the reference policy, and TRL's loss type."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.beta, self.loss_type = config.dpo.beta, config.dpo.loss_type
+
+    def train(self, job: Job, indices: np.ndarray) -> TrainResult:
+        """See `Task`."""
+        shard, references = job.shards.train, reference_cache(job, "train", columns=2)
+        complete_references(job.model, shard, indices, job.reference, references)
+        trainer = dpo_trainer(job.model, job.train, self.beta, self.loss_type)
+        result = train_round(job, trainer, dpo_dataset(shard, indices, references))
+        return replace(result, metrics=result.means(_LOGGED))
+
+    def evaluate(self, job: Job, examples: int) -> Numbers:
+        """See `Task`."""
+        references = reference_cache(job, "held-out", columns=2)
+        return evaluate_dpo(job.model, job.shards.held_out, job.adapter, job.reference, references, self.beta, examples)
 
 
 class PreferenceTrainer(InGivenOrder, DPOTrainer):
@@ -31,14 +65,14 @@ class PreferenceTrainer(InGivenOrder, DPOTrainer):
         self.precompute_ref_logps = True
 
 
-def dpo_trainer(resident: Resident, training: LocalTraining, beta: float, loss_type: str) -> PreferenceTrainer:
+def dpo_trainer(resident: Resident, train: TrainConfig, beta: float, loss_type: str) -> PreferenceTrainer:
     """The one DPO trainer of a resident model and these settings."""
 
     def arguments() -> DPOConfig:
-        return DPOConfig(**training.arguments(), beta=beta, loss_type=[loss_type], max_length=None)
+        return DPOConfig(**training_arguments(train), beta=beta, loss_type=[loss_type], max_length=None)
 
     placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
-    return resident_trainer(resident, (training, beta, loss_type), PreferenceTrainer, arguments, placeholder)
+    return resident_trainer(resident, (train, beta, loss_type), PreferenceTrainer, arguments, placeholder)
 
 
 def dpo_dataset(shard: PairShard, indices: np.ndarray, references: ReferenceCache) -> Dataset:
@@ -62,25 +96,8 @@ def complete_references(
     """Compute what the cache lacks of `indices` under the reference adapter; how many pairs that were."""
     missing = cache.missing(indices)
     if len(missing):
-        cache.put(missing, pair_log_probs(resident, shard, missing, reference))
+        cache.put(missing, completion_log_probs_of(resident, (shard.chosen, shard.rejected), missing, reference))
     return len(missing)
-
-
-@torch.no_grad()
-def pair_log_probs(
-    resident: Resident, shard: PairShard, indices: np.ndarray, adapter: np.ndarray | None, batch_size: int = 8
-) -> np.ndarray:
-    """Summed log-probabilities of chosen and rejected completions under `adapter` (None: the base), shape (n, 2)."""
-    values = np.empty((len(indices), 2))
-    order = np.argsort(shard.lengths[indices], kind="stable")
-    with resident.using(adapter) as model:
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            for column, part in enumerate((shard.chosen, shard.rejected)):
-                rows = [part.example(indices[place]) for place in places]
-                log_probs, _, _ = score_completions(model, *collate(rows, model.device))
-                values[places, column] = log_probs.sum(1).cpu().numpy()
-    return values
 
 
 def evaluate_dpo(
@@ -100,7 +117,7 @@ def evaluate_dpo(
     """
     indices = np.arange(min(examples, len(shard)))
     complete_references(resident, shard, indices, reference, cache)
-    policy = pair_log_probs(resident, shard, indices, adapter)
+    policy = completion_log_probs_of(resident, (shard.chosen, shard.rejected), indices, adapter)
     rewards = beta * (policy - cache.values[indices])
     margins = rewards[:, 0] - rewards[:, 1]
     return {

@@ -1,8 +1,8 @@
 """What a client process keeps loaded between messages: the base model with its adapter slot, and the tokenizer.
 
-The one global state of the app (a simulation's actors and a site's process live across messages, and loading the base
-for every message is the largest avoidable cost). Clients share it: before each use the adapter is written anew, so
-nothing of one client is left for the next.
+A simulation's actors and a site's process live across messages, and loading the base for every message is the largest
+avoidable cost. Clients share it: before each use the adapter is written anew, so nothing of one client is left for the
+next.
 """
 
 import gc
@@ -19,12 +19,17 @@ import numpy as np
 
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, check_dora, peft_config
-from fedllm_app.adapters.view import AdapterView
+from fedllm_app.adapters.view import AdapterView, adapter_parameters
 from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model, stop_ids
+from fedllm_app.process_cache import PROCESS_CACHE
+from fedllm_app.updates.parts import AGGREGATIONS
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+
+_KIND = "resident model"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class ResidentKey:
     task: str
     model: ModelValues
     adapter: AdapterValues
+    aggregation: str = "factors"
 
 
 @dataclass
@@ -68,13 +74,20 @@ class Resident:
 
         check_dora(self.key.adapter.dora, self.key.model.quantization)
         model = add_adapter(load_model(self.key.model), peft_config(self.key.adapter))
+        freeze_home(model, self.key.aggregation)
         install_completion_head(model.get_base_model())
         return model
 
     @cached_property
     def adapter(self) -> AdapterView:
-        """The adapter slot as a packed vector."""
-        return AdapterView(self.model)
+        """The part of the adapter that is trained and travels, as a packed vector."""
+        return AdapterView(self.model, AGGREGATIONS[self.key.aggregation])
+
+    @cached_property
+    def home(self) -> AdapterView:
+        """The part of the adapter that stays at home, as a packed vector; of size 0 where everything travels."""
+        travels = AGGREGATIONS[self.key.aggregation]
+        return AdapterView(self.model, lambda name: not travels(name))
 
     @property
     def manifest(self) -> Manifest:
@@ -93,16 +106,10 @@ class Resident:
             yield self.model
 
 
-_resident: Resident | None = None
-
-
 def resident(key: ResidentKey) -> Resident:
     """The process's resident model for `key`; a model loaded for another key is let go first."""
-    global _resident
-    if _resident is None or _resident.key != key:
-        release()
-        _resident = Resident(key)
-    return _resident
+    PROCESS_CACHE.on_drop(_KIND, _collect)
+    return PROCESS_CACHE.get(_KIND, key, lambda: Resident(key))
 
 
 def set_threads(threads: int) -> int:
@@ -119,8 +126,17 @@ def set_threads(threads: int) -> int:
 
 def release() -> None:
     """Forget the resident model (after running out of memory, so that the next message finds a clean process)."""
-    global _resident
-    if _resident is not None:
-        _resident = None
-        gc.unfreeze()  # see `resident_trainer`
-        gc.collect()
+    PROCESS_CACHE.clear(_KIND)
+
+
+def _collect() -> None:
+    gc.unfreeze()  # see `resident_trainer`
+    gc.collect()
+
+
+def freeze_home(model: "PeftModel", aggregation: str) -> None:
+    """Keep the part of the adapter that does not travel from being trained."""
+    travels = AGGREGATIONS[aggregation]
+    for parameter, name in zip(*adapter_parameters(model), strict=True):
+        if not travels(name):
+            parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""One round of local training with a TRL trainer: what SFT and DPO share.
+"""One round of local training with a TRL trainer: what all tasks share.
 
 A trainer is built once for a resident model and serves every round of every client: the adapter, the data and the
 learning rate are put in, and the optimizer starts anew, because clients keep no moments between rounds.
@@ -8,7 +8,6 @@ import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,77 +15,34 @@ from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from fedllm_app.config.sections import TrainConfig
 from fedllm_app.training.corrections import Correction
 from fedllm_app.training.head import install_completion_head
-from fedllm_app.training.resident import Resident
-
-_PREFERENCE_METRICS = {
-    "rewards/accuracies": "reward-accuracy",
-    "rewards/margins": "reward-margin",
-    "logps/chosen": "chosen-log-prob",
-    "logps/rejected": "rejected-log-prob",
-}
-
-Progress = Callable[[int, int, float | None], None]  # step, steps, loss; step 0 without a loss when training begins
+from fedllm_app.training.resident import Resident, freeze_home
+from fedllm_app.training.task import Job, Progress, TrainResult
 
 
-@dataclass(frozen=True)
-class LocalTraining:
-    """How a client trains in a round; fixed for the run."""
-
-    local_steps: int
-    batch_size: int
-    gradient_accumulation: int
-    optimizer: str
-    weight_decay: float
-    max_grad_norm: float
-    gradient_checkpointing: bool = False
-
-    @property
-    def examples_per_round(self) -> int:
-        """Examples that one client meets in one round."""
-        return self.local_steps * self.batch_size * self.gradient_accumulation
-
-    def arguments(self) -> dict:
-        """The arguments that every TRL trainer of this app is built with."""
-        return {
-            "output_dir": "unused",
-            "max_steps": self.local_steps,
-            "per_device_train_batch_size": self.batch_size,
-            "gradient_accumulation_steps": self.gradient_accumulation,
-            "optim": "adamw_torch" if self.optimizer == "adamw" else "sgd",
-            "weight_decay": self.weight_decay,
-            "max_grad_norm": self.max_grad_norm,
-            "lr_scheduler_type": "constant",
-            "logging_steps": 1,
-            "logging_nan_inf_filter": False,
-            "save_strategy": "no",
-            "report_to": [],
-            "disable_tqdm": True,
-            "bf16": False,
-            "use_cpu": not torch.cuda.is_available(),
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "remove_unused_columns": False,
-        }
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What local training gave: the new packed adapter, what was logged at every optimizer step by name, seconds."""
-
-    adapter: np.ndarray
-    logs: dict[str, list[float]]
-    seconds: float
-
-    @property
-    def losses(self) -> list[float]:
-        """The loss of every optimizer step."""
-        return self.logs["loss"]
-
-    @property
-    def preference_metrics(self) -> dict[str, float]:
-        """Means over the round of what TRL's DPO logs of rewards and log-probabilities, by our names; else empty."""
-        return {ours: float(np.mean(self.logs[trl])) for trl, ours in _PREFERENCE_METRICS.items() if trl in self.logs}
+def training_arguments(train: TrainConfig) -> dict:
+    """The arguments that every TRL trainer of this app is built with."""
+    return {
+        "output_dir": "unused",
+        "max_steps": train.local_steps,
+        "per_device_train_batch_size": train.batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation,
+        "optim": "adamw_torch" if train.optimizer == "adamw" else "sgd",
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "bf16": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "remove_unused_columns": False,
+    }
 
 
 class RoundCallback(TrainerCallback):
@@ -126,39 +82,21 @@ class InGivenOrder:
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-def train_round(
-    resident: Resident,
-    trainer: Trainer,
-    dataset: Dataset,
-    adapter: np.ndarray,
-    learning_rate: float,
-    seed: int,
-    corrections: list[Correction] | None = None,
-    progress: Progress | None = None,
-) -> TrainResult:
-    """Train the adapter for one round on `dataset`, in its order.
-
-    Parameters
-    ----------
-    adapter : np.ndarray
-        The packed global adapter, shape (manifest.size,).
-    learning_rate : float
-        Constant within the round.
-    seed : int
-        Seeds dropout, so that it depends on the client and the round and not on which process serves them.
-    """
+def train_round(job: Job, trainer: Trainer, dataset: Dataset) -> TrainResult:
+    """Train a job's adapter for one round on `dataset`, in its order, with the job's corrections."""
     started = time.perf_counter()
     callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, RoundCallback))
-    resident.adapter.write(adapter)
-    callback.begin(corrections or [], resident.adapter.parameters, progress)
+    view = job.model.adapter
+    view.write(job.adapter)
+    callback.begin(job.corrections, view.parameters, job.progress)
     trainer.train_dataset = dataset
-    trainer.args.learning_rate = learning_rate
+    trainer.args.learning_rate = job.assignment.learning_rate
     trainer.optimizer, trainer.lr_scheduler = None, None
-    torch.manual_seed(seed)
-    resident.model.train()
+    torch.manual_seed(job.seed)
+    job.model.model.train()
     trainer.train()
-    resident.model.zero_grad(set_to_none=True)
-    return TrainResult(resident.adapter.read(), dict(callback.logs), time.perf_counter() - started)
+    job.model.model.zero_grad(set_to_none=True)
+    return TrainResult(view.read(), dict(callback.logs), time.perf_counter() - started)
 
 
 def resident_trainer(
@@ -180,7 +118,7 @@ def resident_trainer(
         base = resident.model.get_base_model()
         base.activation_checkpointing_disable()  # an earlier trainer may have asked for it
         base.disable_input_require_grads()
-        before = resident.adapter.read()
+        before = [(view, view.read()) for view in (resident.adapter, resident.home)]
         trainer = trainer_class(
             resident.model,
             args=arguments(),
@@ -190,7 +128,9 @@ def resident_trainer(
         )
         trainer.remove_callback(PrinterCallback)  # it prints every log line
         install_completion_head(base)
-        resident.adapter.restore(before)  # on a quantized base, TRL has cast it to bfloat16
+        for view, vector in before:
+            view.restore(vector)  # on a quantized base, TRL has cast it to bfloat16
+        freeze_home(resident.model, resident.key.aggregation)
         resident.trainers[key] = trainer
         # Trainers collect garbage in every round, which among the objects of some thousand imported modules takes a third
         # of a second. All that is there now stays until the model is released.

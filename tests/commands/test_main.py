@@ -10,7 +10,7 @@ import pytest
 from places import ROOT
 from rich.console import Console
 
-from fedllm_app.commands import main as cli
+from fedllm_app.commands import run as cli
 from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.main import main
 from fedllm_app.commands.overrides import read_overrides

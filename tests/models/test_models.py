@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedllm_app.models import base as models
+from fedllm_app.models import packaged
 from fedllm_app.models.base import (
     ModelLocation,
     choose_dtype,
@@ -53,7 +54,7 @@ def conversions(monkeypatch) -> list[tuple[Path, Path]]:
         target.mkdir(parents=True)
         (target / "config.json").write_text("{}")
 
-    monkeypatch.setattr(models, "_convert_gguf", convert)
+    monkeypatch.setattr(packaged, "_convert_gguf", convert)
     return asked
 
 
@@ -187,7 +188,7 @@ def test_the_packaged_model(monkeypatch):
     except importlib.metadata.PackageNotFoundError:
         pytest.skip(f"the package {PACKAGED_MODELS[PACKAGED].distribution} is not installed")
     location = locate_model(PACKAGED)
-    monkeypatch.setattr(models, "_convert_gguf", lambda *_: pytest.fail("converted a second time"))
+    monkeypatch.setattr(packaged, "_convert_gguf", lambda *_: pytest.fail("converted a second time"))
     assert locate_model(PACKAGED) == location
     model = load_base_model(location, torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008

@@ -8,7 +8,7 @@ from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import AdapterValues, adapter_layout, draw_adapter, initial_adapter
 from fedllm_app.client_app import build_local_client
 from fedllm_app.messages import ADAPTER
-from fedllm_app.models import base as models
+from fedllm_app.models import quantization as models
 from fedllm_app.models.base import ModelValues, load_model, locate_model
 from fedllm_app.training.head import score_completions
 from fedllm_app.training.resident import ResidentKey, resident

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
 
-from fedllm_app.federation.exchange import NoReply, ask, wait_for_nodes
+from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.messages import adapter_record
 
 NODES = {0: 900, 1: 70, 2: 8000}  # client -> node

@@ -1,0 +1,69 @@
+"""The local client of a run, built from its configuration once a process."""
+
+import numpy as np
+
+from fedllm_app.adapters.layout import Layout
+from fedllm_app.adapters.methods import adapter_layout, initial_adapter
+from fedllm_app.class_paths import class_paths, import_class
+from fedllm_app.client.local_client import LocalClient
+from fedllm_app.client.shards import ShardStore
+from fedllm_app.client.site import SiteItems, at_site
+from fedllm_app.config.parse import parse_run_config
+from fedllm_app.config.sections import Config
+from fedllm_app.config.values import adapter_values, data_selection, model_values, tokenization
+from fedllm_app.models.base import load_model, locate_model
+from fedllm_app.models.quantization import prepare_bitsandbytes
+from fedllm_app.process_cache import PROCESS_CACHE
+from fedllm_app.tasks import task_spec
+from fedllm_app.training.corrections import Correction
+from fedllm_app.training.resident import ResidentKey, set_threads
+from fedllm_app.training.task import Task
+from fedllm_app.updates.parts import home_part
+from fedllm_app.updates.table import build_chain
+
+
+def local_client(run_id: int, run_config: tuple, clients: int, site: SiteItems = ()) -> LocalClient:
+    """The local client of a run in this process.
+
+    Parameters
+    ----------
+    run_config : tuple
+        The flat configuration as sorted items, so that it can be a key.
+    site : SiteItems
+        What the node's own configuration says of its data (`site_items`).
+    """
+    key = (run_id, run_config, clients, site)
+    return PROCESS_CACHE.get("local client", key, lambda: _build(run_id, dict(run_config), clients, site))
+
+
+def resident_key(config: Config) -> ResidentKey:
+    """What this configuration's resident model is known by."""
+    return ResidentKey(config.train.task, model_values(config), adapter_values(config), config.lora.aggregation)
+
+
+def _build(run_id: int, flat: dict, clients: int, site: SiteItems) -> LocalClient:
+    config = parse_run_config(flat)
+    prepare_bitsandbytes(config.model.quantization)
+    set_threads(config.run.threads)
+    spec = task_spec(config.train.task)
+    selection = at_site(data_selection(config, clients, spec.rows), site)
+    own = class_paths(config.train.corrections)
+    return LocalClient(
+        run_id=run_id,
+        key=resident_key(config),
+        store=ShardStore(selection, tokenization(config)),
+        train_config=config.train,
+        task=import_class(spec.implementation, Task, "The task")(config),
+        chain=build_chain(config.update.steps, config.update.compress),
+        corrections=tuple(import_class(path, Correction, "The correction") for path in own),
+        evaluate_examples=config.evaluate.examples,
+        draw_home=lambda: _drawn_home(config),
+    )
+
+
+def _drawn_home(config: Config) -> np.ndarray:
+    """The part of a newly drawn adapter that stays at home, as the server draws it from the same seed."""
+    values = adapter_values(config)
+    layout: Layout = adapter_layout(locate_model(config.model.name, config.model.trust_remote_code), values)
+    full = initial_adapter(layout, values, config.run.seed, lambda: load_model(model_values(config)))
+    return full[layout.slots(home_part(layout, config.lora.aggregation))]

@@ -1,0 +1,84 @@
+"""The books of a run: what was sent, received and refused, each line in the journal, and the totals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import Message, MessageType, RecordDict
+
+from fedllm_app.messages import METRICS, PEAK_GPU_MEMORY, PEAK_MEMORY, record_bytes
+from fedllm_app.runs.directory import RunDirectory
+
+
+@dataclass
+class Totals:
+    """What a run adds up to.
+
+    Attributes
+    ----------
+    down, up : int
+        Bytes of arrays sent to and received from clients.
+    peak : dict[str, float]
+        The largest of the clients' numbers of memory, by their names, in MB.
+    refused : int
+        Replies that were not used.
+    positions, versions : dict[int, int]
+        By client, the optimizer steps accepted so far and the round of the last of them (0: none).
+    """
+
+    down: int = 0
+    up: int = 0
+    peak: dict[str, float] = field(default_factory=lambda: dict.fromkeys((PEAK_MEMORY, PEAK_GPU_MEMORY), 0.0))
+    refused: int = 0
+    positions: dict[int, int] = field(default_factory=dict)
+    versions: dict[int, int] = field(default_factory=dict)
+
+
+class Ledger:
+    """Keeps the totals and writes the journal's lines about clients.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+        Whose journal is written.
+    names : Mapping[int, str]
+        What each client is called.
+    """
+
+    def __init__(self, directory: RunDirectory, names: Mapping[int, str]) -> None:
+        self.directory = directory
+        self.names = names
+        self.totals = Totals(positions=dict.fromkeys(names, 0), versions=dict.fromkeys(names, 0))
+
+    def sent(self, content: RecordDict) -> None:
+        """Count a message that goes to a client."""
+        self.totals.down += record_bytes(content)
+
+    def refused(self, server_round: int, client: int, during: str, reason: str) -> None:
+        """Note a reply that is not used."""
+        self.totals.refused += 1
+        self.directory.journal("refused", **self._place(server_round, client), during=during, reason=reason)
+
+    def accepted(self, server_round: int, client: int, during: str, sent: RecordDict, answer: Message) -> None:
+        """Note a usable reply, its numbers and its bytes, before anything of it is decoded."""
+        numbers = dict(answer.content[METRICS])
+        down, up = record_bytes(sent), record_bytes(answer.content)
+        self.totals.up += up
+        for name, peak in self.totals.peak.items():
+            self.totals.peak[name] = max(peak, numbers.get(name, 0.0))
+        event = "client" if during == MessageType.TRAIN else "client-evaluation"
+        place = self._place(server_round, client)
+        self.directory.journal(event, **place, **journal_keys(numbers), bytes_down=down, bytes_up=up)
+
+    def trained(self, server_round: int, clients: list[int], steps: int) -> None:
+        """Advance the clients whose updates entered the global adapter."""
+        for client in clients:
+            self.totals.positions[client] += steps
+            self.totals.versions[client] = server_round
+
+    def _place(self, server_round: int, client: int) -> dict[str, object]:
+        return {"round": server_round, "client": client, "name": self.names[client]}
+
+
+def journal_keys(metrics: Mapping[str, object] | None) -> dict[str, object]:
+    """Metrics under the names that the journal uses; the number of the client stands in its own field."""
+    return {} if metrics is None else {key.replace("-", "_"): metrics[key] for key in metrics if key != "client"}

@@ -1,0 +1,48 @@
+"""What a reply is checked for before a strategy sees it."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from flwr.app import Message
+
+from fedllm_app.messages import CONFIG, EXAMPLES, METRICS
+
+
+def reply_problem(answer: Message, manifest: str) -> str | None:
+    """Why a reply must not be used, as far as its numbers tell; None if it may.
+
+    Checked: error replies, the manifest, finite numbers, at least one example.
+    """
+    if answer.has_error():
+        return answer.error.reason or f"error code {answer.error.code}"
+    content = answer.content
+    if METRICS not in content or EXAMPLES not in content[METRICS]:
+        return f"the reply carries no {EXAMPLES}"
+    if CONFIG not in content or content[CONFIG].get("manifest") != manifest:
+        return "the reply was computed under another adapter manifest"
+    examples = content[METRICS][EXAMPLES]
+    if not isinstance(examples, int | float) or not np.isfinite(examples) or examples <= 0:
+        return f"{EXAMPLES} is {examples!r}"
+    odd = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
+    if odd:
+        return f"{odd[0]} is not finite"
+    return None
+
+
+def array_problem(vectors: Mapping[str, np.ndarray], size: int, required: Iterable[str]) -> str | None:
+    """Why the vectors of a reply must not reach the strategy; None if they may.
+
+    Checked: the arrays that the strategy requires are there, each has the shape (size,) of the global adapter, is
+    float32 and finite.
+    """
+    missing = [name for name in required if name not in vectors]
+    if missing:
+        return f"the reply carries no {missing[0]}"
+    for name, vector in vectors.items():
+        if vector.shape != (size,):
+            return f"{name} has shape {vector.shape}, sent was ({size},)"
+        if vector.dtype != np.float32:
+            return f"{name} has dtype {vector.dtype}, it must be float32"
+        if not np.isfinite(vector).all():
+            return f"{name} has values that are not finite"
+    return None

@@ -1,0 +1,98 @@
+"""Where a run starts: the layout of its adapter, the first global adapter, and what clients are sent once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fedllm_app.adapters.layout import Layout
+from fedllm_app.adapters.methods import adapter_layout, initial_adapter
+from fedllm_app.adapters.peft_directory import load_peft_directory
+from fedllm_app.config.sections import Config, ConfigError
+from fedllm_app.config.values import adapter_values, check_context, model_values
+from fedllm_app.federation.sent_once import SentOnce
+from fedllm_app.messages import HOME, REFERENCE
+from fedllm_app.models.base import ModelLocation, load_model, locate_model
+from fedllm_app.runs.directory import adapter_directory
+from fedllm_app.strategies.round_strategy import RoundStrategy
+from fedllm_app.tasks import task_spec
+from fedllm_app.updates.chain import UpdateChain
+from fedllm_app.updates.parts import home_part, travelling_part
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """What every client starts from.
+
+    Attributes
+    ----------
+    layout, travelling, home : Layout
+        Of the whole adapter, of the part that is trained and travels, and of the part that stays at home.
+    full : np.ndarray
+        The whole adapter, packed, shape (layout.size,).
+    drawn : bool
+        Whether clients can draw it themselves from the run's seed.
+    compared : bool
+        Whether the task compares with the model that the run starts from.
+    """
+
+    layout: Layout
+    travelling: Layout
+    home: Layout
+    full: np.ndarray
+    drawn: bool
+    compared: bool
+
+    @property
+    def adapter(self) -> np.ndarray:
+        """The first global adapter, shape (travelling.size,)."""
+        return self.full[self.layout.slots(self.travelling)]
+
+    def merge(self, adapter: np.ndarray) -> np.ndarray:
+        """The whole adapter, shape (layout.size,), for a global adapter, shape (travelling.size,)."""
+        merged = self.full.copy()
+        merged[self.layout.slots(self.travelling)] = adapter
+        return merged
+
+    def sent_once(self, clients: Iterable[int]) -> SentOnce:
+        """The arrays that clients are sent once: a reference policy's adapter, and factors that stay at home."""
+        arrays = {}
+        if self.compared and not self.drawn:  # a new adapter leaves the base as it is
+            arrays[REFERENCE] = self.adapter
+        if self.home.size:
+            arrays[HOME] = self.full[self.layout.slots(self.home)]
+        return SentOnce(arrays, clients, derived=[HOME] if self.drawn else [])
+
+
+def starting_point(config: Config) -> StartingPoint:
+    """Find or draw the adapter that a configuration starts from. The base model's weights are needed for DoRA alone."""
+    location = locate_model(config.model.name, config.model.trust_remote_code)
+    check_context(config, location)
+    start = unfilled_start(config, location)
+    if config.adapter.start:
+        full = load_peft_directory(adapter_directory(Path(config.adapter.start)), start.layout.manifest)
+    else:
+        values = adapter_values(config)
+        full = initial_adapter(start.layout, values, config.run.seed, lambda: load_model(model_values(config)))
+    return replace(start, full=full)
+
+
+def unfilled_start(config: Config, location: ModelLocation) -> StartingPoint:
+    """The starting point with zeros for the adapter: enough to know layouts and bytes."""
+    layout = adapter_layout(location, adapter_values(config))
+    return StartingPoint(
+        layout=layout,
+        travelling=travelling_part(layout, config.lora.aggregation),
+        home=home_part(layout, config.lora.aggregation),
+        full=np.zeros(layout.size, np.float32),
+        drawn=not config.adapter.start,
+        compared=task_spec(config.train.task).needs_reference,
+    )
+
+
+def check_updates(chain: UpdateChain, strategy: RoundStrategy) -> None:
+    """Refuse update steps that cannot work with the strategy. ConfigError with every reason."""
+    problems = chain.problems(strategy)
+    if problems:
+        raise ConfigError([f"update: {problem}" for problem in problems])
