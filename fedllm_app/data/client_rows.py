@@ -202,4 +202,5 @@ def _corpus_data(selection: DataSelection, client: int) -> ClientData:
         fingerprint=share.fingerprint,
         train=Rows(share.examples, functools.partial(share.read, "train")),
         held_out=Rows(held_out, functools.partial(share.read, "held-out")),
+        set_rows=share.examples + held_out,
     )

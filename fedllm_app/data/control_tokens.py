@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _NONCE = f"k{secrets.token_hex(8)}"
 _HIDDEN = re.compile(rf"{_NONCE}h(\d+)h")
 
-# An added token that is not marked as special but written like one, as DeepSeek's `<｜User｜>` is.
-_DELIMITER = re.compile(r"[<\[{｜].*[>\]}｜]", re.DOTALL)
+# An added token that is not marked as special but written like one, as DeepSeek's `<｜User｜>` is. Not one that closes
+# something: `</think>` and the like are parts of answers.
+_DELIMITER = re.compile(r"[<\[{｜][^/].*[>\]}｜]", re.DOTALL)
 
 
 class TokenizerError(UserError):
@@ -71,7 +72,7 @@ class ControlTokens:
         self.begin = _begin(tokenizer)
         self._pattern = _any_of(self.ids)
         self._delimiters = _any_of(
-            name for name, (_, special) in added.items() if special or (len(name) > 2 and _DELIMITER.fullmatch(name))
+            name for name, (_, special) in added.items() if special or _DELIMITER.fullmatch(name)
         )
         self._numbers = {name: number for number, name in enumerate(self.ids)}
         self._names = list(self.ids)
@@ -137,11 +138,8 @@ class ControlTokens:
 
     @cached_property
     def _normalizer(self):
-        """What may turn other characters, such as full-width ones, into a control token; None for most tokenizers."""
-        tokens = self.tokenizer.added_tokens_decoder.values()
-        if self.tokenizer.is_fast and any(token.normalized and token.content in self.ids for token in tokens):
-            return self.tokenizer.backend_tokenizer.normalizer
-        return None
+        """What may turn other characters, such as full-width ones, into the spelling of a control token."""
+        return self.tokenizer.backend_tokenizer.normalizer if self.tokenizer.is_fast else None
 
     def _spelling(self, name: str) -> str:
         return f"<{_NONCE}c{self._numbers[name]}c>"

@@ -18,37 +18,21 @@ What a template does is found out, not assumed. A conversation of marked content
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.data.control_tokens import ControlTokens
-from fedllm_app.data.templates.chat import Renderer, TemplateError, chat_renderer, own_template
+from fedllm_app.data.templates.chat import Renderer, TemplateError, own_template
 from fedllm_app.data.templates.formats import FORMATS, Format, Turn
+from fedllm_app.data.templates.probe import REMEDY, Opening, Probe, faithful_renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEMPLATES = ("tokenizer", *FORMATS)
 """The names of templates: the tokenizer's own, and the formats."""
-
-_SYSTEM, _QUESTION, _ANSWER, _NEXT = "qz3system", "qz3question", "qz3answer", "qz3next"
-_ASKED = [("user", _QUESTION)]
-_ANSWERED = [*_ASKED, ("assistant", _ANSWER)]
-_ASKED_AGAIN = [*_ANSWERED, ("user", _NEXT)]
-_REMEDY = (
-    "choose another data.template, such as chatml, or the absolute path of a .jinja file that writes the content of "
-    "every message"
-)
-
-# A thought that a prompt has opened, as <think> of DeepSeek R1, and one that is opened and closed.
-_TAG = r"<([^<>/|\s]*(?:think|thought|reason)[^<>|\s]*)>"
-_OPENED = re.compile(_TAG + r"\s*\Z")
-_WHOLE = re.compile(_TAG + r"\s*</\1>")
 
 
 @dataclass(frozen=True)
@@ -79,9 +63,7 @@ class Template:
     special_tokens_in_text: bool
     _render: Renderer
     _eos: str
-    _header: str
-    _thought: str
-    _thought_is_open: bool
+    _opening: Opening
     _drops_system: bool
     _drops_history: bool
 
@@ -106,12 +88,12 @@ class Template:
         if system_prompt is not None and turns[0][0] != "system":
             turns = [("system", system_prompt), *turns]
         if self._drops_system and turns[0][0] == "system" and turns[0][1]:
-            raise TemplateError(f"the template {self.name} leaves out the system message or repeats it; {_REMEDY}")
+            raise TemplateError(f"the template {self.name} leaves out the system message or repeats it; {REMEDY}")
         if self._drops_history and sum(role == "user" for role, _ in turns) > 1:
             raise TemplateError(
-                f"the template {self.name} leaves out or repeats the earlier turns of a conversation; {_REMEDY}"
+                f"the template {self.name} leaves out or repeats the earlier turns of a conversation; {REMEDY}"
             )
-        return self._render(turns) + self._header
+        return self._render(turns) + self._opening.header
 
     def refusal(self, turns: Sequence[Turn], system_prompt: str | None) -> str:
         """Why `render_prompt` refuses this conversation, in words that hold nothing of its contents."""
@@ -123,12 +105,12 @@ class Template:
 
     def completion(self, answer: str) -> str:
         """What the model learns to generate for an answer: with what surrounds it, and with one end token."""
-        text, prefix = self.without_end(answer), self.completion_prefix
-        if self._thought and text.lstrip().startswith(self._thought):  # the answer has a thought of its own
-            if self._thought_is_open:
-                prefix, text = "", text.lstrip().removeprefix(self._thought).removeprefix("\n")
+        text, prefix, thought = self.without_end(answer), self.completion_prefix, self._opening.thought
+        if thought and text.lstrip().startswith(thought):  # the answer has a thought of its own
+            if self._opening.thought_is_open:
+                prefix, text = "", text.lstrip().removeprefix(thought).removeprefix("\n")
             else:
-                prefix = prefix[: prefix.index(self._thought)]
+                prefix = prefix[: prefix.index(thought)]
         return prefix + text + self.closing + self.end
 
     def without_end(self, answer: str) -> str:
@@ -181,25 +163,22 @@ def get_template(
             source = own_template(tokenizer)
         elif source is None:
             source = template_source(name)
-        render, ignores_prompt = _faithful_renderer(tokenizer, source, called)
-    seen = _Seen(render, controls, stops, name in FORMATS)
-    prefix, header, thought, thought_is_open = seen.opening(ignores_prompt)
-    closing, end = seen.ending()
+        render, ignores_prompt = faithful_renderer(tokenizer, source, called)
+    probe = Probe(render, controls, stops, ignores_prompt, is_format=name in FORMATS)
+    opening, (closing, end) = probe.opening(), probe.ending()
     return Template(
         name=name,
-        completion_prefix=prefix,
+        completion_prefix=opening.prefix,
         closing=closing,
         end=end,
         stops=tuple(dict.fromkeys([tokenizer.eos_token_id, *stops])),
-        controls=ControlTokens(tokenizer, [*seen.markers(thought), end]),
+        controls=ControlTokens(tokenizer, [*probe.markers(opening.thought), end]),
         special_tokens_in_text=special_tokens_in_text,
         _render=render,
         _eos=tokenizer.eos_token,
-        _header=header,
-        _thought=thought,
-        _thought_is_open=thought_is_open,
-        _drops_system=_drops(render, [("system", _SYSTEM), *_ASKED]),
-        _drops_history=_drops(render, _ASKED_AGAIN),
+        _opening=opening,
+        _drops_system=probe.drops_system,
+        _drops_history=probe.drops_history,
     )
 
 
@@ -231,128 +210,3 @@ def _format_renderer(form: Format, tokenizer: PreTrainedTokenizerBase, controls:
         return form(system, turns[system is not None :], bos, tokenizer.eos_token)
 
     return render
-
-
-def _faithful_renderer(tokenizer: PreTrainedTokenizerBase, source: str, name: str) -> tuple[Renderer, bool]:
-    """Render a chat template with contents as it wants them, text or parts; refuse one that does not write them.
-
-    The second value says whether the template ignores that it is asked to open an answer.
-    """
-    problems = []
-    for parts in (False, True):
-        render = chat_renderer(tokenizer, source, name, parts)
-        try:
-            problem = _problem(render)
-        except TemplateError as error:
-            problems.append(error)
-            continue
-        if problem is None:
-            return render, chat_renderer(tokenizer, source, name, parts, prompts=False)(_ASKED) == render(_ASKED)
-        problems.append(TemplateError(f"{name} {problem}; {_REMEDY}"))
-    raise problems[0]
-
-
-def _problem(render: Renderer) -> str | None:
-    """What is wrong with what a template writes of a question and its answer."""
-    for turns in (_ASKED, _ANSWERED):
-        text = render(turns)
-        for content, what in ((_QUESTION, "the user's message"), (_ANSWER, "the assistant's message"))[: len(turns)]:
-            if content not in text:
-                return f"leaves out {what}, or writes it in other letters"
-            if text.count(content) > 1:
-                return f"writes {what} {text.count(content)} times"
-        if len(turns) > 1 and text.index(_ANSWER) < text.index(_QUESTION):
-            return "writes the assistant's message before the user's"
-        if any(render(turns) != text for _ in range(7)):
-            return "does not write the same text every time"
-    return None
-
-
-def _drops(render: Renderer, turns: Sequence[Turn]) -> bool:
-    """Whether a template leaves out or doubles a content of these turns; one that refuses them says so of every row."""
-    try:
-        text = render(turns)
-    except TemplateError:
-        return False
-    places = [text.find(content) for _, content in turns]
-    return places != sorted(places) or any(text.count(content) != 1 for _, content in turns)
-
-
-def _between(render: Renderer) -> str:
-    """What a template writes between an answer and the next question; "" if it takes single questions only."""
-    try:
-        text = render(_ASKED_AGAIN)
-    except TemplateError:  # rows with several turns are refused one by one
-        return ""
-    found = re.search(f"{_ANSWER}(.*){_NEXT}", text, re.DOTALL)
-    return found.group(1) if found else ""
-
-
-class _Seen:
-    """What a template writes around a question and its answer."""
-
-    def __init__(self, render: Renderer, controls: ControlTokens, stops: Sequence[int], is_format: bool) -> None:
-        self.controls, self.stops, self.is_format = controls, stops, is_format
-        self.tokenizer = controls.tokenizer
-        self.prompt, answered = render(_ASKED), render(_ANSWERED)
-        self.lead, self.tail = answered.split(_ANSWER)
-        self.between = _between(render)
-
-    def opening(self, ignores_prompt: bool) -> tuple[str, str, str, bool]:
-        """The completion's prefix; what to add to prompts; the tag of a thought, and whether prompts open one."""
-        common = os.path.commonprefix([self.prompt, self.lead])
-        unmatched, prefix = self.prompt[len(common) :], self.lead[len(common) :]
-        opened = _OPENED.search(self.prompt)
-        if opened and unmatched.strip():
-            # Prompts open a thought that the answers of a conversation do not show: it is closed at once.
-            if self.prompt[opened.start() :].strip() != unmatched.strip() or prefix.strip():
-                raise self._unmatched(unmatched)
-            line = "\n" if opened.group().endswith("\n") else ""
-            return f"{line}</{opened.group(1)}>\n\n", "", f"<{opened.group(1)}>", True
-        if unmatched.strip():
-            raise self._unmatched(unmatched)
-        if opened:
-            return prefix, "", f"<{opened.group(1)}>", True
-        if unmatched:
-            return "", "", "", False
-        if ignores_prompt and prefix.strip():
-            # The template cannot open an answer; what it puts before one is no part of what a model says.
-            header = prefix.rstrip(" ")
-            return self._white_prefix(prefix[len(header) :], header), header, "", False
-        whole = _WHOLE.search(prefix)
-        if prefix.strip():
-            return prefix, "", f"<{whole.group(1)}>" if whole else "", False
-        return self._white_prefix(prefix, ""), "", "", False
-
-    def _unmatched(self, unmatched: str) -> TemplateError:
-        return TemplateError(
-            f"the template ends a prompt with {unmatched!r}, which it does not write before the answers of a "
-            f"conversation, so what comes between the two is not known; {_REMEDY}"
-        )
-
-    def _white_prefix(self, prefix: str, header: str) -> str:
-        """The white space before an answer; "" where the tokenizer puts it there itself."""
-        encode = partial(self.tokenizer.encode, add_special_tokens=False)
-        prompt = self.prompt + header
-        return "" if encode(prompt) + encode("b") == encode(prompt + prefix + "b") else prefix
-
-    def ending(self) -> tuple[str, str]:
-        """What stands behind an answer up to the token that ends the turn, and that token.
-
-        Without a control token there, it is the tokenizer's end token; unless the next turn begins with a token at
-        which generation stops, as GLM's do.
-        """
-        found = self.controls.delimiters(self.tail)
-        if found:
-            closing = self.tail[: self.tail.index(found[0])]
-            return ("" if self.is_format else closing), found[0]
-        known = set(self.stops)
-        for name in self.controls.delimiters(self.between)[:1]:
-            if self.tokenizer.convert_tokens_to_ids(name) in known and self.between.startswith(name):
-                return "", name
-        return "", self.tokenizer.eos_token
-
-    def markers(self, thought: str) -> list[str]:
-        """The control tokens that the template writes around turns, thoughts apart."""
-        names = self.controls.delimiters(self.prompt + self.tail + self.between)
-        return [name for name in dict.fromkeys(names) if name != thought]
