@@ -19,8 +19,8 @@ def byte_level(
 ):
     """Byte-level BPE as of GPT-2 and Llama 3.
 
-    `special` are control tokens, `added` are added tokens that are not marked as special; `single` is what the tokenizer
-    makes of a text, `merges` how many are learnt of `TEXT`: of none, a token is a byte.
+    `special` are control tokens, `added` are added tokens that are not marked as special; `single` is what the
+    tokenizer makes of a text, `merges` how many are learnt of `TEXT`: of none, a token is a byte.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -37,7 +37,9 @@ def byte_level(
     return _wrapped(tokenizer, special, single, begin, end, template)
 
 
-def spaced(special: Sequence[str], single: str = "$A", begin: str | None = None, end: str = "</s>", legacy: bool = True):
+def spaced(
+    special: Sequence[str], single: str = "$A", begin: str | None = None, end: str = "</s>", legacy: bool = True
+):
     """BPE whose spaces are ▁, with one before every text: `legacy` as of Llama 2, else as of its later conversions."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 

@@ -185,10 +185,8 @@ def _widened(template: Template, before: str, space: str, answer: str, rest: str
     for own in (space, prefix):
         first -= len(own) if before[:first].endswith(own) else 0
     end += len(answer)
-    if rest.startswith(ending):
-        return first, end + len(ending)
-    space = len(rest) - len(rest.lstrip())
-    return first, end + (space + len(ending) if rest[space:].startswith(ending) else 0)
+    ending, white = ending.lstrip(), len(rest) - len(rest.lstrip())
+    return first, end + (white + len(ending) if rest[white:].startswith(ending) else 0)
 
 
 def _begun(ids: list[int], template: Template) -> list[int]:
