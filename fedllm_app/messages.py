@@ -84,7 +84,7 @@ class Assignment:
     remembered of a client between rounds, and kept by the server, so that a restarted site goes on where it stopped.
     `state_version` is the round of this client's last accepted reply (0: none): the version that state on the client's
     disk must have. `once` are hashes, by name, of arrays that the server sends a client once and the client keeps, such
-    as the adapter of a reference policy. `asked` is the whole configuration of the message, in which strategies have
+    as the adapter of a reference policy. `config` is the whole configuration of the message, in which strategies have
     keys of their own.
     """
 
@@ -97,7 +97,7 @@ class Assignment:
     state_version: int = 0
     once: Mapping[str, str] = field(default_factory=dict)
     pooled: bool = False
-    asked: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
+    config: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
 
     def to_config(self) -> dict[str, int | float | str | bool]:
         """The keys of the message's ConfigRecord that the round loop sets; strategies add their own."""
@@ -127,7 +127,7 @@ class Assignment:
                 state_version=config["state-version"],
                 once={key.removeprefix(_ONCE): str(config[key]) for key in config if key.startswith(_ONCE)},
                 pooled=config.get("pooled", False),
-                asked=dict(config),
+                config=dict(config),
             )
         except KeyError as error:
             raise BadMessage(f"the message's configuration lacks {error}") from None

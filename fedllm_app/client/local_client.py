@@ -70,7 +70,7 @@ class LocalClient:
 
     def shards(self, client: int) -> ClientShards:
         """A client's tokenized rows."""
-        return self.store.of(client, self.model)
+        return self.store.client(client, self.model)
 
     def pooled_shards(self) -> ClientShards:
         """The rows of all clients, as if one owned them."""
@@ -168,7 +168,7 @@ class LocalClient:
 
     def _corrections(self, assignment: Assignment, vectors: Vectors) -> list[Correction]:
         local_round = LocalRound(
-            asked=assignment.asked,
+            config=assignment.config,
             vectors=vectors,
             pieces=self.model.adapter.pieces,
             state=self._state(assignment),

@@ -22,7 +22,7 @@ class ShardStore:
     def __init__(self, selection: DataSelection, tokenization: Tokenization) -> None:
         self.selection, self.tokenization = selection, tokenization
 
-    def of(self, client: int, model: Resident) -> ClientShards:
+    def client(self, client: int, model: Resident) -> ClientShards:
         """The shards of a client."""
         key = (self.selection, self.tokenization, model.key, client)
         return PROCESS_CACHE.get("client shards", key, lambda: self._make(client, model), keep=_OPEN)
@@ -54,7 +54,7 @@ class ShardStore:
         return shards
 
     def _pool(self, model: Resident) -> ClientShards:
-        clients = [self.of(client, model) for client in range(self.selection.clients)]
+        clients = [self.client(client, model) for client in range(self.selection.clients)]
         train = join([shards.train for shards in clients])
         held_out = join([shards.held_out for shards in clients])
         return ClientShards("pooled", clients[0].schema, " ".join(shards.key for shards in clients), train, held_out)

@@ -28,6 +28,8 @@ def read_overrides(given: list[str]) -> dict[str, bool | int | float | str]:
             except click.ClickException:
                 pairs = {}
             if not pairs:
-                raise ConfigError([f"--run-config {value}: accepted is 'key=value key=value', text in double quotes"])
+                raise ConfigError(
+                    [f"--run-config {value}: must be a .toml file or 'key=value key=value' with text in double quotes"]
+                )
             merged |= pairs
     return merged

@@ -60,7 +60,7 @@ def run_to_end(
     local = is_local(connection)
     if not local and not config.run.directory:
         raise LaunchError(
-            "run.directory = '': accepted over a connection is an absolute path on the SuperLink's machine, such as "
+            "run.directory = '': over a connection it must be an absolute path on the SuperLink's machine, such as "
             "'/runs/first'"
         )
     directory = RunDirectory(Path(config.run.directory))
@@ -83,22 +83,22 @@ def run_to_end(
             environment = superlink.environment if superlink else flower_environment()
             run_id = submit_run(app, connection, options, environment)
             if not local:
-                told = (
+                notice = (
                     f"what the server says: flwr log {run_id} {connection or ''}; the run goes on if this command ends"
                 )
-                console.print(told, markup=False, highlight=False)
+                console.print(notice, markup=False, highlight=False)
             finished = _follow(run_id, directory, config, console, connection, environment)
     result = read_result(directory.path)
-    where = "its files" if directory.journal_file.exists() else "its files, on the SuperLink's machine"
+    files = "its files" if directory.journal_file.exists() else "its files, on the SuperLink's machine"
     if result is not None:
         console.print(summary(result, str(directory.path)))
     elif finished:
-        console.print(f"the run finished; {where}: {directory.path}", markup=False, highlight=False)
+        console.print(f"the run finished; {files}: {directory.path}", markup=False, highlight=False)
     else:
         journal = Tail(directory.journal_file).new()
         if local and not any(event["event"] == "failed" for event in journal):  # else its reason was shown
             console.print(f"the end of {log_file}:\n{tail(log_file)}", markup=False, highlight=False)
-        console.print(f"the run failed; {where}: {directory.path}", style="red", markup=False, highlight=False)
+        console.print(f"the run failed; {files}: {directory.path}", style="red", markup=False, highlight=False)
     return finished
 
 

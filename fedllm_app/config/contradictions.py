@@ -18,11 +18,11 @@ def contradictions(config: Config) -> list[str]:
     clients, train, data = config.clients, config.train, config.data
     if clients.number and clients.per_round > clients.number:
         problems.append(
-            f"clients.per-round = {clients.per_round}: accepted is 0 (all) to clients.number = {clients.number}"
+            f"clients.per-round = {clients.per_round}: must be between 0 (all) and clients.number = {clients.number}"
         )
     if train.min_learning_rate > train.learning_rate:
         problems.append(
-            f"train.min-learning-rate = {train.min_learning_rate}: accepted is at most "
+            f"train.min-learning-rate = {train.min_learning_rate}: must be at most "
             f"train.learning-rate = {train.learning_rate}"
         )
     if config.evaluate.every and not (data.held_out_examples or data.held_out_share):
@@ -33,10 +33,10 @@ def contradictions(config: Config) -> list[str]:
     problems += _data_contradictions(data, clients, train.task)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
-        problems.append(f'run.directory = {directory!r}: accepted is an absolute path, or "" for a new one')
+        problems.append(f'run.directory = {directory!r}: must be an absolute path, or "" for a new directory')
     start = config.adapter.start
     if start and not Path(start).is_absolute():
-        problems.append(f"adapter.start = {start!r}: accepted is an absolute path")
+        problems.append(f"adapter.start = {start!r}: must be an absolute path")
     problems += _adapter_contradictions(config)
     taking_part = clients.per_round or clients.number
     needed = minimum_clients(config.strategy.name, config.strategy.hyper)
@@ -55,27 +55,27 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
     if data.partition == "by-domain":
         if "" in names or BUILT_IN in names:
             problems.append(
-                f"data.name = {data.name!r}: accepted with data.partition = 'by-domain' is sets separated by commas: "
+                f"data.name = {data.name!r}: data.partition = 'by-domain' needs sets separated by commas: "
                 "absolute paths, named sets, Hub ids"
             )
         if clients.number != len(names):
             problems.append(
                 f"clients.number = {clients.number}: data.partition = 'by-domain' gives each client one set and "
-                f"data.name holds {len(names)}: accepted is {len(names)}, or 0"
+                f"data.name holds {len(names)}: it must be {len(names)}, or 0"
             )
     elif len(names) > 1:
         problems.append(
             f"data.name = {data.name!r} holds {len(names)} names and data.partition = {data.partition!r} divides one "
-            "set: accepted is one name, or data.partition = 'by-domain' for a client a set"
+            "set: name one, or set data.partition = 'by-domain' to give each client a set"
         )
     if data.partition in LABELLED and not data.partition_column:
         problems.append(
-            f"data.partition = {data.partition!r} divides by a label: accepted for data.partition-column is the name "
+            f"data.partition = {data.partition!r} divides by a label: data.partition-column must be the name "
             "of a column, not ''"
         )
     if data.name == BUILT_IN and data.partition not in ("iid", "by-domain"):
         problems.append(
-            f"data.partition = {data.partition!r}: accepted with data.name = '{BUILT_IN}' is 'iid', because the "
+            f"data.partition = {data.partition!r}: must be 'iid' with data.name = '{BUILT_IN}', because the "
             "built-in corpus gives every client one domain"
         )
     if data.learn_turns == "all" and task in TASKS and TASKS[task].rows != Example.kind:
@@ -84,7 +84,7 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
         )
     if data.name == BUILT_IN and data.samples:
         problems.append(
-            f"data.samples = {data.samples}: accepted with data.name = '{BUILT_IN}' is 0; the rows of the built-in "
+            f"data.samples = {data.samples}: must be 0 with data.name = '{BUILT_IN}'; the rows of the built-in "
             "corpus are set by data.examples-per-client"
         )
     return problems
@@ -95,28 +95,28 @@ def _adapter_contradictions(config: Config) -> list[str]:
     problems = []
     lora, method, train = config.lora, config.adapter.method, config.train
     if not lora.targets:
-        problems.append(f"lora.target-modules = {lora.target_modules!r}: accepted is names or all-linear")
+        problems.append(f"lora.target-modules = {lora.target_modules!r}: must be names of modules, or all-linear")
     if method == "lora" and "lm_head" in lora.targets:
         problems.append(
-            f"lora.target-modules = {lora.target_modules!r}: accepted is modules below the language-model head, "
+            f"lora.target-modules = {lora.target_modules!r}: must name modules below the language-model head, "
             "lm_head, which stays frozen"
         )
     for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
         if wanted and method != "lora":
-            problems.append(f"lora.{key} = true: accepted is false with adapter.method = {method!r}")
+            problems.append(f"lora.{key} = true: must be false with adapter.method = {method!r}")
     if config.model.double_quantization and config.model.quantization != "nf4":
         problems.append(
-            "model.double-quantization = true: accepted is false with model.quantization = "
+            "model.double-quantization = true: must be false with model.quantization = "
             f"{config.model.quantization!r}; it quantizes the scales of nf4"
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(
-            "train.gradient-checkpointing = true: accepted is false with adapter.method = 'prefix-tuning', whose "
+            "train.gradient-checkpointing = true: must be false with adapter.method = 'prefix-tuning', whose "
             "prefix travels in the attention cache, which checkpointed layers have not"
         )
     if method in PROMPT_METHODS and config.adapter.virtual_tokens >= train.max_length:
         problems.append(
-            f"adapter.virtual-tokens = {config.adapter.virtual_tokens}: accepted is less than train.max-length = "
+            f"adapter.virtual-tokens = {config.adapter.virtual_tokens}: must be less than train.max-length = "
             f"{train.max_length}"
         )
     return problems

@@ -30,7 +30,7 @@ def check_context(config: Config, location: ModelLocation) -> None:
         given, together = f"{given} and adapter.virtual-tokens = {virtual}", " together"
     raise ConfigError(
         [
-            f"{given}: accepted is at most {context}{together}, the positions of model.name = {config.model.name!r} "
+            f"{given}: must be at most {context}{together}, the positions of model.name = {config.model.name!r} "
             "(max_position_embeddings)"
         ]
     )

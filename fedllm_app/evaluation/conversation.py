@@ -110,11 +110,11 @@ def _find_adapter(path: Path, client: int | None) -> Path:
     adapter = adapter_directory(path)
     if not (adapter / "adapter_config.json").is_file():
         raise AdapterError(
-            f"{adapter} holds no adapter (adapter_config.json): accepted is a finished run's directory, a checkpoint "
+            f"{adapter} holds no adapter (adapter_config.json): it must be a finished run's directory, a checkpoint "
             "of one, or a PEFT directory"
         )
     if not any((adapter / f"adapter_model.{ending}").is_file() for ending in ("safetensors", "bin")):
-        raise AdapterError(f"{adapter} holds no weights: accepted is a directory with adapter_model.safetensors")
+        raise AdapterError(f"{adapter} holds no weights: it must contain adapter_model.safetensors")
     run = run_of(adapter)
     if run and read_run_config(run)["strategy.name"] == "local" and adapter.parent.name != "adapters":
         raise AdapterError(

@@ -108,10 +108,10 @@ def version_warning(groups: Sequence[tuple[Sequence[str], Sequence[int]]]) -> st
     return f"the clients have different versions of: {'; '.join(different)}" if different else ""
 
 
-def versions_line(versions: Iterable[str], clients: Sequence[int], of: int) -> str:
+def versions_line(versions: Iterable[str], clients: Sequence[int], total: int) -> str:
     """One line for the clients that share these versions."""
-    who = "all clients" if len(clients) == of else _clients(clients)
-    return f"versions of {who}: {', '.join(versions)}"
+    owners = "all clients" if len(clients) == total else _clients(clients)
+    return f"versions of {owners}: {', '.join(versions)}"
 
 
 def _clients(clients: Sequence[int]) -> str:

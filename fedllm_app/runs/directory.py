@@ -98,7 +98,7 @@ class RunDirectory:
     def create(self, config: Mapping[str, object]) -> None:
         """Begin a run: an absolute path whose directory holds no other run."""
         if not self.path.is_absolute():
-            raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: accepted is an absolute path")
+            raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
         if self.journal_file.exists():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r} holds another run; name a new directory")
         self.path.mkdir(parents=True, exist_ok=True)

@@ -203,4 +203,4 @@ def test_a_run_over_a_connection_needs_a_directory(elsewhere, capsys):
     """The one that `fedllm run` would choose is this machine's."""
     assert main(["run", str(ROOT), "sites"]) == 2
     said = " ".join(capsys.readouterr().out.split())
-    assert "accepted over a connection is an absolute path on the SuperLink's machine" in said
+    assert "over a connection it must be an absolute path on the SuperLink's machine" in said
