@@ -39,21 +39,23 @@ class PromptRecord:
     """How the prompts that an adapter was trained on were written.
 
     `template` and `system_prompt` as configured; `text` is the content of a Jinja file, None for a template by name and
-    for a file that is not on the server's machine.
+    for a file that is not on the server's machine. `special_tokens_in_text` says whether control tokens that were
+    spelled out in the rows' text were meant as such.
     """
 
     template: str
     system_prompt: str
     text: str | None
+    special_tokens_in_text: bool = False
 
     @classmethod
-    def of(cls, template: str, system_prompt: str) -> "PromptRecord":
-        """The record of a run's `data.template` and `data.system-prompt`."""
+    def of(cls, template: str, system_prompt: str, special_tokens_in_text: bool = False) -> "PromptRecord":
+        """The record of a run's `data.template`, `data.system-prompt` and `data.special-tokens-in-text`."""
         try:
             text = template_source(template)
         except TemplateError:
             text = None  # the clients, which need it, say what is wrong
-        return cls(template, system_prompt, text)
+        return cls(template, system_prompt, text, special_tokens_in_text)
 
 
 @dataclass(frozen=True)
