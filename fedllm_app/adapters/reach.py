@@ -6,7 +6,6 @@ from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.targets import without_gradient
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
 
 _TOKENS = 8

@@ -10,18 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedllm_app.class_paths import NotImportable, is_class_path
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
 from fedllm_app.commands.options import add_app_parser, run_config
+from fedllm_app.commands.start_checks import check_start
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
-from fedllm_app.federation.start import checked_start
-from fedllm_app.models.packaged import PACKAGED_MODELS
-from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.runs.directory import RunDirectory, read_result
-from fedllm_app.strategies.class_path import check_class_path
 from fedllm_app.tasks import task_spec
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
@@ -39,8 +35,9 @@ def add_parser(subparsers) -> None:
 
 def _run(parsed: argparse.Namespace, console: Console) -> int:
     """What `flwr run` does, and then wait, show progress and report how the run ended."""
-    flat = run_config(parsed)
-    if not flat["run.directory"] and is_local(parsed.superlink):
+    local = is_local(parsed.superlink)
+    flat = run_config(parsed, local)
+    if not flat["run.directory"] and local:
         flat["run.directory"] = str(new_directory(str(flat["strategy.name"])))
     app = Path(parsed.app).resolve()
     return 0 if run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation) else 1
@@ -67,16 +64,11 @@ def run_to_end(
             "'/runs/first'"
         )
     directory = RunDirectory(Path(config.run.directory))
-    if directory.journal_file.exists():
+    if directory.began():
         raise LaunchError(f"run.directory = {config.run.directory!r} holds another run; name a new directory")
-    if is_class_path(config.strategy.name):
-        try:
-            check_class_path(config.strategy.name, config.strategy.hyper)
-        except NotImportable:
-            pass  # it need not be installed here, only where the ServerApp runs, which refuses it if it is not
-    if _model_is_here(config, local):
-        prepare_bitsandbytes(config.model.quantization)
-        checked_start(config)
+    check_start(config, local)
+    if local:
+        directory.put_failed_start_aside()
     log_file = directory.path / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
@@ -106,17 +98,6 @@ def run_to_end(
             console.print(f"the end of {log_file}:\n{tail(log_file)}", markup=False, highlight=False)
         console.print(f"the run failed; {files}: {directory.path}", style="red", markup=False, highlight=False)
     return finished
-
-
-def _model_is_here(config: Config, local: bool) -> bool:
-    """Whether the files that the server will start from are on this machine, so that they can be checked before it runs.
-
-    Of a Hub id, the server is the first to fetch anything.
-    """
-    named = [path for path in (config.model.name, config.adapter.start) if Path(path).expanduser().is_absolute()]
-    if local:
-        return config.model.name in PACKAGED_MODELS or config.model.name in named
-    return config.model.name in named and all(Path(path).expanduser().exists() for path in named)
 
 
 def new_directory(name: str) -> Path:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
 from fedllm_app.config.without_effect import without_effect
+from fedllm_app.data.examples import Example
 from fedllm_app.data.partition import LABELLED
 from fedllm_app.data.sources import BUILT_IN, set_names
 from fedllm_app.strategies.registry import minimum_clients
+from fedllm_app.tasks import TASKS
 
 
 def contradictions(config: Config) -> list[str]:
@@ -31,7 +33,7 @@ def contradictions(config: Config) -> list[str]:
             "evaluate.every > 0 needs data.held-out-examples of at least 1 or a data.held-out-share above 0; "
             "set evaluate.every = 0 for none"
         )
-    problems += _data_contradictions(data, clients)
+    problems += _data_contradictions(data, clients, train.task)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
         problems.append(f'run.directory = {directory!r}: must be an absolute path, or "" for a new directory')
@@ -50,7 +52,7 @@ def contradictions(config: Config) -> list[str]:
     return problems
 
 
-def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
+def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) -> list[str]:
     """Ways to divide rows that the named data does not allow."""
     problems = []
     names = set_names(data.name)
@@ -80,6 +82,10 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
             f"data.partition = {data.partition!r}: must be 'iid' with data.name = '{BUILT_IN}', because the "
             "built-in corpus gives every client one domain"
         )
+    if data.learn_turns == "all" and task in TASKS and TASKS[task].rows != Example.kind:
+        problems.append(
+            f"data.learn-turns = 'all': must be 'last' with train.task = {task!r}, which does not learn conversations"
+        )
     if data.name == BUILT_IN and data.samples:
         problems.append(
             f"data.samples = {data.samples}: must be 0 with data.name = '{BUILT_IN}'; the rows of the built-in "
@@ -96,13 +102,13 @@ def _adapter_contradictions(config: Config) -> list[str]:
         problems.append(f"lora.target-modules = {lora.target_modules!r}: must be names of modules, or all-linear")
     if method == "lora" and "lm_head" in lora.targets:
         problems.append(
-            f"lora.target-modules = {lora.target_modules!r}: must name modules below the language-model head, lm_head, "
-            "which stays frozen"
+            f"lora.target-modules = {lora.target_modules!r}: must name modules below the language-model head, "
+            "lm_head, which stays frozen"
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(
-            "train.gradient-checkpointing = true: must be false with adapter.method = 'prefix-tuning', whose prefix "
-            "travels in the attention cache, which checkpointed layers have not"
+            "train.gradient-checkpointing = true: must be false with adapter.method = 'prefix-tuning', whose "
+            "prefix travels in the attention cache, which checkpointed layers have not"
         )
     if method in PROMPT_METHODS and config.adapter.virtual_tokens >= train.max_length:
         problems.append(

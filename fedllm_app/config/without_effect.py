@@ -54,7 +54,9 @@ def _of_adapter(config: Config) -> list[str]:
     ):
         if value and method != "lora":
             shown = str(value).lower()
-            problems.append(f"lora.{key} = {shown}: must be {neutral} with adapter.method = {method!r}, which has no LoRA")
+            problems.append(
+                f"lora.{key} = {shown}: must be {neutral} with adapter.method = {method!r}, which has no LoRA"
+            )
     if lora.rslora and lora.r == 1:
         problems.append("lora.rslora = true: with lora.r = 1, alpha / √r is alpha / r; set false, or a larger rank")
     if lora.aggregation != "factors" and method != "lora":

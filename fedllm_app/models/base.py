@@ -18,6 +18,7 @@ from fedllm_app.models.location import (
     load_model_config,
     load_tokenizer,
     locate_model,
+    stop_ids,
 )
 from fedllm_app.models.quantization import bitsandbytes_config, compute_in, use_one_arithmetic
 from fedllm_app.models.skeleton import skeleton
@@ -39,6 +40,7 @@ __all__ = [
     "load_model_config",
     "load_tokenizer",
     "locate_model",
+    "stop_ids",
 ]
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,76 @@
+"""What can be known before Flower starts: a model, a file or code of the user's that is not there."""
+
+from pathlib import Path
+
+from fedllm_app.adapters.peft_directory import weights_file
+from fedllm_app.adapters.start import read_settings
+from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
+from fedllm_app.config.sections import Config
+from fedllm_app.data.sources import BUILT_IN, DataNotFound, set_names
+from fedllm_app.data.templates import template_source
+from fedllm_app.federation.start import checked_start
+from fedllm_app.models.base import locate_model
+from fedllm_app.models.quantization import prepare_bitsandbytes
+from fedllm_app.runs.directory import adapter_directory
+from fedllm_app.strategies.class_path import check_class_path
+from fedllm_app.tasks import task_spec
+from fedllm_app.updates.table import build_chain
+
+
+def check_start(config: Config, local: bool) -> None:
+    """Refuse a run that cannot begin.
+
+    Parameters
+    ----------
+    local : bool
+        The run takes place on this machine. Over a connection, files and packages of other machines are left to them:
+        only code that can be imported here is checked, and a model whose directory is here as well.
+
+    Raises
+    ------
+    UserError
+        Of the part that is missing; each says what to do.
+    """
+    try:
+        _check_code(config)
+    except NotImportable:
+        if local:
+            raise
+    if local or _starts_from_here(config):
+        _check_model(config)
+    if not local:
+        return
+    template_source(config.data.template)
+    for name in set_names(config.data.name):
+        if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():
+            raise DataNotFound(f"data.name = {name!r}: there is no such file or folder; give the path of the data")
+
+
+def _starts_from_here(config: Config) -> bool:
+    """Whether the model's directory, and that of `adapter.start`, are on this machine as well."""
+    paths = [Path(path).expanduser() for path in (config.model.name, config.adapter.start) if path]
+    return all(path.is_absolute() and path.exists() for path in paths)
+
+
+def _check_model(config: Config) -> None:
+    """Hold the model's files and the starting adapter against the run; of a Hub id, the server fetches the first file."""
+    location = locate_model(config.model.name, config.model.trust_remote_code)
+    if location.directory is not None:
+        prepare_bitsandbytes(config.model.quantization)
+        checked_start(config)
+    elif config.adapter.start:
+        directory = adapter_directory(Path(config.adapter.start))
+        read_settings(directory)
+        weights_file(directory)
+
+
+def _check_code(config: Config) -> None:
+    if is_class_path(config.strategy.name):
+        check_class_path(config.strategy.name, config.strategy.hyper)
+    task_spec(config.train.task)
+    build_chain(config.update.steps, config.update.compress)
+    if class_paths(config.train.corrections):
+        from fedllm_app.training.corrections import Correction  # imports torch
+
+        for path in class_paths(config.train.corrections):
+            import_class(path, Correction, "The correction")
