@@ -16,7 +16,14 @@ import numpy as np
 
 from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Layout, Manifest, is_a_factor
 from fedllm_app.adapters.reach import unreached
-from fedllm_app.adapters.targets import adapted_modules, check_targets, excluded_patterns, exclusion, pattern
+from fedllm_app.adapters.targets import (
+    adapted_modules,
+    check_targets,
+    excluded_patterns,
+    exclusion,
+    layer_names,
+    pattern,
+)
 from fedllm_app.adapters.view import AdapterView, manifest_of
 from fedllm_app.models.files import some
 from fedllm_app.models.location import ModelLocation, found_once
@@ -89,12 +96,16 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
     from peft import PeftType, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    adapter.base_model_name_or_path = None  # PEFT puts in the directory on this machine, and warns of another name
     try:
         with peft_asks_by_an_old_name():
             model = get_peft_model(base, adapter)
     except (ValueError, TypeError) as error:  # PEFT raises the second where it does not find the embedding
         key = "lora.target-modules" if adapter.peft_type == PeftType.LORA else "adapter.method"
-        raise AdapterError(f"{key} does not fit {type(base).__name__}: {str(error).splitlines()[0]}") from error
+        raise AdapterError(
+            f"{key} does not fit {type(base).__name__}: {str(error).splitlines()[0].rstrip('.')} (layers of this model: "
+            f"{some(layer_names(base), 12)})"
+        ) from error
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         # Losses multiply hidden states by the head's weight directly, so an adapter on it would never be trained.
         raise AdapterError("lora.target-modules names the language-model head: it must name modules below it")

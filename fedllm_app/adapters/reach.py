@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fedllm_app.adapters.layout import AdapterError
-from fedllm_app.adapters.targets import without_gradient
+from fedllm_app.adapters.targets import adapted_modules, never_met, without_gradient
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -14,37 +14,41 @@ _TOKENS = 8
 def unreached(model: "PeftModel", method: str) -> list[str]:
     """Patterns of the adapted modules that no row of text passes through, in a model on the meta device.
 
-    The other modality's tower is one, and so are cross-attention without an encoder, and layers whose output is only
-    compared, not differentiated. Models whose forward pass depends on values cannot be walked through without them; their
-    adapters are checked when the weights are loaded (`training.probe`).
+    The other modality's tower is one, and so is cross-attention without an encoder. Models whose forward pass depends on
+    values cannot be walked through without them; their adapters are checked when the weights are loaded, and so is what
+    a row passes through without a gradient (`training.probe`).
 
     Raises
     ------
     AdapterError
         The model can be walked through, but not with this method.
     """
+    base = model.get_base_model()
+    met: dict[str, bool] = dict.fromkeys(adapted_modules(model), False)
+    handles = [
+        base.get_submodule(name).register_forward_hook(lambda *_, name=name: met.__setitem__(name, True)) for name in met
+    ]
     model.eval()
-    with model.disable_adapter():
-        if _failure(model) is not None:
-            return []
     failure = _failure(model)
+    for handle in handles:
+        handle.remove()
     if failure is None:
-        found = untrained(model, method)
-        model.zero_grad(set_to_none=True)
-        return found
+        return never_met(met)
     # Walks with adapters inside can fail for want of values alone.
     if model.active_peft_config.is_prompt_learning and not _for_want_of_values(failure):
-        raise misfit(model, method, failure)
+        with model.disable_adapter():
+            if _failure(model) is None:
+                raise misfit(model, method, failure)
     return []
 
 
 def untrained(model: "PeftModel", method: str) -> list[str]:
-    """After a backward pass: the modules that it has not reached. AdapterError if it has reached nothing of the adapter."""
+    """The modules that a backward pass has not reached, as patterns. AdapterError if it has reached no parameter at all."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if all(parameter.grad is None for parameter in trained):
         raise AdapterError(
             f"adapter.method = {method!r} does not fit {type(model.get_base_model()).__name__}: nothing of the adapter "
-            "takes part in the forward pass, so it would never be trained; choose another adapter.method, such as 'lora'"
+            "takes part in the forward pass, so it would never be trained; choose another method, such as 'lora'"
         )
     return [] if model.active_peft_config.is_prompt_learning else without_gradient(model)
 
@@ -53,9 +57,7 @@ def misfit(model: "PeftModel", method: str, failure: Exception) -> AdapterError:
     """Of a model whose forward pass fails with an adapter of this method."""
     lines = str(failure).strip().splitlines()
     reason = f"{type(failure).__name__}: {lines[0]}" if lines else type(failure).__name__
-    others = (
-        "name layers in lora.target-modules" if method == "lora" else "choose another adapter.method, such as 'lora'"
-    )
+    others = "name layers in lora.target-modules" if method == "lora" else "choose another method, such as 'lora'"
     return AdapterError(
         f"adapter.method = {method!r} does not fit {type(model.get_base_model()).__name__}: its forward pass fails with "
         f"that adapter ({reason[:200]}); {others}"
@@ -63,14 +65,13 @@ def misfit(model: "PeftModel", method: str, failure: Exception) -> AdapterError:
 
 
 def _failure(model: "PeftModel") -> Exception | None:
-    """What goes wrong in a forward and backward pass; a model's code may raise anything."""
+    """What goes wrong in a forward pass; a model's code may raise anything."""
     import torch
 
     tokens = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
     try:
-        logits: torch.Tensor = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
-        if logits.requires_grad:
-            logits.float().sum().backward()
+        with torch.no_grad():
+            model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
     except Exception as error:
         return error
     return None

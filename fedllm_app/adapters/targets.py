@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from fedllm_app.adapters.layout import AdapterError
@@ -32,7 +32,7 @@ def check_targets(model: "torch.nn.Module", targets: Iterable[str]) -> None:
             problems.append(f"{target!r} is no module of this model{_nearest(target, adaptable)}")
         elif not matched.keys() & adaptable:
             name, module = next(iter(matched.items()))
-            inside = {other.rpartition(".")[2] for other in adaptable if other.startswith(f"{name}.")}
+            inside = _leaves(other for other in adaptable if other.startswith(f"{name}."))
             problems.append(
                 f"{target!r} is a {type(module).__name__}, which LoRA cannot adapt"
                 + (f"; the layers in it are {some(inside, 8)}" if inside else "")
@@ -61,9 +61,18 @@ def _adaptable(model: "torch.nn.Module") -> set[str]:
     return {name for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
+def layer_names(model: "torch.nn.Module") -> set[str]:
+    """What the layers that can be adapted are called, without the numbers and parts before."""
+    return _leaves(_adaptable(model))
+
+
+def _leaves(names: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}
+
+
 def _nearest(target: str, adaptable: set[str]) -> str:
-    names = sorted({name.rpartition(".")[2] for name in adaptable})
-    near = difflib.get_close_matches(target, names, n=3, cutoff=0.5)
+    names = _leaves(adaptable)
+    near = difflib.get_close_matches(target, sorted(names), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else f" (its layers are {some(names, 12)})"
 
 
@@ -79,16 +88,20 @@ def adapted_modules(model: "PeftModel") -> dict[str, list["torch.nn.Parameter"]]
 
 
 def without_gradient(model: "PeftModel") -> list[str]:
-    """The adapted modules that a backward pass has not reached, as patterns: layers that differ in number are one.
+    """The adapted modules that a backward pass has not reached, see `never_met`."""
+    modules = {name: parameters for name, parameters in adapted_modules(model).items() if parameters}
+    return never_met({name: any(p.grad is not None for p in parameters) for name, parameters in modules.items()})
 
-    Of experts, of which a short row meets a few only, and of layers that take turns, those count that no row meets in any
-    of its layers.
+
+def never_met(met: Mapping[str, bool]) -> list[str]:
+    """The patterns of modules of which none was met.
+
+    Layers that differ in number are one: of experts a short row meets a few only, and layers of two kinds may take turns.
     """
-    reached: dict[str, bool] = defaultdict(bool)
-    for name, parameters in adapted_modules(model).items():
-        if parameters:
-            reached[pattern(name)] |= any(parameter.grad is not None for parameter in parameters)
-    return sorted(name for name, met in reached.items() if not met)
+    patterns: dict[str, bool] = defaultdict(bool)
+    for name, here in met.items():
+        patterns[pattern(name)] |= here
+    return sorted(name for name, here in patterns.items() if not here)
 
 
 def pattern(name: str) -> str:

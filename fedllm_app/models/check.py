@@ -10,6 +10,7 @@ from fedllm_app.models.files import (
     UnusableModel,
     check_directory,
     files_digest,
+    last_token_id,
     quantization_problem,
     some,
     weight_shapes,
@@ -54,8 +55,9 @@ def check_model(location: ModelLocation, values: ModelValues) -> Notes:
         if shapes is not None and not _stored_quantization(config):
             notes += loading_notes(_compare(model, shapes), model, location)
         if directory is not None:
-            tokenizer = load_tokenizer(location)
-            notes += tokenizer_notes(tokenizer, model.get_input_embeddings().weight.shape[0], location)
+            rows = model.get_input_embeddings().weight.shape[0]
+            if last_token_id(directory) is None or last_token_id(directory) >= rows:
+                notes += tokenizer_notes(load_tokenizer(location), rows, location)
         return {"notes": notes}
 
     kept = files_digest(directory) if directory is not None else ""

@@ -111,6 +111,18 @@ def header_entries(file: Path) -> dict[str, dict]:
     return header
 
 
+def last_token_id(directory: Path) -> int | None:
+    """The largest token id of a tokenizer.json; None where there is none. Loading the tokenizer takes much longer."""
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    vocabulary = content.get("model", {}).get("vocab", {})
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    added = (token["id"] for token in content.get("added_tokens") or ())
+    return max((*added, max(ids, default=-1)), default=-1)
+
+
 def check_directory(directory: Path) -> None:
     """Refuse a model directory in which an adapter lies beside the base: transformers would load it into the base."""
     if (directory / "adapter_config.json").is_file():

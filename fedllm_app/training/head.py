@@ -15,6 +15,7 @@ held against the model's own logits when the model is loaded (`choose_head`), an
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -102,58 +103,95 @@ def own_log_probs(
     return log_probs, logits.amax(-1) <= logits.gather(1, target)[:, 0], scored
 
 
-def choose_head(base: nn.Module) -> str:
-    """Which head gives what the model's own logits give: "completion", "general" or "own".
+@dataclass(frozen=True)
+class OwnLogits:
+    """What a model's own forward pass gives for two rows that differ in their last token.
 
-    They are compared on one row. Its hidden states are made so large that the logits are of the size of `_SPREAD`: the
-    cap of a model with small logits would not show otherwise.
+    Attributes
+    ----------
+    ids : torch.Tensor
+        Shape (2, length).
+    logits : torch.Tensor
+        Shape (2, length, vocabulary), float32; of enlarged input to the head.
+    factor : float
+        How much it was enlarged; 0 if the head was not called once, as a module, so that it is not known.
+    """
+
+    ids: torch.Tensor
+    logits: torch.Tensor
+    factor: float
+
+
+def own_logits(base: nn.Module) -> OwnLogits:
+    """Run the two rows, without gradients. What goes into the head is made so large that logits are of the size of
+    `_SPREAD`: the cap of a model with small logits would not show otherwise."""
+    row = probe_row(base)
+    ids = torch.cat([row, row])
+    ids[1, -1] = row[0, 0]
+    head = base.get_output_embeddings()
+    factors: list[float] = []
+
+    def enlarge(module, arguments):
+        if not arguments:
+            return None
+        size = float(nn.functional.linear(arguments[0], module.weight, module.bias).float().abs().max())
+        factors.append(max(1.0, _SPREAD / max(size, 1e-6)))
+        return (arguments[0] * factors[-1], *arguments[1:])
+
+    handle = head.register_forward_pre_hook(enlarge) if isinstance(head, nn.Linear) else None
+    try:
+        with torch.no_grad():
+            logits = base(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        if handle:
+            handle.remove()
+    return OwnLogits(ids, logits, factors[0] if len(factors) == 1 else 0.0)
+
+
+def choose_head(base: nn.Module, own: OwnLogits) -> str:
+    """Which head gives what the model's own logits give: "completion", "general" or "own".
 
     Returns
     -------
     str
-        "completion" is `completion_log_probs`; "general" is TRL's head, which knows some scales and caps by their names in
-        a configuration and holds little of the logits, too; "own" are the model's own logits, of all positions, which are
-        right for every causal model.
+        "completion" is `completion_log_probs`; "general" is TRL's head, which knows some scales and caps by their names
+        in a configuration and holds little of the logits, too; "own" are the model's own logits, of all positions, which
+        are right for every causal model.
     """
-    head, backbone = base.get_output_embeddings(), base.base_model
-    if not isinstance(head, nn.Linear) or backbone is base:
+    forward, ids = base.forward, own.ids
+    if not own.factor or base.base_model is base:
         return "own"
-    ids = probe_row(base)
-    labels = ids.clone()
-    forward = base.forward
-    with torch.no_grad():
-        size = float(forward(input_ids=ids, use_cache=False).logits.float().abs().max())
-        with _enlarged(backbone, max(1.0, _SPREAD / max(size, 1e-6))) as plain:
-            expected, _, scored = own_log_probs(base, forward, labels, input_ids=ids)
-            if not plain:
-                return "own"
-            tolerance = _ROUNDING.get(head.weight.dtype, _COARSE) * (1 + float(expected.abs().max()))
-            if _alike(completion_log_probs(base, labels, input_ids=ids)[0], expected, tolerance):
-                return "completion"
-            add_fused_lm_head(base, outputs=_FIELDS)
-            try:
-                general = base(input_ids=ids, labels=labels, fused_lm_head=True).log_probs[scored]
-            finally:
-                base.forward = forward
-            return "general" if _alike(general, expected, tolerance) else "own"
+    expected = own.logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    weight = base.get_output_embeddings().weight
+    tolerance = _ROUNDING.get(weight.dtype, _COARSE) * (1 + float(expected.abs().max()))
+    with torch.no_grad(), _enlarged_output(base.base_model, own.factor) as calls:
+        base.base_model(input_ids=ids[:1, :1], use_cache=False)
+        if not calls:
+            return "own"
+        if _alike(completion_log_probs(base, ids, input_ids=ids)[0], expected.flatten(), tolerance):
+            return "completion"
+        add_fused_lm_head(base, outputs=_FIELDS)
+        try:
+            general = base(input_ids=ids, labels=ids, fused_lm_head=True).log_probs
+        finally:
+            base.forward = forward
+        return "general" if _alike(general, expected, tolerance) else "own"
 
 
 @contextmanager
-def _enlarged(backbone: nn.Module, factor: float) -> Iterator[list[bool]]:
-    """Multiply what a backbone gives. The list says, once it was called, that it gave its last hidden states by name."""
-    named: list[bool] = []
+def _enlarged_output(backbone: nn.Module, factor: float) -> Iterator[list[bool]]:
+    """Multiply the last hidden states of the backbone; the list grows with every call that gives them by that name."""
+    calls: list[bool] = []
 
     def enlarge(_module, _arguments, output):
-        hidden = output["last_hidden_state"] if isinstance(output, dict) else None
-        if hidden is None:
-            return output
-        named.append(True)
-        output["last_hidden_state"] = hidden * factor
+        if isinstance(output, dict) and output.get("last_hidden_state") is not None:
+            calls.append(True)
+            output["last_hidden_state"] = output["last_hidden_state"] * factor
         return output
 
     handle = backbone.register_forward_hook(enlarge)
     try:
-        yield named
+        yield calls
     finally:
         handle.remove()
 

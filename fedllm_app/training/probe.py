@@ -13,7 +13,7 @@ from fedllm_app.adapters.targets import adapted_modules, pattern
 from fedllm_app.models.check import encoder_error
 from fedllm_app.models.files import UnusableModel, some
 from fedllm_app.models.location import ModelLocation
-from fedllm_app.training.head import probe_row, score_completions
+from fedllm_app.training.head import OwnLogits, own_logits, probe_row, score_completions
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,23 +21,19 @@ if TYPE_CHECKING:
 
 # How much the logits before the last token may depend on it, relative to the last position's own. Rounding stays far below
 # (8-bit layers round by what else is in the batch), attention to both sides far above.
-_LEAK = 0.1
+_LEAK = 0.05
 
 
-def check_causal(base: "PreTrainedModel", location: ModelLocation) -> None:
-    """Refuse a model in which a token sees the ones after it: what it is to predict.
+def probe_base(base: "PreTrainedModel", location: ModelLocation) -> OwnLogits:
+    """Run two rows of text that differ in their last token through the base.
 
     Raises
     ------
     UnusableModel
-        It is no causal language model, or its forward pass fails on a row of text.
+        The forward pass fails, or earlier logits depend on the last token: the model sees what it is to predict.
     """
-    row = probe_row(base)
-    other = row.clone()
-    other[0, -1] = row[0, 0]
     try:
-        with torch.no_grad():
-            first, second = (base(input_ids=ids, use_cache=False).logits[0].float() for ids in (row, other))
+        own = own_logits(base)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model's code may raise anything
@@ -46,9 +42,10 @@ def check_causal(base: "PreTrainedModel", location: ModelLocation) -> None:
             f"model.name = {location.name!r}: the forward pass of {type(base).__name__} fails on a row of text "
             f"({type(error).__name__}: {lines[0][:200]}): name another model"
         ) from error
-    change = (first - second).abs().amax(-1)
+    change = (own.logits[0] - own.logits[1]).abs().amax(-1)
     if float(change[:-1].max()) > _LEAK * float(change[-1]):
         raise encoder_error(location, base)
+    return own
 
 
 def check_trainable(model: "PeftModel", method: str) -> None:
@@ -82,4 +79,4 @@ def check_trainable(model: "PeftModel", method: str) -> None:
 def _others(model: "PeftModel", idle: list[str]) -> set[str]:
     """Names for `lora.target-modules` that match modules with a gradient only."""
     unmet = {name.rpartition(".")[2] for name in idle}
-    return {name.rpartition(".")[2] for name in map(pattern, adapted_modules(model))} - unmet
+    return {name.rpartition(".")[2] for name in map(pattern, adapted_modules(model))} - unmet - {"base_layer"}

@@ -80,15 +80,14 @@ class Resident:
     def model(self) -> "PeftModel":
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
         from fedllm_app.training.head import choose_head, install_head
-        from fedllm_app.training.probe import check_causal, check_trainable
+        from fedllm_app.training.probe import check_trainable, probe_base
 
         check_dora(self.key.adapter.dora, self.key.model.quantization)
         layout = adapter_layout(self.location, self.key.adapter)
         base = load_model(self.key.model)
         for note in tokenizer_notes(self.tokenizer, base.get_input_embeddings().weight.shape[0], self.location):
             _log.warning(note)
-        check_causal(base, self.location)
-        self.head = choose_head(base)
+        self.head = choose_head(base, probe_base(base, self.location))
         model = add_adapter(base, layout.settings.peft_config()).eval()
         freeze_home(model, self.key.aggregation)
         install_head(base, self.head)
