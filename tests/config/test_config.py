@@ -208,6 +208,11 @@ def test_a_wrong_hyperparameter_of_the_chosen_strategy_is_one_problem(value):
         ),
         ({"data__partition": "linear"}, "data.partition = 'linear': must be 'iid' with data.name = 'builtin'"),
         ({"data__samples": 5}, "data.samples = 5: must be 0 with data.name = 'builtin'"),
+        ({"data__learn_turns": "first"}, "data.learn-turns = 'first': must be 'last' or 'all'"),
+        (
+            {"data__learn_turns": "all", "train__task": "dpo"},
+            "data.learn-turns = 'all': must be 'last' with train.task = 'dpo'",
+        ),
         ({"lora__target_modules": " , "}, "lora.target-modules = ' , '"),
         ({"strategy__name": "krum"}, "'krum' needs at least 5 clients a round, the configuration has 4"),
         ({"strategy__name": "krum", "clients__number": 9, "clients__per_round": 4}, "'krum' needs at least 5 clients"),

@@ -1,11 +1,18 @@
 """What the clients hold, as journal, log and table."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from fedllm_app.federation import holdings
-from fedllm_app.federation.holdings import holdings_table, report_holdings, version_groups, version_warning
+from fedllm_app.federation.holdings import (
+    holdings_table,
+    report_holdings,
+    row_warnings,
+    version_groups,
+    version_warning,
+)
 from fedllm_app.messages import ClientHolding
 from fedllm_app.runs.directory import RunDirectory, read_journal
 
@@ -60,3 +67,36 @@ def test_many_clients_are_summed_up():
     assert " 20 " in lines["median"]
     assert " 30 " in lines["largest"]
     assert "median" not in text(holdings_table({client: north() for client in range(20)}))
+
+
+def test_rows_that_teach_less_are_columns_where_there_are_any():
+    """Cut answers always; rows that the template refuses, and pairs that are equal, where a client has some."""
+    plain = text(holdings_table({0: north(), 1: replace(north(), cut=7)}))
+    assert "cut" in plain
+    assert "refused by template" not in plain
+    assert "equal pairs" not in plain
+    shown = text(holdings_table({0: north(), 1: replace(north(), refused=4, equal=5)}))
+    assert "refused by template" in shown
+    assert "equal pairs" in shown
+
+
+def test_refused_rows_are_told_in_journal_and_log(tmp_path, monkeypatch):
+    """How many, of whom, and the first of the first clients; nothing where there are none."""
+    logged = []
+    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
+    some = {client: replace(north(), refused=client, first_refused=f"row {client}: why") for client in range(6)}
+    report_holdings({client: (holding, SAME) for client, holding in some.items()}, RunDirectory(tmp_path))
+    (told,) = [line["reason"] for line in read_journal(tmp_path) if line["event"] == "warning"]
+    assert told == (
+        "the template refuses 15 rows of clients 1, 2, 3, 4, 5, which are left out. First ones: client 1: row 1: why; "
+        "client 2: row 2: why; client 3: row 3: why"
+    )
+    assert logged[-1] == told
+    assert row_warnings({0: north()}) == []
+
+
+def test_a_client_whose_answers_are_all_cut_is_named():
+    """It teaches the model never to stop. Held-out rows do not count: of 12 cut answers, ten are trained on."""
+    every, most = replace(north(), cut=12, cut_training=10), replace(north(), cut=11, cut_training=9)
+    (told,) = row_warnings({0: most, 3: every})
+    assert "every completion of client 3 is cut at train.max-length" in told
