@@ -10,15 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedllm_app.class_paths import NotImportable, is_class_path
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
 from fedllm_app.commands.options import add_app_parser, run_config
+from fedllm_app.commands.start_checks import check_start
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.runs.directory import RunDirectory, read_result
-from fedllm_app.strategies.class_path import check_class_path
 from fedllm_app.tasks import task_spec
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
@@ -36,8 +35,9 @@ def add_parser(subparsers) -> None:
 
 def _run(parsed: argparse.Namespace, console: Console) -> int:
     """What `flwr run` does, and then wait, show progress and report how the run ended."""
-    flat = run_config(parsed)
-    if not flat["run.directory"] and is_local(parsed.superlink):
+    local = is_local(parsed.superlink)
+    flat = run_config(parsed, local)
+    if not flat["run.directory"] and local:
         flat["run.directory"] = str(new_directory(str(flat["strategy.name"])))
     app = Path(parsed.app).resolve()
     return 0 if run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation) else 1
@@ -64,13 +64,11 @@ def run_to_end(
             "'/runs/first'"
         )
     directory = RunDirectory(Path(config.run.directory))
-    if directory.journal_file.exists():
+    if directory.began():
         raise LaunchError(f"run.directory = {config.run.directory!r} holds another run; name a new directory")
-    if is_class_path(config.strategy.name):
-        try:
-            check_class_path(config.strategy.name, config.strategy.hyper)
-        except NotImportable:
-            pass  # it need not be installed here, only where the ServerApp runs, which refuses it if it is not
+    check_start(config, local)
+    if local:
+        directory.put_failed_start_aside()
     log_file = directory.path / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"

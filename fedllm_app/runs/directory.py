@@ -26,6 +26,8 @@ _CONFIG_FILE = "config.json"
 _RESULT_FILE = "result.json"
 _JOURNAL_FILE = "journal.jsonl"
 _PROMPT_FILE = "prompt.json"
+_FAILED_START_FILE = "failed-start.jsonl"  # the journal of a run that failed before its first round
+_BEGAN = "ready"
 
 
 class RunDirectoryExists(UserError):
@@ -95,13 +97,23 @@ class RunDirectory:
         """The result, written last."""
         return self.path / _RESULT_FILE
 
+    def began(self) -> bool:
+        """Whether a run here came as far as its first round. One that failed before leaves the directory free."""
+        return self.journal_file.exists() and any(event["event"] == _BEGAN for event in read_journal(self.path))
+
+    def put_failed_start_aside(self) -> None:
+        """Rename the journal of a run that failed before its first round, so that another run can begin here."""
+        if self.journal_file.exists() and not self.began():
+            self.journal_file.replace(self.path / _FAILED_START_FILE)
+
     def create(self, config: Mapping[str, object]) -> None:
         """Begin a run: an absolute path whose directory holds no other run."""
         if not self.path.is_absolute():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
-        if self.journal_file.exists():
+        if self.began():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r} holds another run; name a new directory")
         self.path.mkdir(parents=True, exist_ok=True)
+        self.put_failed_start_aside()
         write_text(self.path / _CONFIG_FILE, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 
     def journal(self, event: str, **fields: object) -> None:
