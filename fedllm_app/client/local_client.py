@@ -45,7 +45,7 @@ class Tokenization:
 class ClientShards:
     """A client's tokenized rows, what it is called, and a key that names the training rows exactly.
 
-    `bad` counts the unusable rows of the set that they are from.
+    `bad`, `duplicates` and `notes` are those of `ClientData`.
     """
 
     label: str
@@ -54,6 +54,8 @@ class ClientShards:
     train: Shard | PairShard
     held_out: Shard | PairShard
     bad: int = 0
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -173,6 +175,8 @@ class LocalClient:
             "held-out": len(held.held_out),
             "dropped": held.train.dropped + held.held_out.dropped,
             "bad": held.bad,
+            "duplicates": held.duplicates,
+            "notes": "; ".join(held.notes),
             "tokens": held.train.total,
             "manifest": resident(self.model).manifest.hash,
         }
@@ -265,7 +269,8 @@ class LocalClient:
                 f"none of its {train.dropped} rows has room for a completion within train.max-length = "
                 f"{self.tokenization.max_length} tokens"
             )
-        return ClientShards(data.label, data.schema, f"{self._key(data)}", train, held_out, data.bad)
+        key = f"{self._key(data)}"
+        return ClientShards(data.label, data.schema, key, train, held_out, data.bad, data.duplicates, data.notes)
 
     def _pooled_shards(self) -> ClientShards:
         """The rows of all clients, as if one owned them."""

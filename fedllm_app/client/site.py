@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedllm_app.data.client_rows import DataSelection
-from fedllm_app.data.schemas import DataError
+from fedllm_app.data.errors import DataError
+from fedllm_app.data.readers.base import TextFormat
 
 NodeConfig = Mapping[str, bool | int | float | str]
 
 _COLUMNS = {f"{field}-column": field for field in ("prompt", "input", "completion", "messages", "chosen", "rejected")}
-_KEYS = ("data-path", "data-split", "site", *_COLUMNS)
+_TEXT_FORMAT = ("delimiter", "encoding")
+_KEYS = ("data-path", "data-split", "site", *_TEXT_FORMAT, *_COLUMNS)
 _FLOWERS_OWN = ("partition-id", "num-partitions")
 
 
@@ -30,7 +32,7 @@ def site_items(node_config: NodeConfig) -> tuple[tuple[str, str], ...]:
     Raises
     ------
     SiteConfigError
-        A value is not text, the path is not absolute, or a key looks like a misspelt one.
+        A value is not text or means nothing, the path is not absolute, or a key looks like a misspelt one.
     """
     items = []
     for key, value in node_config.items():
@@ -41,6 +43,9 @@ def site_items(node_config: NodeConfig) -> tuple[tuple[str, str], ...]:
         elif key not in _FLOWERS_OWN and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
             # Left unnoticed, the site would train on other data than its own.
             raise SiteConfigError(f"node-config {key}: unknown key; did you mean {near[0]}?")
+    text_format = TextFormat(**{key: value for key, value in items if key in _TEXT_FORMAT})
+    for key, wrong in text_format.problems().items():
+        raise SiteConfigError(f"node-config {key} = {getattr(text_format, key)!r}: {wrong}")
     path = dict(items).get("data-path", "/")
     if not Path(path).is_absolute():
         raise SiteConfigError(f"node-config data-path = {path!r}: accepted is an absolute path on the node's machine")
@@ -48,10 +53,12 @@ def site_items(node_config: NodeConfig) -> tuple[tuple[str, str], ...]:
 
 
 def at_site(selection: DataSelection, items: tuple[tuple[str, str], ...]) -> DataSelection:
-    """The selection with the site's own path, columns and split; a site that names a path owns all of it."""
+    """The selection with the site's own path, columns, split and text format; who names a path owns all of it."""
     said = dict(items)
     columns = {field: said[key] for key, field in _COLUMNS.items() if key in said}
     changes: dict[str, object] = {"site": said.get("site", ""), "split": said.get("data-split", selection.split)}
     if "data-path" in said:
         changes |= {"name": said["data-path"], "whole": True}
+    given = {key: said[key] for key in _TEXT_FORMAT if key in said}
+    changes["text_format"] = replace(selection.text_format, **given)
     return replace(selection, columns=replace(selection.columns, **columns), **changes)

@@ -1,6 +1,7 @@
 """What a configuration will cost, before anything runs: parameters, bytes, memory, steps, tokens, examples.
 
-Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then uses.
+Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then
+uses.
 """
 
 from dataclasses import dataclass
@@ -38,18 +39,25 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Holding:
-    """What a client brings: its name, usable examples, rows dropped for length, held-out examples."""
+    """What a client brings: its name, usable examples, rows dropped for length, held-out examples.
+
+    `bad`, `duplicates` and `notes` are those of `ClientData`.
+    """
 
     name: str
     examples: int
     dropped: int
     held_out: int
+    bad: int = 0
+    duplicates: int = 0
+    notes: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
-    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read."""
+    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read.
+    """
 
     trained: int
     frozen: int
@@ -70,7 +78,7 @@ class Plan:
 
 
 def make_plan(flat: FlatConfig) -> Plan:
-    """Find all figures of a configuration, given flat. `ConfigError`, and the errors of data and models, as in a run."""
+    """Find all figures of a configuration, given flat. Errors of configuration, data and models are those of a run."""
     config = parse_run_config(flat)
     number = config.clients.number
     if not number:
@@ -103,7 +111,9 @@ def make_plan(flat: FlatConfig) -> Plan:
 
 
 def _holding(held) -> Holding:
-    return Holding(held.label, len(held.train), held.train.dropped + held.held_out.dropped, len(held.held_out))
+    dropped = held.train.dropped + held.held_out.dropped
+    notes = "; ".join(held.notes)
+    return Holding(held.label, len(held.train), dropped, len(held.held_out), held.bad, held.duplicates, notes)
 
 
 def _chosen(config: Config, strategy) -> list[list[int]]:

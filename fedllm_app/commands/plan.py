@@ -8,10 +8,13 @@ from rich.table import Table
 
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.config.parse import parse_run_config
+from fedllm_app.federation.holdings import data_notes
 from fedllm_app.models.quantization import prepare_bitsandbytes
 
 if TYPE_CHECKING:
-    from fedllm_app.commands.costs import Plan
+    from collections.abc import Sequence
+
+    from fedllm_app.commands.costs import Holding, Plan
 
 _SHOWN = 10  # clients listed one by one
 
@@ -52,15 +55,22 @@ def show_plan(plan: "Plan", console: Console) -> None:
         table.add_row(label, value)
     console.print(table)
     clients = Table(title="clients")
-    for column in ("client", "name", "examples", "dropped for length", "held out"):
+    for column in ("client", "name", "examples", "dropped for length", "held out", "duplicates", "bad rows"):
         clients.add_column(column, justify="left" if column == "name" else "right")
     for number, held in enumerate(plan.clients[:_SHOWN]):
-        clients.add_row(str(number), held.name, f"{held.examples:,}", f"{held.dropped:,}", f"{held.held_out:,}")
+        clients.add_row(str(number), held.name, *_counts([held]), f"{held.bad:,}")
     if len(plan.clients) > _SHOWN:
         rest = plan.clients[_SHOWN:]
-        examples, dropped = sum(held.examples for held in rest), sum(held.dropped for held in rest)
-        clients.add_row("…", f"{len(rest)} more", f"{examples:,}", f"{dropped:,}", f"{sum(h.held_out for h in rest):,}")
+        clients.add_row("…", f"{len(rest)} more", *_counts(rest), "")
     console.print(clients)
+    for line in data_notes({number: held.notes for number, held in enumerate(plan.clients)}):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _counts(clients: "Sequence[Holding]") -> list[str]:
+    """Examples, dropped rows, held-out rows and duplicates among them, of these clients together."""
+    keys = ("examples", "dropped", "held_out", "duplicates")
+    return [f"{sum(getattr(held, key) for held in clients):,}" for key in keys]
 
 
 def _mb(size: int) -> str:

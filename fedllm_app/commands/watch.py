@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from fedllm_app.federation.holdings import holdings_table, versions_line
+from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
 
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
 
@@ -89,6 +89,8 @@ class Watch:
         self.names = {line["client"]: line["name"] for line in self._held}
         self.per_round = min(self.per_round or event["clients"], event["clients"])
         self.console.print(holdings_table(self._held))
+        for line in data_notes({line["client"]: line.get("notes", "") for line in self._held}):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         for line in self._versions:
             self.console.print(versions_line(line["versions"], line["clients"], event["clients"]), highlight=False)
         self.console.print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")

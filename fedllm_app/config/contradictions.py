@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
+from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.partition import LABELLED
-from fedllm_app.data.sources import BUILT_IN, set_names
+from fedllm_app.data.readers.base import TextFormat
 from fedllm_app.strategies.registry import (
     minimum_clients,
 )
@@ -48,7 +49,10 @@ def contradictions(config: Config) -> list[str]:
 
 def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
     """Ways to divide rows that the named data does not allow."""
-    problems = []
+    problems = [
+        f"data.{key} = {getattr(data, key)!r}: {wrong}"
+        for key, wrong in TextFormat(data.delimiter, data.encoding).problems().items()
+    ]
     names = set_names(data.name)
     if data.partition == "by-domain":
         if "" in names or BUILT_IN in names:
@@ -64,7 +68,8 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
     elif len(names) > 1:
         problems.append(
             f"data.name = {data.name!r} holds {len(names)} names and data.partition = {data.partition!r} divides one "
-            "set: accepted is one name, or data.partition = 'by-domain' for a client a set"
+            "set: give one name (in double quotes if it has a comma), or data.partition = 'by-domain' for a client a "
+            "set"
         )
     if data.partition in LABELLED and not data.partition_column:
         problems.append(
@@ -92,8 +97,8 @@ def _adapter_contradictions(config: Config) -> list[str]:
         problems.append(f"lora.target-modules = {lora.target_modules!r}: accepted is names or all-linear")
     if method == "lora" and "lm_head" in lora.targets:
         problems.append(
-            f"lora.target-modules = {lora.target_modules!r}: accepted is modules below the language-model head, lm_head, "
-            "which stays frozen"
+            f"lora.target-modules = {lora.target_modules!r}: accepted is modules below the language-model head, "
+            "lm_head, which stays frozen"
         )
     for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
         if wanted and method != "lora":
@@ -105,8 +110,8 @@ def _adapter_contradictions(config: Config) -> list[str]:
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(
-            "train.gradient-checkpointing = true: accepted is false with adapter.method = 'prefix-tuning', whose prefix "
-            "travels in the attention cache, which checkpointed layers have not"
+            "train.gradient-checkpointing = true: accepted is false with adapter.method = 'prefix-tuning', whose "
+            "prefix travels in the attention cache, which checkpointed layers have not"
         )
     if method in PROMPT_METHODS and config.adapter.virtual_tokens >= train.max_length:
         problems.append(

@@ -56,7 +56,8 @@ def adapter_values(config: Config) -> AdapterValues:
 def data_selection(config: Config, clients: int):
     """Which rows this configuration gives the clients."""
     from fedllm_app.data.client_rows import DataSelection
-    from fedllm_app.data.sources import Columns
+    from fedllm_app.data.readers.base import TextFormat
+    from fedllm_app.data.schemas import Columns
 
     data = config.data
     return DataSelection(
@@ -81,6 +82,7 @@ def data_selection(config: Config, clients: int):
         alpha=data.alpha,
         samples=data.samples,
         held_out_share=data.held_out_share,
+        text_format=TextFormat(data.delimiter, data.encoding),
     )
 
 

@@ -11,8 +11,11 @@ import numpy as np
 
 from fedllm_app.data import corpus
 from fedllm_app.data.examples import Example, PreferencePair
+from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.partition import choose_rows, partition, split_held_out
-from fedllm_app.data.sources import BUILT_IN, Columns, Source, open_source, set_names
+from fedllm_app.data.readers.base import FOUND, TextFormat
+from fedllm_app.data.schemas import Columns
+from fedllm_app.data.sources import Source, open_source
 from fedllm_app.paths import atomic_path, home
 
 # Part of every cached division: raise it when the way rows are chosen or divided changes.
@@ -44,13 +47,15 @@ class DataSelection:
     held_out_share: float = 0.0
     site: str = ""
     whole: bool = False
+    text_format: TextFormat = FOUND
 
 
 @dataclass(frozen=True)
 class ClientData:
     """One client's rows: what it is called, where they come from, and a fingerprint that names them exactly.
 
-    `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of.
+    `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of;
+    `duplicates` the held-out rows that are equal to another row of that set. `notes` are sentences on how it was read.
     """
 
     label: str
@@ -59,6 +64,8 @@ class ClientData:
     train: "Rows"
     held_out: "Rows"
     bad: int = 0
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,11 @@ class Share:
     train: np.ndarray
     held_out: np.ndarray
 
+    @property
+    def duplicates(self) -> int:
+        """How many held-out rows are equal to another row of the source: as few as its rows allow."""
+        return int(np.isin(self.held_out, self.source.repeated).sum())
+
 
 def client_data(selection: DataSelection, client: int) -> ClientData:
     """The rows of client number `client` of the run, without reading them yet."""
@@ -99,6 +111,8 @@ def client_data(selection: DataSelection, client: int) -> ClientData:
         train=Rows(len(share.train), functools.partial(share.source.examples, share.train)),
         held_out=Rows(len(share.held_out), functools.partial(share.source.examples, share.held_out)),
         bad=share.source.bad.count,
+        duplicates=share.duplicates,
+        notes=tuple(share.source.notes(selection.partition_column)),
     )
 
 
@@ -106,25 +120,42 @@ def client_share(selection: DataSelection, client: int) -> Share:
     """The part of client number `client` in the set that it has rows of; not for the built-in corpus."""
     source = open_set(selection, client)
     mine = _rows(selection, source, client)
-    train, held_out = split_held_out(mine, _held_out_share(selection, len(mine)), selection.seed)
+    train, held_out = split_held_out(mine, _held_out_share(selection, len(mine)), selection.seed, source.repeated)
     return Share(_label(selection, source, client, mine), source, train, held_out)
 
 
 def open_set(selection: DataSelection, client: int) -> Source:
     """The set that a client has rows of, converted on the first call of any process."""
-    name = set_names(selection.name)[client] if _has_own_set(selection) else selection.name
-    return _source(name, selection.task, selection.columns, selection.split, selection.max_bad_share)
-
-
-@functools.lru_cache(maxsize=2)
-def _source(name: str, task: str, columns: Columns, split: str, max_bad_share: float) -> Source:
-    return open_source(
-        name, task=task, columns=columns, split=split, max_bad_share=max_bad_share, cache_dir=home() / "sources"
+    return _source(
+        _set_name(selection, client),
+        selection.task,
+        selection.columns,
+        selection.split,
+        selection.max_bad_share,
+        selection.text_format,
     )
 
 
-def _has_own_set(selection: DataSelection) -> bool:
-    return selection.partition == "by-domain" and not selection.whole
+@functools.lru_cache(maxsize=2)
+def _source(
+    name: str, task: str, columns: Columns, split: str, max_bad_share: float, text_format: TextFormat
+) -> Source:
+    return open_source(
+        name,
+        task=task,
+        columns=columns,
+        split=split,
+        max_bad_share=max_bad_share,
+        text_format=text_format,
+        cache_dir=home() / "sources",
+    )
+
+
+def _set_name(selection: DataSelection, client: int) -> str:
+    """The name of the set that a client has rows of; that of a site's own is a path as it stands."""
+    if selection.whole:
+        return selection.name
+    return set_names(selection.name)[client if selection.partition == "by-domain" else 0]
 
 
 def _rows(selection: DataSelection, source: Source, client: int) -> np.ndarray:
@@ -180,7 +211,7 @@ def _label(selection: DataSelection, source: Source, client: int, mine: np.ndarr
         return selection.site
     if selection.partition == "natural-id" and not selection.whole:
         return str(row_labels(source, selection.partition_column)[mine[0]])
-    return Path(set_names(selection.name)[client] if _has_own_set(selection) else selection.name).stem
+    return Path(_set_name(selection, client)).stem
 
 
 def _corpus_data(selection: DataSelection, client: int) -> ClientData:

@@ -14,7 +14,14 @@ from fedllm_app.runs.directory import RunDirectory
 
 _ROWS = 20  # lines of clients in a table; more are summed up
 _TEXTS = ("client", "name", "schema")
-_COUNTS = {"examples": "examples", "held-out": "held-out", "dropped": "too long", "bad": "bad rows", "tokens": "tokens"}
+_COUNTS = {
+    "examples": "examples",
+    "held-out": "held-out",
+    "duplicates": "duplicates",
+    "dropped": "too long",
+    "bad": "bad rows",
+    "tokens": "tokens",
+}
 
 
 def report_holdings(held: Mapping[int, Mapping[str, object]], directory: RunDirectory) -> None:
@@ -23,6 +30,8 @@ def report_holdings(held: Mapping[int, Mapping[str, object]], directory: RunDire
         directory.journal("holds", client=client, **{key: value for key, value in what.items() if key != "versions"})
     table = holdings_table([{"client": client, **what} for client, what in held.items()])
     log(INFO, "%s", _as_text(table))
+    for line in data_notes({client: str(what.get("notes", "")) for client, what in held.items()}):
+        log(INFO, "%s", line)
     groups = version_groups(held)
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
@@ -42,13 +51,28 @@ def holdings_table(lines: Sequence[Mapping[str, object]]) -> Table:
         table.add_column(title, justify="right")
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
     for line in shown:
-        table.add_row(*(escape(str(line[column])) for column in _TEXTS), *(f"{line[column]:,}" for column in _COUNTS))
+        counts = (f"{line.get(column, 0):,}" for column in _COUNTS)  # journals of older runs lack some
+        table.add_row(*(escape(str(line[column])) for column in _TEXTS), *counts)
     if len(shown) < len(lines):
         table.add_section()
         for name, of in (("smallest", min), ("median", median), ("largest", max)):
-            counts = (of([line[column] for line in lines]) for column in _COUNTS)
+            counts = (of([line.get(column, 0) for line in lines]) for column in _COUNTS)
             table.add_row("", f"{name} of {len(lines)}", "", *(f"{count:,.0f}" for count in counts))
     return table
+
+
+def data_notes(notes: Mapping[int, str]) -> list[str]:
+    """A line for the clients whose data was read in the same way: what was found out, and what was not read."""
+    groups: dict[str, list[int]] = {}
+    for client, text in notes.items():
+        if text:
+            groups.setdefault(text, []).append(client)
+    lines = [
+        f"data of {'all clients' if len(clients) == len(notes) else _clients(clients)}: {text}"
+        for text, clients in groups.items()
+    ]
+    rest = len(lines) - _ROWS
+    return lines if rest <= 0 else [*lines[:_ROWS], f"data of more clients: {rest} notes, in the journal (holds)"]
 
 
 def version_groups(held: Mapping[int, Mapping[str, object]]) -> list[tuple[list[str], list[int]]]:

@@ -4,7 +4,7 @@ import pytest
 
 from fedllm_app.client.site import SiteConfigError, at_site, site_items
 from fedllm_app.data.client_rows import DataSelection
-from fedllm_app.data.sources import Columns
+from fedllm_app.data.schemas import Columns
 
 SELECTION = DataSelection(
     "alpaca", Columns(prompt="q", chosen="c"), 4, 1, 10, 3, 0.0, "sft", split="train", partition="iid", samples=9

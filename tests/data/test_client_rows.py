@@ -14,7 +14,8 @@ from places import SHARED_DATA
 from fedllm_app.data import corpus
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share
 from fedllm_app.data.partition import partition
-from fedllm_app.data.sources import Columns, UnknownLabel
+from fedllm_app.data.schemas import Columns
+from fedllm_app.data.sources import UnknownLabel
 
 GSM8K = SHARED_DATA / "gsm8k" / "train.jsonl"
 

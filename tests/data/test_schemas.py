@@ -2,8 +2,9 @@
 
 import pytest
 
+from fedllm_app.data.errors import BadRow
 from fedllm_app.data.examples import Example, PreferencePair
-from fedllm_app.data.schemas import SCHEMAS, BadRow, Columns, UnknownColumn, UnknownSchema, recognise
+from fedllm_app.data.schemas import SCHEMAS, Columns, UnknownColumn, UnknownSchema, recognise
 
 
 def convert(row, task="sft", **columns):

@@ -10,9 +10,14 @@ import pytest
 from places import SHARED_DATA as SHARED
 
 from fedllm_app.data.examples import Example, PreferencePair
-from fedllm_app.data.readers import BATCH, AmbiguousSplit, UnreadableFile, arrow_batches, read_files
+from fedllm_app.data.named_sets import NAMED_SETS
+from fedllm_app.data.origins import DataNotFound
+from fedllm_app.data.readers.arrow import arrow_batches
+from fedllm_app.data.readers.base import BATCH, UnreadableFile
+from fedllm_app.data.readers.files import read_files
+from fedllm_app.data.readers.folders import AmbiguousSplit
 from fedllm_app.data.schemas import Columns, UnknownColumn, UnknownSchema, recognise
-from fedllm_app.data.sources import NAMED_SETS, DataNotFound, EmptySource, TooManyBadRows, UnknownLabel, open_source
+from fedllm_app.data.sources import EmptySource, TooManyBadRows, UnknownLabel, open_source
 
 ROWS = [{"prompt": f"question {i}", "completion": f"answer {i}", "topic": "ab"[i % 2], "n": i} for i in range(5)]
 EXAMPLES = [Example((("user", f"question {i}"),), f"answer {i}") for i in range(5)]
@@ -243,7 +248,7 @@ def test_empty_and_unusable_sources(tmp_path, cache):
 def test_second_open_reads_the_cache_only(tmp_path, cache, monkeypatch):
     path = str(write_lines(tmp_path / "rows.jsonl", ROWS))
     first = open_source(path, task="sft", cache_dir=cache)
-    monkeypatch.setattr("fedllm_app.data.sources.read_files", None)
+    monkeypatch.setattr("fedllm_app.data.origins.read_files", None)
     again = open_source(path, task="sft", cache_dir=cache)
     assert again.fingerprint == first.fingerprint
     assert read_all(again) == EXAMPLES
