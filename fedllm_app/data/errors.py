@@ -19,7 +19,13 @@ class UnwantedRow(DataError):
     """The row itself says that it is not to be learnt, by a label of false or a weight of 0. That is no damage."""
 
 
+def _shown(name: str) -> str:
+    if len(name) > _NAME_LENGTH:
+        return f"(a name of {len(name)} characters)"
+    return " ".join(name.encode(errors="replace").decode().split())
+
+
 def listed(names: Collection[str], limit: int = 20) -> str:
     """Names separated by commas: of many the first ones, and none that is long, because it may be a value of a row."""
-    shown = [name if len(name) <= _NAME_LENGTH else f"(a name of {len(name)} characters)" for name in names]
+    shown = [_shown(name) for name in names]
     return ", ".join(shown[:limit]) + (f" and {len(shown) - limit} more" if len(shown) > limit else "")

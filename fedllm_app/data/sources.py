@@ -148,12 +148,13 @@ class Source:
             The column was not kept: it does not exist, is not text or integer, or is long free text.
         """
         if column not in self.label_columns:
-            kept = ", ".join(self.label_columns) or "none"
+            kept = listed(self.label_columns) or "none"
             raise UnknownLabel(
                 f"the data has no column '{column}' to partition by; its text and integer columns of less than"
                 f" {LABEL_LENGTH} characters on average are: {kept}"
             )
-        return list(chain.from_iterable(batch[_LABEL + column].to_pylist() for batch in self._batches))
+        name = f"{_LABEL}{self.label_columns.index(column)}"
+        return list(chain.from_iterable(batch[name].to_pylist() for batch in self._batches))
 
 
 def open_source(
@@ -249,7 +250,8 @@ def _convert(origin: Origin, task: Task, columns: Columns, directory: Path) -> d
     binding = recognise(dict.fromkeys(key for row in readable for key in row), task, columns)
     binding = binding.fitting(readable, columns)
     labels = _label_columns(readable)
-    names = ["prompt", *_answer_columns(task), *(_LABEL + label for label in labels)]
+    # Numbered, because the name of a column need not be Unicode.
+    names = ["prompt", *_answer_columns(task), *(f"{_LABEL}{number}" for number in range(len(labels)))]
     schema = pa.schema([(name, pa.large_string()) for name in names])
     conversion = _Conversion(binding, labels)
     with (

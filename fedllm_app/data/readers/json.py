@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
@@ -20,6 +21,7 @@ from fedllm_app.data.readers.json_shapes import rows_of_object
 from fedllm_app.data.readers.text import TextFile, check_decoded, is_decoded, shown
 
 _WINDOW = 1000  # lines in which the end of a row is looked for that was printed over several lines
+_BETWEEN = re.compile(r"[ \t\r\n,]*")  # what may stand between two items
 _TOO_LONG = "a number has too many digits"
 _TOO_DEEP = "it is nested too deeply"
 
@@ -97,7 +99,7 @@ def _whole(text: str, file: TextFile, encoding: str, notes: Notes) -> Located | 
     except (ValueError, RecursionError):
         value, rest = _in_python(text), ""
         if value is None and is_array:
-            raise _broken_array(text, start, file) from None
+            value = _array_items(text, start, file)
     if not isinstance(value, list | dict) or (rest and not is_array):
         return None
     if rest:
@@ -134,22 +136,29 @@ def _in_python(text: str) -> Any:
         return None
 
 
-def _broken_array(text: str, start: int, file: TextFile) -> UnreadableFile:
-    """The refusal of an array, with the item that is broken. No item after it can be found."""
-    number, place = 1, start + 1
-    reason = "it does not end"
+def _array_items(text: str, start: int, file: TextFile) -> list[Any]:
+    """The items of an array that is no JSON as a whole: a comma too many or too few does no harm.
+
+    Raises
+    ------
+    UnreadableFile
+        An item is broken, or the array does not end: no item after it can be found.
+    """
+    items: list[Any] = []
+    place = start + 1
     while True:
-        place += len(text[place:]) - len(text[place:].lstrip(" \n\t\r,"))
-        if place >= len(text):
-            break
+        begins = place = _BETWEEN.match(text, place).end()
+        if text[place : place + 1] == "]" and not text[place + 1 :].strip():
+            return items
         try:
-            _, place = _decode(text, place)
+            value, place = _decode(text, place)
         except (ValueError, RecursionError) as error:
-            reason = _reason(error)
-            break
-        number += 1
-    line = text.count("\n", 0, place) + 1
-    return UnreadableFile(f"{file.path} holds broken JSON: item {number} of the array, in line {line}: {reason}")
+            reason = _reason(error) if begins < len(text) else "the array does not end"
+            line = text.count("\n", 0, begins) + 1
+            raise UnreadableFile(
+                f"{file.path} holds broken JSON: item {len(items) + 1} of the array, in line {line}: {reason}"
+            ) from None
+        items.append(value)
 
 
 def _reason(error: Exception) -> str:
@@ -195,10 +204,14 @@ class _Lines:
             try:
                 if not text.isascii():
                     check_decoded(text, self._encoding)
+                    text = text.removeprefix("\ufeff")  # files were joined, each with its mark
                 row, end = _decode(text)
-                if end < len(text):
-                    raise BadRow(f"broken JSON: more than one object in the line, from position {end + 1}")
                 yield f"{name} line {number}", _row(row)
+                while end < len(text):  # files were joined without a line break, or commas stand between the objects
+                    end = _BETWEEN.match(text, end).end()
+                    if end < len(text):
+                        row, end = _decode(text, end)
+                        yield f"{name} line {number}", _row(row)
             except BadRow as error:
                 yield f"{name} line {number}", error
             except (ValueError, RecursionError) as error:

@@ -97,7 +97,7 @@ def _by_column(value: dict[str, Any]) -> Rows | None:
     parts = list(value.values())
     if len(parts) < 2 or not all(isinstance(part, list) and part for part in parts):
         return None
-    if len({len(part) for part in parts}) > 1 or any(is_messages(part) for part in parts):
+    if len({len(part) for part in parts}) > 1 or any(is_messages(part) or _is_rows(part) for part in parts):
         return None
     return "columns that hold lists", [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)]
 

@@ -43,7 +43,7 @@ _OTHER_CONTENTS = (
     (b"ARROW1", "an Arrow file; let its name end in .arrow"),
 )
 _SMUGGLED = re.compile("[\udc80-\udcff]")
-_LONGER = re.compile("[^\x00-\x7f\udc80-\udcff]")  # a character of more than one byte
+_LONGER = re.compile("[^\x00-\x7f\udc80-\udcff]+")  # characters of more than one byte
 _HIGH_RUN = re.compile("[\udc80-\udcff]{3,}")
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f\udc81\udc8d\udc8f\udc90\udc9d]")  # no characters of cp1252
 
@@ -101,8 +101,9 @@ class TextFile:
     def found_encoding(self, given: str) -> tuple[str, bool]:
         """The encoding given, else the one that the bytes of the whole file suggest; and whether all of them fit it.
 
-        UTF-8 is what is UTF-8 throughout, or has some character of more than one byte: what is no UTF-8 beside it is
-        damage. Otherwise the file is cp1252, as Excel writes it in the West, if that makes text of it.
+        UTF-8 is what is UTF-8 throughout, or has some characters of more than one byte: what is no UTF-8 beside them is
+        damage. Otherwise the file is cp1252, as Excel writes it in the West, if that makes text of it: letters beyond
+        ASCII stand alone or in pairs there, and in long runs in other scripts.
         """
         head = self.head()
         known = given or marked_encoding(head)
@@ -110,16 +111,17 @@ class TextFile:
             return known, False
         if self._is_utf8():
             return "utf-8", True
-        smuggled = in_runs = 0
-        longer = no_text = False
+        smuggled = longer = in_runs = 0
+        no_text = False
         for text in self._decoded("surrogateescape"):
             smuggled += len(_SMUGGLED.findall(text))
             in_runs += sum(map(len, _HIGH_RUN.findall(text)))
-            longer = longer or bool(_LONGER.search(text))
+            longer += len(text) - len(_LONGER.sub("", text))
             no_text = no_text or bool(_NO_TEXT.search(text))
-        if longer:
+        nonsense = no_text or 2 * in_runs > smuggled
+        if longer >= smuggled or (longer and not nonsense):
             return "utf-8", False
-        if no_text or 2 * in_runs > smuggled:
+        if nonsense:
             raise UnreadableFile(
                 f"{self.path} is not UTF-8, and its bytes do not show which encoding it has: save it as UTF-8 or name "
                 'the encoding, data.encoding = "gbk" for instance (at a site: encoding)'
