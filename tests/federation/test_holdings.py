@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from fedllm_app.federation import holdings
-from fedllm_app.federation.holdings import holdings_table, report_holdings, version_groups, version_warning
+from fedllm_app.federation.holdings import data_notes, holdings_table, report_holdings, version_groups, version_warning
 from fedllm_app.runs.directory import RunDirectory, read_journal
 
 SAME = ["fedllm_app c0de", "flwr 1.41.0", "torch 2.13.0"]
@@ -19,6 +19,8 @@ def what(examples=10, versions=SAME, **overrides) -> dict:
         "held-out": 2,
         "dropped": 1,
         "bad": 3,
+        "duplicates": 4,
+        "notes": "columns not read: id",
         "tokens": 100 * examples,
         "manifest": "m",
         "versions": versions,
@@ -42,7 +44,11 @@ def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, monkeypatch
     assert (journal[7]["client"], journal[7]["examples"], journal[7]["bad"], journal[7]["manifest"]) == (7, 17, 3, "m")
     assert "versions" not in journal[7]
     assert (journal[-1]["versions"], len(journal[-1]["clients"])) == (SAME, 50)
-    assert logged[1:] == ["versions of all clients: fedllm_app c0de, flwr 1.41.0, torch 2.13.0"]
+    assert logged[1:] == [
+        "data of all clients: columns not read: id",
+        "versions of all clients: fedllm_app c0de, flwr 1.41.0, torch 2.13.0",
+    ]
+    assert (journal[7]["duplicates"], journal[7]["notes"]) == (4, "columns not read: id")
     assert len(logged[0].splitlines()) < 30
 
 
@@ -70,3 +76,22 @@ def test_many_clients_are_summed_up():
     assert " 20 " in lines["median"]
     assert " 30 " in lines["largest"]
     assert "median" not in text(holdings_table([{"client": client, **what()} for client in range(20)]))
+
+
+def test_notes_on_data_stand_once_for_the_clients_that_share_them():
+    """Two clients of one set, a third with a file of its own, a fourth of which there is nothing to tell."""
+    shared = "columns not read: id"
+    assert data_notes({0: shared, 1: "files not read: b.csv", 2: shared, 3: ""}) == [
+        f"data of clients 0, 2: {shared}",
+        "data of client 1: files not read: b.csv",
+    ]
+    assert data_notes({0: "", 1: ""}) == []
+    many = data_notes({client: f"note {client}" for client in range(30)})
+    assert (len(many), many[-1]) == (21, "data of more clients: 10 notes, in the journal (holds)")
+
+
+def test_the_numbers_of_a_line_and_those_of_an_older_journal():
+    (line,) = [line for line in text(holdings_table([{"client": 0, **what()}])).splitlines() if "north" in line]
+    assert line.replace("│", " ").split() == ["0", "north", "chat", "10", "2", "4", "1", "3", "1,000"]
+    old = {key: value for key, value in what().items() if key not in ("duplicates", "notes")}
+    assert " 0 " in text(holdings_table([{"client": 0, **old}]))
