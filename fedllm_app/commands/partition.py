@@ -84,7 +84,6 @@ def _client_rows(selection: DataSelection, client: int) -> ClientRows:
         labels = dict(Counter(row_labels(share.source, selection.partition_column)[rows].tolist()))
     elif selection.partition == "by-domain":
         labels = {share.label: len(rows)}
-    notes = "; ".join(share.source.notes(selection.partition_column))
     return ClientRows(
         client,
         share.label,
@@ -93,7 +92,7 @@ def _client_rows(selection: DataSelection, client: int) -> ClientRows:
         labels,
         share.source.bad.count,
         share.duplicates,
-        notes,
+        "; ".join(share.notes),
     )
 
 

@@ -90,6 +90,12 @@ class Share:
     source: Source
     train: np.ndarray
     held_out: np.ndarray
+    label_column: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on how the source was read."""
+        return self.source.notes(self.label_column)
 
     @property
     def duplicates(self) -> int:
@@ -112,7 +118,7 @@ def client_data(selection: DataSelection, client: int) -> ClientData:
         held_out=Rows(len(share.held_out), functools.partial(share.source.examples, share.held_out)),
         bad=share.source.bad.count,
         duplicates=share.duplicates,
-        notes=tuple(share.source.notes(selection.partition_column)),
+        notes=tuple(share.notes),
     )
 
 
@@ -121,7 +127,8 @@ def client_share(selection: DataSelection, client: int) -> Share:
     source = open_set(selection, client)
     mine = _rows(selection, source, client)
     train, held_out = split_held_out(mine, _held_out_share(selection, len(mine)), selection.seed, source.repeated)
-    return Share(_label(selection, source, client, mine), source, train, held_out)
+    label_column = "" if selection.whole else selection.partition_column
+    return Share(_label(selection, source, client, mine), source, train, held_out, label_column)
 
 
 def open_set(selection: DataSelection, client: int) -> Source:

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from typing import Any
 
 _OPENED = re.compile(r"\s*[\[{]")
@@ -18,6 +19,9 @@ def python_literal(text: str) -> Any:
     if not _OPENED.match(text):
         raise ValueError("no list or dict")
     try:
-        return ast.literal_eval(text.strip())
+        with warnings.catch_warnings():
+            for category in (SyntaxWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", category)  # backslashes that escape nothing
+            return ast.literal_eval(text.strip())
     except (SyntaxError, TypeError, MemoryError, RecursionError) as error:  # all of them: what it says of hostile text
         raise ValueError("not in Python's notation") from error

@@ -23,7 +23,7 @@ import numpy as np
 from fedllm_app.data.errors import BadRow, DataError, UnwantedRow, listed
 from fedllm_app.data.examples import Example, PreferencePair
 from fedllm_app.data.origins import Origin, locate
-from fedllm_app.data.readers.base import BATCH, FOUND, Notes, TextFormat, UnreadableFile
+from fedllm_app.data.readers.base import BATCH, FOUND, Located, Notes, TextFormat, UnreadableFile
 from fedllm_app.data.schemas import Binding, Columns, Task, recognise
 
 CODE_VERSION = 2
@@ -242,8 +242,7 @@ def _convert(origin: Origin, task: Task, columns: Columns, directory: Path) -> d
 
     notes: Notes = {}
     rows = origin.rows(notes)
-    head = list(islice(rows, BATCH))
-    readable = [row for _, row in head if not isinstance(row, BadRow)]
+    head, readable = _head(rows)
     if not readable:
         first = "; ".join(f"{where}: {row}" for where, row in head[:3])
         raise EmptySource(f"{origin.name} holds no readable row{': ' + first if first else ''}")
@@ -264,6 +263,16 @@ def _convert(origin: Origin, task: Task, columns: Columns, directory: Path) -> d
     meta: dict[str, Any] = {"task": task, "schema": binding.schema.name, "columns": binding.columns, "labels": labels}
     unread = {"columns": conversion.unread, "message_keys": sorted(conversion.unread_keys), "files": origin.left_out}
     return meta | {"notes": notes, "unread": unread, **conversion.counts}
+
+
+def _head(rows: Located) -> tuple[list[tuple[str, Any]], list[dict[str, Any]]]:
+    """The first `BATCH` rows, more until one of them is readable, and the readable ones among them."""
+    head: list[tuple[str, Any]] = []
+    readable: list[dict[str, Any]] = []
+    while not readable and (more := list(islice(rows, BATCH))):
+        head += more
+        readable += [row for _, row in more if not isinstance(row, BadRow)]
+    return head, readable
 
 
 class _Conversion:

@@ -18,11 +18,14 @@ Row = Mapping[str, Any]
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bot": "assistant",
     "model": "assistant",
 }
 """Role names found in published chat sets, and the role each one means."""

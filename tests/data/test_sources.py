@@ -124,6 +124,13 @@ def test_bad_lines_are_counted_and_located(tmp_path, cache):
         open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.7)
 
 
+def test_readable_rows_after_a_whole_batch_of_bad_ones_are_found(tmp_path, cache):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("oops\n" * (BATCH + 1) + '{"prompt": "q", "completion": "a"}\n')
+    source = open_source(str(path), task="sft", cache_dir=cache, max_bad_share=1.0)
+    assert (len(source), source.bad.count, source.bad.total) == (1, BATCH + 1, BATCH + 2)
+
+
 def test_only_the_first_ten_bad_rows_are_listed(tmp_path, cache):
     path = write_lines(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": ""}] * 20 + ROWS)
     source = open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.8)

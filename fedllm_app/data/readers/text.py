@@ -77,9 +77,9 @@ class TextFile:
         try:
             for number, line in enumerate(text, 1):
                 yield line.removeprefix("\ufeff") if number == 1 else line
-        except UnicodeDecodeError as error:  # an encoding of two bytes or four, in which nothing can be smuggled
+        except UnicodeError:  # an encoding of two bytes or four, in which nothing can be smuggled
             raise UnreadableFile(
-                f"{self.path} holds bytes soon after line {number} that are not {shown(encoding)} ({error.reason})"
+                f"{self.path} holds bytes soon after line {number} that are not {shown(encoding)}"
             ) from None
 
     def _bytes(self) -> IO[bytes]:
