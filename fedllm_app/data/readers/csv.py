@@ -3,11 +3,11 @@
 Quotation marks decide where a record ends, so a wrong one can swallow any number of rows. Three rules keep the count of
 bad rows honest:
 
-- A record within one line whose quotation marks come in pairs ends with its line, whatever is wrong in it: one bad row.
+- A record whose fault shows in the line where it begins is taken to end with that line: one bad row.
+- From then on, all records must be written without any fault. One that is not shows that the lines since then may have
+  been lines of a cell: the file is refused with the line where the damage begins.
 - A record that is damaged and spans lines, or leaves a quotation mark open, has no end that anybody can tell: the file
   is refused with the line where the record begins.
-- After a bad row of the first kind, the records that follow must be written without any fault, because they may be
-  lines of its cells.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class _Records:
     def _broken(self, error: csv.Error, begins: int) -> BadRow:
         """The reason why a record of one line is bad; refuses the file where the record may have more lines."""
         text = "".join(self._lines)
-        if len(self._lines) > 1 or text.count('"') % 2:
+        if len(self._lines) > 1:
             raise self._endless(self._damaged or begins) from None
         self._damaged = self._damaged or begins
         if '\\"' in text:

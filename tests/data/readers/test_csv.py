@@ -66,6 +66,13 @@ def test_damage_within_a_line_costs_one_row(write):
     assert "broken CSV" in bad["rows.csv line 3"] and "1 cells where the header names 2" in bad["rows.csv line 5"]
 
 
+@pytest.mark.parametrize("broken", ['"c,"d"', 'c","d"x', '"c"x,"d"'])
+def test_a_missing_quotation_mark_among_cells_that_all_have_them_costs_one_row(broken, write):
+    good, bad, _ = read(write(f'"prompt","completion"\n"a","b"\n{broken}\n"e","f\ng"\n'))
+    assert pairs(good) == [("a", "b"), ("e", "f\ng")]
+    assert list(bad) == ["rows.csv line 3"]
+
+
 def test_lines_inside_a_broken_cell_are_no_rows(write):
     """The cell has quotation marks that are not doubled, two on its first line and none on its second, which looks
     like a row; the third shows what it is."""
@@ -137,9 +144,9 @@ def test_what_a_file_does_not_say_is_found_out_and_told(content, told, write):
 
 
 def test_the_delimiter_is_the_one_that_divides_the_rows_alike(write):
-    """The header holds a comma, too: three semicolon columns in every line, commas in one row only."""
-    good, _, _ = read(write("id;prompt, asked;completion\n1;q;a, b\n2;r;b\n"))
-    assert good[0] == {"id": "1", "prompt, asked": "q", "completion": "a, b"}
+    """The header holds more commas than semicolons: three semicolon columns in every line, four of commas in one."""
+    good, _, _ = read(write("id;prompt, asked, first, here;completion\n1;q;a, b\n2;r;b\n"))
+    assert good[0] == {"id": "1", "prompt, asked, first, here": "q", "completion": "a, b"}
 
 
 def test_excel_in_german(write):
