@@ -103,11 +103,15 @@ def test_relative_links_lead_somewhere(page):
             assert anchor in anchors(linked.read_text()), f"{page.name} links to {target}, and there is no such heading"
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
 def test_files_that_a_page_names_exist(page):
     """Text in backticks that has a slash or ends in .py is a path, unless it is a command, a variable or a pattern."""
     spans = re.findall(r"`([^`\n]+)`", without_code(page.read_text()))
-    paths = {span for span in spans if re.fullmatch(r"[\w./-]*(/[\w./-]*|\.py)", span) and not span.startswith("FEDLLM")}
+    paths = {
+        span for span in spans if re.fullmatch(r"[\w./-]*(/[\w./-]*|\.py)", span) and not span.startswith("FEDLLM")
+    }
     assert len(paths) > 5
     assert sorted(path for path in paths - FILES_TO_COME if not is_there(path)) == []
 
