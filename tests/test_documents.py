@@ -7,6 +7,7 @@ import pytest
 from places import ROOT
 
 from fedllm_app.commands.main import SUBCOMMANDS
+from fedllm_app.commands.run import is_local
 from fedllm_app.config.parse import default_run_config
 
 # Files that other branches bring along. To be emptied when they are merged.
@@ -114,6 +115,16 @@ def test_files_that_a_page_names_exist(page):
     }
     assert len(paths) > 5
     assert sorted(path for path in paths - FILES_TO_COME if not is_there(path)) == []
+
+
+def test_the_flower_configuration_of_the_readme_is_complete(flower_home):
+    """Written as it stands to $FLWR_HOME/config.toml, local runs are the default and `sites` is a connection."""
+    (block,) = re.findall(
+        r"^```toml\n(\[superlink\]\n.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    (flower_home / "config.toml").write_text(block)
+    assert is_local(None)
+    assert not is_local("sites")
 
 
 def test_one_version_everywhere():
