@@ -250,7 +250,7 @@ def test_krum_and_centralized_take_decoded_vectors(run_config, tmp_path):
 
 
 def test_a_client_that_lost_its_error_is_journaled(run_config, tmp_path, app_home):
-    """The state of client 1 is lost between rounds 2 and 3: its line of round 3, and no other, says one array was reset."""
+    """Client 1 loses its state between rounds 2 and 3: its line of round 3, and no other, says one array was reset."""
     flat = small(run_config) | {"update.compress": "int8", "run.checkpoint-every": 2}
     lost = []
 

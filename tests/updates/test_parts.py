@@ -246,10 +246,13 @@ def test_with_compression_an_eighth_travels_up(ffa, tmp_path):
     assert {event["bytes_up"] for event in clients(tmp_path / "run")} == {128 + 4 + 2 * 16 + 4096}
 
 
-@pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_on_a_quantized_base(quantization, ffa, wide_model, tmp_path):
-    """TRL casts adapters on such a base to bfloat16, A too; it is float32 again and the drawn one after the run."""
-    flat = ffa | {"model.name": str(wide_model), "model.quantization": quantization}
+@pytest.mark.parametrize(("quantization", "task"), [("int8", "sft"), ("nf4", "dpo")])
+def test_on_a_quantized_base(quantization, task, ffa, wide_model, tmp_path):
+    """TRL casts what is trainable on such a base to bfloat16, with DPO A too; then A is float32 and drawn again.
+
+    DPO asks the base alone before its trainer is built, and PEFT makes A trainable then.
+    """
+    flat = ffa | {"model.name": str(wide_model), "model.quantization": quantization, "train.task": task}
     run_in_process(flat, tmp_path / "run")
     assert read_result(tmp_path / "run")["refused_replies"] == 0
     start = starting_point(parse_run_config(flat))
