@@ -3,7 +3,8 @@
     python benchmarks/compression.py                      # six runs of three seeds: a quarter of an hour on two cores
     python benchmarks/compression.py --seeds 42 -c "strategy.name='scaffold'"
 
-The metric is the mean loss of the clients' held-out rows (48 of each domain of the built-in corpus) after the last round.
+The metric is the mean loss of the clients' held-out rows, 48 of each domain of the built-in corpus, after the last
+round.
 Megabytes are what the clients sent. Every run is printed as one JSON line, then the table as Markdown.
 """
 
