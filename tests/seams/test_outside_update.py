@@ -43,7 +43,7 @@ def test_its_arithmetic_by_hand(clip):
 
 @pytest.mark.parametrize("compress", ["none", "int8"])
 def test_a_whole_run(run, clip, compress):
-    """Each client moves by more than 0.1 in round 1; the mean of clipped changes moves the adapter by 0.1 a round at most.
+    """Each client moves more than 0.1 in round 1; the mean of clipped changes moves the adapter by at most 0.1 a round.
 
     With compression after it, steps of 8 bits and what they left of the round before add at most the tolerance. Counts
     are in the checkpoint of each round: 3 replies after the first, 6 after the second.
