@@ -32,7 +32,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment from its configuration to its result file."""
     config = parse_run_config(context.run_config)
-    prompt = PromptRecord.of(config.data.template, config.data.system_prompt)
+    prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
     directory = RunDirectory(Path(config.run.directory or home() / "runs" / str(context.run_id)), prompt)
     directory.create(context.run_config)
     log(INFO, "run directory: %s", directory.path)
@@ -40,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: int) -> None:
-    """Run `config` over the nodes of a grid into a new run directory; an error that ends it is journaled and raised."""
+    """Run `config` over the nodes of a grid into a new run directory; what ends it early is journaled and raised."""
     started = time.time()
     directory.journal("started", run_id=run_id, rounds=config.train.rounds, strategy=config.strategy.name)
     try:

@@ -37,22 +37,25 @@ def site_items(node_config: NodeConfig) -> SiteItems:
     for key, value in node_config.items():
         if key in _KEYS:
             if not isinstance(value, str):
-                raise SiteConfigError(f"node-config {key} = {value!r}: accepted is text in single quotes")
+                raise SiteConfigError(f"node-config {key} = {value!r}: must be text in single quotes")
             items.append((key, value))
         elif key not in _FLOWERS_OWN and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
             # Left unnoticed, the site would train on other data than its own.
             raise SiteConfigError(f"node-config {key}: unknown key; did you mean {near[0]}?")
     path = dict(items).get("data-path", "/")
     if not Path(path).is_absolute():
-        raise SiteConfigError(f"node-config data-path = {path!r}: accepted is an absolute path on the node's machine")
+        raise SiteConfigError(f"node-config data-path = {path!r}: must be an absolute path on the node's machine")
     return tuple(sorted(items))
 
 
 def at_site(selection: DataSelection, items: SiteItems) -> DataSelection:
     """The selection with the site's own path, columns and split; a site that names a path owns all of it."""
-    said = dict(items)
-    columns = {field: said[key] for key, field in _COLUMNS.items() if key in said}
-    changes: dict[str, object] = {"site": said.get("site", ""), "split": said.get("data-split", selection.split)}
-    if "data-path" in said:
-        changes |= {"name": said["data-path"], "whole": True}
+    settings = dict(items)
+    columns = {field: settings[key] for key, field in _COLUMNS.items() if key in settings}
+    changes: dict[str, object] = {
+        "site": settings.get("site", ""),
+        "split": settings.get("data-split", selection.split),
+    }
+    if "data-path" in settings:
+        changes |= {"name": settings["data-path"], "whole": True}
     return replace(selection, columns=replace(selection.columns, **columns), **changes)

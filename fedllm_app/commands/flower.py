@@ -109,19 +109,19 @@ def flower_command(name: str) -> str:
 def submit_run(app: Path, connection: str | None, options: Sequence[str], environment: dict[str, str]) -> int:
     """`flwr run` and the id of the run that it started. `LaunchError` with Flower's words if it did not."""
     command = [flower_command("flwr"), "run", str(app), *([connection] if connection else []), *options]
-    said = _flwr_json(command, environment)
-    if not said.get("success"):
-        raise LaunchError(f"flwr run failed: {said.get('error-message') or said}")
-    return int(said["run-id"])
+    answer = _flwr_json(command, environment)
+    if not answer.get("success"):
+        raise LaunchError(f"flwr run failed: {answer.get('error-message') or answer}")
+    return int(answer["run-id"])
 
 
 def run_status(run_id: int, connection: str | None, environment: dict[str, str]) -> tuple[str, str]:
     """Flower's status of a run, such as "running" or "finished:completed", and what it says of the reason."""
     command = [flower_command("flwr"), "list", *([connection] if connection else []), "--run-id", str(run_id)]
-    said = _flwr_json(command, environment)
-    if not said.get("success") or not said.get("runs"):
-        raise LaunchError(f"flwr list failed: {said.get('error-message') or said}")
-    return str(said["runs"][0]["status"]), str(said["runs"][0]["status-details"])
+    answer = _flwr_json(command, environment)
+    if not answer.get("success") or not answer.get("runs"):
+        raise LaunchError(f"flwr list failed: {answer.get('error-message') or answer}")
+    return str(answer["runs"][0]["status"]), str(answer["runs"][0]["status-details"])
 
 
 def end_process_tree(pid: int) -> None:

@@ -17,6 +17,7 @@ from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import data_selection
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share, row_labels
 from fedllm_app.data.sources import BUILT_IN
+from fedllm_app.tasks import task_spec
 
 _ROWS = 30  # clients that are listed; of more, the first ones and a summary
 _LABELS_IN_TABLE, _LABELS_IN_PLOT = 5, 10
@@ -51,7 +52,7 @@ def report_partition(config: Config, console: Console, plot: Path | None) -> Non
     """Print the division of a configuration's data, and draw it where a file is named."""
     if not config.clients.number:
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
-    clients = divide(data_selection(config, config.clients.number))
+    clients = divide(data_selection(config, config.clients.number, task_spec(config.train.task).rows))
     console.print(partition_table(clients))
     if plot:
         plot_partition(clients, plot, f"{config.data.name}: {config.data.partition}")
@@ -87,17 +88,18 @@ def partition_table(clients: list[ClientRows]) -> Table:
         table.add_column(column, justify="right")
     table.add_column("labels")
     shown = clients if len(clients) <= _ROWS else clients[: _ROWS - 3]
-    for one in shown:
+    for rows in shown:
         table.add_row(
-            str(one.client), escape(one.name), f"{one.rows:,}", f"{one.held_out:,}", escape(_shares(one.labels))
+            str(rows.client), escape(rows.name), f"{rows.rows:,}", f"{rows.held_out:,}", escape(_shares(rows.labels))
         )
     table.add_section()
-    for name, of in (("smallest", min), ("median", median), ("largest", max)) if len(shown) < len(clients) else ():
+    for name, summary in (("smallest", min), ("median", median), ("largest", max)) if len(shown) < len(clients) else ():
         rows, held_out, labels = (
-            of(counts) for counts in zip(*((one.rows, one.held_out, len(one.labels)) for one in clients), strict=True)
+            summary(counts)
+            for counts in zip(*((rows.rows, rows.held_out, len(rows.labels)) for rows in clients), strict=True)
         )
         table.add_row("", f"{name} of {len(clients)}", f"{rows:,.0f}", f"{held_out:,.0f}", f"{labels:.0f} labels")
-    total, held_out = sum(one.rows for one in clients), sum(one.held_out for one in clients)
+    total, held_out = sum(rows.rows for rows in clients), sum(rows.held_out for rows in clients)
     table.add_row("", "together", f"{total:,}", f"{held_out:,}", "")
     return table
 
@@ -122,7 +124,7 @@ def plot_partition(clients: list[ClientRows], file: Path, title: str) -> None:
     parts = _stacks(clients)
     figure = Figure(figsize=(min(16.0, 4.0 + 0.25 * len(clients)), 4.0), layout="constrained")
     axes = figure.subplots()
-    numbers, below = [one.client for one in clients], np.zeros(len(clients))
+    numbers, below = [rows.client for rows in clients], np.zeros(len(clients))
     for place, (name, counts) in enumerate(parts.items()):
         axes.bar(numbers, counts, bottom=below, label=name, color=f"C{place}" if name != _OTHERS else "lightgrey")
         below += counts
@@ -135,13 +137,13 @@ def plot_partition(clients: list[ClientRows], file: Path, title: str) -> None:
 
 def _stacks(clients: list[ClientRows]) -> dict[str, np.ndarray]:
     """The rows of every client by what the bars are stacked of, the most frequent first."""
-    total = sum((Counter(one.labels) for one in clients), Counter())
+    total = sum((Counter(rows.labels) for rows in clients), Counter())
     if not total:
         return {
-            "training": np.array([one.rows for one in clients]),
-            "held out": np.array([one.held_out for one in clients]),
+            "training": np.array([rows.rows for rows in clients]),
+            "held out": np.array([rows.held_out for rows in clients]),
         }
     kept = [name for name in _largest(dict(total), _LABELS_IN_PLOT) if name in total]
-    stacks = {name: np.array([one.labels.get(name, 0) for one in clients]) for name in kept}
-    rest = np.array([sum(one.labels.values()) for one in clients]) - sum(stacks.values())
+    stacks = {name: np.array([rows.labels.get(name, 0) for rows in clients]) for name in kept}
+    rest = np.array([sum(rows.labels.values()) for rows in clients]) - sum(stacks.values())
     return stacks | ({_OTHERS: rest} if rest.any() else {})

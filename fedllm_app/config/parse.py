@@ -19,6 +19,7 @@ from fedllm_app.strategies.registry import (
     hyperparameter_problems,
     strategy_spec,
 )
+from fedllm_app.tasks import TASKS, UnknownTask, task_spec
 
 
 def parse_run_config(flat: FlatConfig) -> Config:
@@ -28,6 +29,7 @@ def parse_run_config(flat: FlatConfig) -> Config:
     known = _known_keys()
     strategy = sections.setdefault("strategy", {})
     problems += _strategy_problems(strategy.get("name"), hyper)
+    problems += _task_problems(sections.get("train", {}).get("task"))
     strategy["hyper"] = hyper.get(str(strategy.get("name")), {})
     arguments, wrong = _class_path_arguments(strategy.get("name"), strategy.get("arguments"))
     strategy["hyper"] |= arguments
@@ -95,6 +97,17 @@ def _strategy_problems(name: object, hyper: Mapping[str, Mapping[str, Any]]) -> 
     return problems
 
 
+def _task_problems(name: object) -> list[str]:
+    if not isinstance(name, str) or is_class_path(name):  # a class path is imported where the task is needed
+        return []
+    try:
+        task_spec(name)
+    except UnknownTask as error:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        return [f"train.task = {name!r}: {error}" + (f"; did you mean {near[0]}?" if near else "")]
+    return []
+
+
 def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argument], list[str]]:
     """What `strategy.arguments` gives a class path, and what is wrong with it; a name of the table takes none."""
     if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
@@ -103,7 +116,7 @@ def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argumen
         own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
         keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
         return {}, [
-            f'strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is "", because only a class path '
+            f'strategy.arguments = {text!r}: must be "" with strategy.name = {name!r}, because only a class path '
             "takes arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: "
             f"{keys or 'none'}"
         ]
@@ -111,7 +124,7 @@ def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argumen
         return parse_arguments(text), []
     except ClassPathError as error:
         return {}, [
-            f"strategy.arguments = {text!r}: {error}; accepted is name=value, separated by commas, text in quotes: "
+            f"strategy.arguments = {text!r}: {error}; write name=value, separated by commas, text in quotes: "
             "eta=0.01, name='x', flag=true"
         ]
 
@@ -126,7 +139,7 @@ def _known_keys() -> list[str]:
 
 
 def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
-    """A sentence for each key of one pydantic error: the key, the value received, what is accepted."""
+    """A sentence for each key of one pydantic error: the key, the value received, what it must be."""
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         section = len(entry["loc"]) == 1
@@ -134,8 +147,8 @@ def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
         return [_unknown(key.rstrip("."), known) for key in keys]
     if entry["type"] == "missing":
         return [f"{key}: missing; pyproject.toml sets a default for every key"]
-    accepted = entry["msg"].removeprefix("Input should be ")
-    return [f"{key} = {entry['input']!r}: accepted is {accepted}"]
+    expected = entry["msg"].removeprefix("Input should be ")
+    return [f"{key} = {entry['input']!r}: must be {expected}"]
 
 
 def _unknown(key: str, known: list[str]) -> str:

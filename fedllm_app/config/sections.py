@@ -105,6 +105,8 @@ class DataConfig(_Section):
     samples: NotNegative
     template: Annotated[str, Field(min_length=1)]
     system_prompt: str
+    special_tokens_in_text: bool
+    learn_turns: Literal["last", "all"]
 
 
 class ClientsConfig(_Section):

@@ -30,7 +30,7 @@ def check_context(config: Config, location: ModelLocation) -> None:
         given, together = f"{given} and adapter.virtual-tokens = {virtual}", " together"
     raise ConfigError(
         [
-            f"{given}: accepted is at most {context}{together}, the positions of model.name = {config.model.name!r} "
+            f"{given}: must be at most {context}{together}, the positions of model.name = {config.model.name!r} "
             "(max_position_embeddings)"
         ]
     )
@@ -48,11 +48,18 @@ def data_selection(config: Config, clients: int, rows: str) -> DataSelection:
     data = config.data.model_dump()
     columns = Columns(**{field.name: data.pop(f"{field.name}_column") for field in fields(Columns)})
     held_out = data.pop("held_out_examples")
-    for name in ("template", "system_prompt"):
+    for name in ("template", "system_prompt", "special_tokens_in_text", "learn_turns"):
         del data[name]  # of the tokens, below
     return DataSelection(**data, columns=columns, held_out=held_out, clients=clients, seed=config.run.seed, rows=rows)
 
 
 def tokenization(config: Config) -> Tokenization:
     """How this configuration turns rows into tokens."""
-    return Tokenization(config.data.template, config.data.system_prompt or None, config.train.max_length)
+    data = config.data
+    return Tokenization(
+        template=data.template,
+        system_prompt=data.system_prompt or None,
+        max_length=config.train.max_length,
+        special_tokens_in_text=data.special_tokens_in_text,
+        learn_turns=data.learn_turns,
+    )

@@ -51,7 +51,8 @@ class DataSelection:
 class ClientData:
     """One client's rows: what it is called, where they come from, and a fingerprint that names them exactly.
 
-    `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of.
+    `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of,
+    and `set_rows` all rows of that set.
     """
 
     label: str
@@ -60,20 +61,26 @@ class ClientData:
     train: "Rows"
     held_out: "Rows"
     bad: int = 0
+    set_rows: int = 0
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that are read only when they are asked for."""
+    """Rows that are read only when they are asked for; `numbers` are their places in the set, None for its order."""
 
     count: int
     read: Callable[[], Iterator[Row]]
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.read())
+
+    def number(self, place: int) -> int:
+        """The number, from 1, of the row at `place` among the usable rows of the set."""
+        return 1 + (place if self.numbers is None else int(self.numbers[place]))
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,10 @@ def client_data(selection: DataSelection, client: int) -> ClientData:
         label=share.label,
         schema=share.source.schema,
         fingerprint=hashlib.sha256(share.source.fingerprint.encode() + rows).hexdigest(),
-        train=Rows(len(share.train), functools.partial(share.source.examples, share.train)),
-        held_out=Rows(len(share.held_out), functools.partial(share.source.examples, share.held_out)),
+        train=Rows(len(share.train), functools.partial(share.source.examples, share.train), share.train),
+        held_out=Rows(len(share.held_out), functools.partial(share.source.examples, share.held_out), share.held_out),
         bad=share.source.bad.count,
+        set_rows=share.source.bad.total,
     )
 
 
@@ -194,4 +202,5 @@ def _corpus_data(selection: DataSelection, client: int) -> ClientData:
         fingerprint=share.fingerprint,
         train=Rows(share.examples, functools.partial(share.read, "train")),
         held_out=Rows(held_out, functools.partial(share.read, "held-out")),
+        set_rows=share.examples + held_out,
     )

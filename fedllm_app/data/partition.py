@@ -6,6 +6,7 @@ Everything is a function of its arguments: every process that asks gets the same
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,7 +129,10 @@ def _dirichlet(size: int, clients: int, rng: np.random.Generator, labels: Any, a
     if not alpha > 0:
         raise PartitionError(f"alpha of method 'dirichlet' must be above 0, got {alpha}")
     drawn = DirichletPartitioner(clients, "label", float(alpha), min_partition_size=1, seed=int(rng.integers(2**31)))
-    return _by(drawn, rng.permutation(size), labels, clients)
+    with warnings.catch_warnings():
+        # Drawing again until every client has a row is what is wanted here.
+        warnings.filterwarnings("ignore", "The specified min_partition_size", UserWarning)
+        return _by(drawn, rng.permutation(size), labels, clients)
 
 
 def _by(partitioner: Any, rows: np.ndarray, labels: np.ndarray | None, clients: int) -> list[np.ndarray]:

@@ -1,14 +1,16 @@
 """How the rows of each kind become a tokenized shard. Every piece is cached on disk under all that it depends on."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer, Row
-from fedllm_app.data.shards import PairShard, Shard, cached, join, tokenize
-from fedllm_app.data.templates import get_template
+from fedllm_app.data.schemas import DataError
+from fedllm_app.data.shards import PairShard, Refusals, Shard, cached, join, tokenize, tokenize_pairs
+from fedllm_app.data.templates import Template
 from fedllm_app.data.tokenization import Tokenization
 from fedllm_app.data.windows import document_windows
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RatedShard(Shard):
     """Tokenized rated answers: `desirable` (n,) bool, the thumb of each."""
 
@@ -34,14 +36,24 @@ class ShardMaker:
     ----------
     key : list
         Everything that the tokens depend on beside the part and the column: tokenizer, rows, template, lengths.
+    stops : tuple[int, ...]
+        Ids at which the model's files say that generation stops.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     tokenization: Tokenization
     key: list
+    stops: tuple[int, ...] = ()
+
+    @cached_property
+    def template(self) -> Template:
+        """The template, bound to the tokenizer."""
+        return self.tokenization.bind(self.tokenizer, self.stops)
 
     def make(self, part: str, kind: str, rows: Iterable[Row]) -> AnyShard:
-        """The shard of a part ("train", "held-out") whose rows are of a kind; `rows` is read only if it is not cached."""
+        """The shard of a part ("train", "held-out") whose rows are of a kind; `rows` is read if it is not cached."""
+        if self.tokenization.learn_turns == "all" and kind != Example.kind:
+            raise DataError(f"data.learn-turns = 'all' must be 'last' for a task that trains on {kind} rows")
         return _MAKERS[kind](self, part, rows)
 
     def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example]]) -> Shard:
@@ -49,8 +61,7 @@ class ShardMaker:
 
         def make() -> Shard:
             how = self.tokenization
-            template = get_template(how.template, self.tokenizer)
-            return tokenize(rows(), template, self.tokenizer, how.max_length, how.system_prompt)
+            return tokenize(rows(), self.template, self.tokenizer, how.max_length, how.system_prompt, how.learn_turns)
 
         return cached([part, column, *self.key], make)
 
@@ -60,10 +71,12 @@ def _examples(maker: ShardMaker, part: str, rows: Iterable[Example]) -> Shard:
 
 
 def _pairs(maker: ShardMaker, part: str, rows: Iterable[PreferencePair]) -> PairShard:
-    def side(column: str) -> Shard:
-        return maker.answers(part, column, lambda: (Example(row.prompt, getattr(row, column)) for row in rows))
+    how = maker.tokenization
 
-    return PairShard(side("chosen"), side("rejected"))
+    def make() -> PairShard:
+        return tokenize_pairs(rows, maker.template, maker.tokenizer, how.max_length, how.system_prompt)
+
+    return cached([part, "pairs", *maker.key], make)
 
 
 def _rated(maker: ShardMaker, part: str, rows: Iterable[RatedAnswer]) -> RatedShard:
@@ -72,21 +85,28 @@ def _rated(maker: ShardMaker, part: str, rows: Iterable[RatedAnswer]) -> RatedSh
         return maker.answers(part, f"desirable={thumb}", lambda: answers)
 
     up, down = of(True), of(False)
-    both = join([up, down])
+    first = [*_places_among_all(rows, up, True), *_places_among_all(rows, down, False)]
+    both = replace(join([up, down]), refused=Refusals(up.refused.count + down.refused.count, tuple(sorted(first))))
     return RatedShard(
-        tokens=both.tokens,
-        offsets=both.offsets,
-        starts=both.starts,
-        dropped=both.dropped,
+        **{name: getattr(both, name) for name in both.__dataclass_fields__},
         desirable=np.repeat([True, False], [len(up), len(down)]),
     )
+
+
+def _places_among_all(rows: Iterable[RatedAnswer], shard: Shard, thumb: bool) -> list[tuple[int, str]]:
+    """The refused rows of a shard of one thumb, by their places among all rows."""
+    if not shard.refused.first:
+        return []
+    places = [place for place, row in enumerate(rows) if row.desirable == thumb]
+    return [(places[place], reason) for place, reason in shard.refused.first]
 
 
 def _documents(maker: ShardMaker, part: str, rows: Iterable[Document]) -> Shard:
     how = maker.tokenization
 
     def make() -> Shard:
-        return document_windows((row.text for row in rows), maker.tokenizer, how.max_length, how.packing)
+        texts = (row.text for row in rows)
+        return document_windows(texts, maker.tokenizer, how.max_length, how.packing, how.special_tokens_in_text)
 
     return cached([part, "text", how.packing, *maker.key], make)
 

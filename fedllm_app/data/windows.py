@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedllm_app.data.control_tokens import ControlTokens, Text
 from fedllm_app.data.shards import Shard
 
 if TYPE_CHECKING:
@@ -15,28 +16,34 @@ _CHUNK = 256  # documents tokenized at a time
 
 
 def document_windows(
-    texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, packing: bool
+    texts: Iterable[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    packing: bool,
+    special_tokens_in_text: bool = False,
 ) -> Shard:
     """Tokenize documents and cut them into windows in which every position but the first is predicted.
 
-    A document is its text between the tokenizer's begin token, if it has one, and its end token. The next window begins
-    with the last token of the one before, so that each token of a document is predicted once, from the tokens before it in
-    its window.
+    A document is its text between what the tokenizer puts before a text, if anything, and its end token. The next
+    window begins with the last token of the one before, so that each token of a document is predicted once, from the
+    tokens before it in its window.
 
     Parameters
     ----------
     max_length : int
         Tokens of a window at most; the last window of a document (with `packing`: of all documents) may be shorter.
     packing : bool
-        Lay documents end to end and cut the whole: windows are full, and a window may hold the end of one document and the
-        beginning of the next, with the end token between them. Otherwise every window is of one document.
+        Lay documents end to end and cut the whole: windows are full, and a window may hold the end of one document and
+        the beginning of the next, with the end token between them. Otherwise every window is of one document.
+    special_tokens_in_text : bool
+        Whether control tokens that are spelled out in a document are meant as such; otherwise they are text.
 
     Returns
     -------
     Shard
         With `starts` of 1; `dropped` counts documents that have no token to predict.
     """
-    documents = _tokenized(texts, tokenizer)
+    documents = _tokenized(texts, ControlTokens(tokenizer), special_tokens_in_text)
     dropped = 0
     pieces: list[np.ndarray] = []
     if packing:
@@ -51,13 +58,13 @@ def document_windows(
     return Shard(tokens, offsets, np.ones(len(pieces), np.int32), dropped)
 
 
-def _tokenized(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[np.ndarray]:
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    end = [tokenizer.eos_token_id]
+def _tokenized(texts: Iterable[str], controls: ControlTokens, special_tokens_in_text: bool) -> Iterator[np.ndarray]:
+    end = [controls.tokenizer.eos_token_id]
     remaining = iter(texts)
     while chunk := list(islice(remaining, _CHUNK)):
-        for ids in tokenizer(chunk, add_special_tokens=False, return_attention_mask=False)["input_ids"]:
-            yield np.asarray(list(chain(begin, ids, end)), np.int32)
+        written = [Text(text) if special_tokens_in_text else controls.as_text(text) for text in chunk]
+        for tokens in controls.encode(written):
+            yield np.asarray(list(chain(controls.begin, tokens.ids, end)), np.int32)
 
 
 def _cut(tokens: np.ndarray, max_length: int) -> list[np.ndarray]:

@@ -21,9 +21,14 @@ _COUNTS = {
     "examples": "examples",
     "held_out": "held-out",
     "dropped": "too long",
+    "cut": "cut",
     "bad": "bad rows",
+    "refused": "refused by template",
+    "equal": "equal pairs",
     "tokens": "tokens",
 }
+_RARE = ("refused", "equal")  # columns that are shown where a client has any
+_NAMED = 3  # clients that a warning names
 
 
 def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
@@ -35,8 +40,8 @@ def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(holdings)))
-    warning = version_warning(groups)
-    if warning:
+    warnings = [*row_warnings({client: holding for client, (holding, _) in holdings.items()}), version_warning(groups)]
+    for warning in filter(None, warnings):
         directory.journal("warning", reason=warning)
         log(WARNING, warning)
 
@@ -46,19 +51,39 @@ def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the
     table = Table(title=title)
     for column in ("client", "name", "schema"):
         table.add_column(column, justify="right" if column == "client" else "left")
-    for heading in _COUNTS.values():
-        table.add_column(heading, justify="right")
     lines = list(holdings.items())
+    columns = [name for name in _COUNTS if name not in _RARE or any(getattr(holding, name) for _, holding in lines)]
+    for name in columns:
+        table.add_column(_COUNTS[name], justify="right")
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
     for client, holding in shown:
-        counts = (f"{getattr(holding, name):,}" for name in _COUNTS)
+        counts = (f"{getattr(holding, name):,}" for name in columns)
         table.add_row(str(client), escape(holding.name), escape(holding.schema), *counts)
     if len(shown) < len(lines):
         table.add_section()
         for label, summary in (("smallest", min), ("median", median), ("largest", max)):
-            counts = (summary([getattr(holding, name) for _, holding in lines]) for name in _COUNTS)
+            counts = (summary([getattr(holding, name) for _, holding in lines]) for name in columns)
             table.add_row("", f"{label} of {len(lines)}", "", *(f"{count:,.0f}" for count in counts))
     return table
+
+
+def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
+    """Sentences about rows that teach less than their number says: refused ones, and completions that are all cut."""
+    warnings = []
+    refused = {client: holding for client, holding in holdings.items() if holding.refused}
+    if refused:
+        rows = sum(holding.refused for holding in refused.values())
+        named = "; ".join(f"client {client}: {refused[client].first_refused}" for client in list(refused)[:_NAMED])
+        warnings.append(
+            f"the template refuses {rows} rows of {_clients(list(refused))}, which are left out. First ones: {named}"
+        )
+    cut = [client for client, holding in holdings.items() if holding.cut_training == holding.examples]
+    if cut:
+        warnings.append(
+            f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
+            "raise train.max-length"
+        )
+    return warnings
 
 
 def version_groups(versions_of: Mapping[int, Sequence[str]]) -> list[tuple[list[str], list[int]]]:
@@ -83,10 +108,10 @@ def version_warning(groups: Sequence[tuple[Sequence[str], Sequence[int]]]) -> st
     return f"the clients have different versions of: {'; '.join(different)}" if different else ""
 
 
-def versions_line(versions: Iterable[str], clients: Sequence[int], of: int) -> str:
+def versions_line(versions: Iterable[str], clients: Sequence[int], total: int) -> str:
     """One line for the clients that share these versions."""
-    who = "all clients" if len(clients) == of else _clients(clients)
-    return f"versions of {who}: {', '.join(versions)}"
+    owners = "all clients" if len(clients) == total else _clients(clients)
+    return f"versions of {owners}: {', '.join(versions)}"
 
 
 def _clients(clients: Sequence[int]) -> str:

@@ -40,9 +40,9 @@ def reply_problem(answer: Message, manifest: str) -> str | None:
     examples = content[METRICS][EXAMPLES]
     if not isinstance(examples, int | float) or not np.isfinite(examples) or examples <= 0:
         return f"{EXAMPLES} is {examples!r}"
-    odd = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
-    if odd:
-        return f"{odd[0]} is not finite"
+    infinite = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
+    if infinite:
+        return f"{infinite[0]} is not finite"
     return None
 
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, check_dora, peft_config
-from fedllm_app.adapters.view import AdapterView, adapter_parameters
-from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model
+from fedllm_app.adapters.view import AdapterView
+from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model, stop_ids
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.updates.parts import AGGREGATIONS
 
@@ -53,6 +53,11 @@ class Resident:
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The base model's tokenizer."""
         return load_tokenizer(locate_model(self.key.model.name, self.key.model.trust_remote_code))
+
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        """Ids at which the base model's files say that generation stops."""
+        return stop_ids(locate_model(self.key.model.name, self.key.model.trust_remote_code))
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -132,6 +137,6 @@ def _collect() -> None:
 def freeze_home(model: "PeftModel", aggregation: str) -> None:
     """Keep the part of the adapter that does not travel from being trained."""
     travels = AGGREGATIONS[aggregation]
-    for parameter, name in zip(*adapter_parameters(model), strict=True):
-        if not travels(name):
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not travels(name):
             parameter.requires_grad_(False)

@@ -35,10 +35,10 @@ def test_columns_and_split_alone_leave_the_partition():
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"data-path": "rows.csv"}, "data-path = 'rows.csv': accepted is an absolute path"),
-        ({"data-path": ""}, "data-path = '': accepted is an absolute path"),
-        ({"data-path": 7}, "data-path = 7: accepted is text"),
-        ({"site": 3}, "site = 3: accepted is text"),
+        ({"data-path": "rows.csv"}, "data-path = 'rows.csv': must be an absolute path"),
+        ({"data-path": ""}, "data-path = '': must be an absolute path"),
+        ({"data-path": 7}, "data-path = 7: must be text"),
+        ({"site": 3}, "site = 3: must be text"),
         ({"data_path": "/x"}, "data_path: unknown key; did you mean data-path?"),
         ({"promt-column": "x"}, "promt-column: unknown key; did you mean prompt-column?"),
     ],

@@ -1,13 +1,14 @@
 """Base models: found, loaded, or an error that says how to provide them."""
 
 import importlib.metadata
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from fedllm_app.models import base as models
-from fedllm_app.models import packaged
+from fedllm_app.models import packaged, quantization
 from fedllm_app.models.base import (
     ModelLocation,
     choose_dtype,
@@ -16,6 +17,7 @@ from fedllm_app.models.base import (
     load_model_config,
     load_tokenizer,
     locate_model,
+    stop_ids,
 )
 from fedllm_app.models.packaged import PACKAGED_MODELS, ModelNotFound
 
@@ -232,7 +234,7 @@ def test_a_quantized_model_computes_the_same_in_both_modes_and_stays_as_it_is(wi
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nf4 on a GPU takes any shape")
 def test_nf4_on_a_cpu_refuses_rows_that_are_not_whole_blocks(tiny_model):
     """The tiny model's 32 inputs are half a block."""
-    with pytest.raises(models.QuantizationError, match="multiple of 64, this model has one of 32"):
+    with pytest.raises(quantization.QuantizationError, match="multiple of 64, this model has one of 32"):
         load_base_model(locate_model(str(tiny_model)), torch.float32, quantization="nf4")
 
 
@@ -246,3 +248,24 @@ def test_context_length(tiny_model, tmp_path, monkeypatch):
     assert [context_length(location) for location in locations] == [512, 32, None]
     monkeypatch.setattr(models, "load_model_config", lambda _location: pytest.fail("loaded again"))
     assert [context_length(location) for location in locations] == [512, 32, None]
+
+
+@pytest.mark.parametrize(
+    ("generation", "stops"),
+    [('{"eos_token_id": [1, 106]}', (1, 106)), ('{"eos_token_id": 7}', (7,)), ("{}", (1,)), (None, (1,))],
+)
+def test_where_generation_stops(tiny_model, tmp_path, generation, stops):
+    """As generation_config.json says; where it does not, or is not there, as config.json does: token 1."""
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_model, directory)
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    if generation:
+        (directory / "generation_config.json").write_text(generation)
+    assert stop_ids(locate_model(str(directory))) == stops
+
+
+def test_a_broken_generation_config_is_named(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text("{")
+    with pytest.raises(ModelNotFound, match="generation_config.json cannot be read"):
+        stop_ids(locate_model(str(tmp_path / "model")))
