@@ -55,4 +55,9 @@ def data_selection(config: Config, clients: int, rows: str) -> DataSelection:
 
 def tokenization(config: Config) -> Tokenization:
     """How this configuration turns rows into tokens."""
-    return Tokenization(config.data.template, config.data.system_prompt or None, config.train.max_length)
+    return Tokenization(
+        template=config.data.template,
+        system_prompt=config.data.system_prompt or None,
+        max_length=config.train.max_length,
+        packing=config.text.packing,
+    )

@@ -64,7 +64,7 @@ def files_of(folder: Path, split: str) -> list[Path]:
         # Beside the rows that it has loaded, datasets keeps what was computed from them.
         computed = path.suffix == ".arrow" and path.name.startswith("cache-")
         if is_data_file(path) and path.is_file() and not hidden and not computed:
-            found.setdefault(_split_of(relative, split), []).append(path)
+            found.setdefault(split_of(relative, split), []).append(path)
     if not found:
         raise UnreadableFile(f"{folder} holds no data file; readable are {', '.join(SUFFIXES)}")
     names = sorted(name for name in found if name)
@@ -78,7 +78,8 @@ def files_of(folder: Path, split: str) -> list[Path]:
     return found[training[0]]
 
 
-def _split_of(relative: Path, split: str) -> str:
+def split_of(relative: Path, split: str) -> str:
+    """The split of a file, from its path below the folder that is read; "" for none. `split` is the name of one, too."""
     stem = re.split(r"[-.]", relative.name, maxsplit=1)[0]
     for name in (stem, *reversed(relative.parts[:-1])):
         if _SPLIT.fullmatch(name) or name == split:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fedllm_app.data.examples import Example, PreferencePair, Turns
+from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer, Turns
 from fedllm_app.errors import UserError
 
 Row = Mapping[str, Any]
@@ -56,6 +56,8 @@ class Columns:
     messages: str = ""
     chosen: str = ""
     rejected: str = ""
+    text: str = ""
+    label: str = ""
 
     def given(self) -> dict[str, str]:
         """Return the names that were given, by field."""
@@ -235,6 +237,39 @@ def _from_dialogues(row: Row, columns: Mapping[str, str]) -> PreferencePair:
     return _pair(_starts_with_user(_turns(messages, columns["chosen"]), columns["chosen"]), *answers)
 
 
+_THUMBS = {
+    **dict.fromkeys(("true", "1", "1.0", "yes", "up", "thumb up", "thumbs up", "👍", "good", "desirable"), True),
+    **dict.fromkeys(
+        ("false", "0", "0.0", "no", "down", "thumb down", "thumbs down", "👎", "bad", "undesirable"), False
+    ),
+}
+"""What a label may say, in small letters, with blanks for `_` and `-`."""
+
+_EMOJI_STYLE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # how a thumb is drawn, and the colour of its skin
+
+
+def _thumb(row: Row, column: str) -> bool:
+    """Return whether a label is a thumb up: a truth value, 1 or 0, or a word of `_THUMBS`."""
+    value = row.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadRow(f"column '{column}' is empty (null): the answer has no label")
+    written = _EMOJI_STYLE.sub("", str(value)) if isinstance(value, str | int | float) else ""
+    word = re.sub(r"[\s_-]+", " ", written.strip().lower())
+    if word not in _THUMBS:
+        raise BadRow(f"column '{column}' is no label; must be true or false, 1 or 0, or up or down")
+    return _THUMBS[word]
+
+
+def _from_rated(row: Row, columns: Mapping[str, str]) -> RatedAnswer:
+    """Prompt and completion as `_from_prompt` reads them, and the label."""
+    asked = _from_prompt(row, {key: column for key, column in columns.items() if key != "label"})
+    return RatedAnswer(asked.prompt, asked.completion, _thumb(row, columns["label"]))
+
+
+def _from_text(row: Row, columns: Mapping[str, str]) -> Document:
+    return Document(_text(row, columns["text"]))
+
+
 @dataclass(frozen=True)
 class Schema:
     """One accepted layout: for every field, the column names that are recognised, best first."""
@@ -242,7 +277,7 @@ class Schema:
     name: str
     rows: str
     required: Mapping[str, tuple[str, ...]]
-    convert: Callable[[Row, Mapping[str, str]], Example | PreferencePair]
+    convert: Callable[[Row, Mapping[str, str]], Example | PreferencePair | RatedAnswer | Document]
     optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def bind(self, columns: Collection[str], named: Mapping[str, str]) -> dict[str, str] | None:
@@ -292,6 +327,18 @@ SCHEMAS = (
     Schema("chat", "example", {"messages": ("messages", "conversations", "conversation")}, _from_chat),
     Schema("preference", "pair", {"prompt": ("prompt", "question", "instruction"), **_ANSWERS}, _from_preference),
     Schema("hh-rlhf", "pair", _ANSWERS, _from_dialogues),
+    Schema(
+        "rated-answer",
+        "rated",
+        {
+            "prompt": ("prompt", "instruction", "question"),
+            "completion": ("completion", "response", "output", "answer"),
+            "label": ("label", "desirable", "thumb"),
+        },
+        _from_rated,
+        _CONTEXT,
+    ),
+    Schema("text", "document", {"text": ("text",)}, _from_text),
 )
 """Accepted layouts in the order of choice. `preference` also reads ultrafeedback-binarized."""
 
@@ -303,9 +350,14 @@ class Binding:
     schema: Schema
     columns: Mapping[str, str]
 
-    def convert(self, row: Row) -> Example | PreferencePair:
+    def convert(self, row: Row) -> Example | PreferencePair | RatedAnswer | Document:
         """Convert one row; raise `BadRow` with the reason if it cannot be."""
         return self.schema.convert(row, self.columns)
+
+
+def column_fields(rows: str) -> set[str]:
+    """The fields of `Columns` that some schema of a row kind reads."""
+    return {field for schema in SCHEMAS if schema.rows == rows for field in (*schema.required, *schema.optional)}
 
 
 def recognise(columns: Collection[str], rows: str, named: Columns = Columns()) -> Binding:

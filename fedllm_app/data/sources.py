@@ -19,7 +19,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-from fedllm_app.data.examples import ROW_KINDS, Row
+from fedllm_app.data.examples import ROW_KINDS, Document, Row
 from fedllm_app.data.readers import (
     BATCH,
     Located,
@@ -31,6 +31,7 @@ from fedllm_app.data.readers import (
     validated,
 )
 from fedllm_app.data.schemas import BadRow, Columns, DataError, recognise
+from fedllm_app.data.text_files import read_text_files, text_files
 
 CODE_VERSION = 2
 """Part of every cache key: raise it whenever the conversion of rows changes."""
@@ -204,8 +205,8 @@ def open_source(
     Parameters
     ----------
     name : str
-        An absolute path (a data file, a folder of them, or a directory written by `datasets.save_to_disk`), a name
-        of `NAMED_SETS`, or a Hub id `owner/name`.
+        An absolute path (a data file, a folder of them, a directory written by `datasets.save_to_disk`; for documents
+        also a text file or a folder of them), a name of `NAMED_SETS`, or a Hub id `owner/name`.
     rows : str
         The kind of rows to make, a name of `ROW_KINDS`.
     cache_dir : Path
@@ -247,6 +248,9 @@ def open_source(
 
 def _locate(name: str, rows: str, split: str) -> _Origin:
     if Path(name).is_absolute():
+        documents = text_files(Path(name), split) if rows == Document.kind else []
+        if documents:
+            return _Origin(name, _stamp(documents), lambda: read_text_files(documents))
         return _local(Path(name), split)
     if name in NAMED_SETS:
         named = NAMED_SETS[name]
@@ -354,7 +358,7 @@ def _convert(origin: _Origin, kind: str, columns: Columns, path: Path) -> dict[s
     binding = recognise(dict.fromkeys(key for row in readable for key in row), kind, columns)
     labels = _label_columns(readable)
     names = [*ROW_KINDS[kind].cell_names, *(_LABEL + label for label in labels)]
-    schema = pa.schema([(name, pa.string()) for name in names])
+    schema = pa.schema([(name, pa.large_string()) for name in names])  # 1,024 documents may exceed 2 GB
     meta: dict[str, Any] = {"rows": kind, "schema": binding.schema.name, "labels": labels}
     meta.update(bad=0, total=0, first=[])
     buffer: list[tuple[str, ...]] = []
@@ -379,7 +383,7 @@ def _convert(origin: _Origin, kind: str, columns: Columns, path: Path) -> dict[s
 def _batch(buffer: list[tuple[str, ...]], schema: Any) -> Any:
     import pyarrow as pa
 
-    return pa.record_batch([pa.array(cells, pa.string()) for cells in zip(*buffer, strict=True)], schema=schema)
+    return pa.record_batch([pa.array(cells, pa.large_string()) for cells in zip(*buffer, strict=True)], schema=schema)
 
 
 def _label_columns(rows: list[dict[str, Any]]) -> list[str]:

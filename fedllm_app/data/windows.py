@@ -1,17 +1,21 @@
 """Documents cut into windows for continued pretraining, without losing a token."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.data.shards import Shard
+from fedllm_app.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK = 256  # documents tokenized at a time
+_CHUNK = 1 << 20  # characters tokenized at a time: as Python lists, tokens take ten times the room of their array
+
+
+class NoEndToken(UserError):
+    """The tokenizer has no token that ends a document."""
 
 
 def document_windows(
@@ -19,9 +23,9 @@ def document_windows(
 ) -> Shard:
     """Tokenize documents and cut them into windows in which every position but the first is predicted.
 
-    A document is its text between the tokenizer's begin token, if it has one, and its end token. The next window begins
-    with the last token of the one before, so that each token of a document is predicted once, from the tokens before it in
-    its window.
+    A document is its text, after the begin token where the tokenizer puts one before a text, and then the end token. The
+    next window begins with the last token of the one before, so that each token of a document is predicted once, from
+    the tokens before it in its window.
 
     Parameters
     ----------
@@ -34,30 +38,50 @@ def document_windows(
     Returns
     -------
     Shard
-        With `starts` of 1; `dropped` counts documents that have no token to predict.
+        With `starts` of 1; `dropped` counts documents of whose text the tokenizer leaves nothing.
+
+    Raises
+    ------
+    NoEndToken
+        The tokenizer has none.
     """
-    documents = _tokenized(texts, tokenizer)
-    dropped = 0
-    pieces: list[np.ndarray] = []
-    if packing:
-        pieces = _cut(np.concatenate([np.zeros(0, np.int32), *documents]), max_length)
-    else:
-        for document in documents:
-            windows = _cut(document, max_length)
-            dropped += not windows
-            pieces += windows
+    if tokenizer.eos_token_id is None:
+        raise NoEndToken("the tokenizer has no end token (eos_token), so no document could end")
+    begin = _begin(tokenizer)
+    documents, dropped = [], 0
+    for ids in _tokenized(texts, tokenizer):
+        dropped += not ids
+        if ids:
+            documents.append(np.asarray([*begin, *ids, tokenizer.eos_token_id], np.int32))
+    if packing and documents:
+        documents = [np.concatenate(documents)]
+    pieces = [window for document in documents for window in _cut(document, max_length)]
     tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
     return Shard(tokens, offsets, np.ones(len(pieces), np.int32), dropped)
 
 
-def _tokenized(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[np.ndarray]:
-    begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    end = [tokenizer.eos_token_id]
-    remaining = iter(texts)
-    while chunk := list(islice(remaining, _CHUNK)):
-        for ids in tokenizer(chunk, add_special_tokens=False, return_attention_mask=False)["input_ids"]:
-            yield np.asarray(list(chain(begin, ids, end)), np.int32)
+def _begin(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """What the tokenizer puts before a text; some have a begin token and do not."""
+    begin = tokenizer.bos_token_id
+    return [begin] if begin is not None and tokenizer.encode("a")[:1] == [begin] else []
+
+
+def _tokenized(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[int]]:
+    for chunk in _chunks(texts):
+        yield from tokenizer(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    chunk, characters = [], 0
+    for text in texts:
+        chunk.append(text)
+        characters += len(text)
+        if characters >= _CHUNK:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def _cut(tokens: np.ndarray, max_length: int) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ gets only replies that the exchange has checked; everything else that a run of w
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,8 @@ class Rounds:
         Arrays that clients are sent once.
     manifest : str
         Hash of the layout of the vector that travels.
+    evaluating : Collection[int]
+        Clients that have held-out rows; only they are asked to evaluate.
     save : Callable[[Checkpoint], None]
         Writes a checkpoint.
     """
@@ -74,6 +76,7 @@ class Rounds:
     chain: UpdateChain
     once: SentOnce
     manifest: str
+    evaluating: Collection[int]
     save: Callable[[Checkpoint], None]
 
     def run(self, initial: np.ndarray) -> np.ndarray:
@@ -120,7 +123,10 @@ class Rounds:
         return arrays
 
     def _evaluate(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
-        grid = DrawnClients(plan.clients)
+        clients = [client for client in plan.clients if client in self.evaluating]
+        if not clients:
+            return
+        grid = DrawnClients(clients)
         configured = self.strategy.configure_evaluate(plan.number, arrays, ConfigRecord(), grid)
         request = self._request(MessageType.EVALUATE, configured, plan.number, 0.0)
         if not request.contents:
