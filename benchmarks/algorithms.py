@@ -21,10 +21,10 @@ from statistics import mean, pstdev
 from rich.console import Console
 
 from fedllm_app.adapters.peft_directory import load_peft_directory
+from fedllm_app.client.build import resident_key
 from fedllm_app.commands.overrides import read_overrides
 from fedllm_app.commands.run import run_to_end
 from fedllm_app.config.parse import default_run_config, parse_run_config
-from fedllm_app.config.values import resident_key
 from fedllm_app.data.corpus import DOMAINS
 from fedllm_app.evaluation.compare import compare
 from fedllm_app.runs.directory import read_journal, read_result

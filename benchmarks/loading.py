@@ -261,13 +261,12 @@ def run_stage(parsed: argparse.Namespace, file: Path, home: Path, name: str) -> 
 
 def stage(file: Path, clients: int, sampled: int, name: str) -> dict:
     """Open, divide and tokenize as a client process does; seconds and memory."""
+    from fedllm_app.client.build import local_client
     from fedllm_app.client.local_client import peak_memory_mb
-    from fedllm_app.client_app import build_local_client
     from fedllm_app.config.parse import default_run_config, parse_run_config
     from fedllm_app.config.values import data_selection
     from fedllm_app.data import client_rows as loading
     from fedllm_app.federation.schedule import choose_clients
-    from fedllm_app.training.resident import resident
 
     flat = default_run_config(ROOT) | {
         "data.name": str(file),
@@ -276,10 +275,10 @@ def stage(file: Path, clients: int, sampled: int, name: str) -> dict:
         "clients.number": clients,
         "clients.per-round": sampled,
     }
-    selection = data_selection(parse_run_config(flat), clients)
-    client = build_local_client(1, tuple(sorted(flat.items())), clients)
+    selection = data_selection(parse_run_config(flat), clients, "example")
+    client = local_client(1, tuple(sorted(flat.items())), clients)
     # Reading the tokenizer is part of loading the model, not of the data.
-    resident(client.model).tokenizer_hash
+    assert client.model.tokenizer_hash
     seconds, imported = {}, peak_memory_mb()
     began = time.perf_counter()
     loading.open_set(selection, 0)

@@ -137,7 +137,7 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     location = locate_model(MODEL).reference
     tokenizer = AutoTokenizer.from_pretrained(location)
     template = get_template("alpaca", tokenizer)
-    source = open_source(str(data), task="sft", cache_dir=home() / "sources", max_bad_share=0.01)
+    source = open_source(str(data), rows="example", cache_dir=home() / "sources", max_bad_share=0.01)
     rows = [
         {"prompt": template.render_prompt(e.prompt, None), "completion": e.completion}
         for e in source.examples(range(STEPS * BATCH))
@@ -168,6 +168,23 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     return {"seconds": time.perf_counter() - started, "peak_memory_mb": peak_memory_mb()}
 
 
+def _train_config(steps: int):
+    """The defaults of `train` for so many steps of the benchmark's batches."""
+    from fedllm_app.config.parse import default_run_config, parse_run_config
+
+    changes = {"train.local-steps": steps, "train.batch-size": BATCH}
+    return parse_run_config(default_run_config(ROOT) | changes).train
+
+
+def _job(model, start):
+    """One round of training from `start`, for no client in particular."""
+    from fedllm_app.messages import Assignment
+    from fedllm_app.training.task import Job
+
+    assignment = Assignment(0, 1, 1, 0, 1e-4, "")
+    return Job(model, None, None, assignment, start, None, seed=0, corrections=[], progress=None)
+
+
 def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
     """The loss of every step of this app's SFT trainer and of TRL's, on copies of the same model."""
     import numpy as np
@@ -185,25 +202,25 @@ def compare_loss(data: Path, dtype: str, steps: int = 5) -> dict:
     from fedllm_app.paths import home
     from fedllm_app.training.resident import ResidentKey, resident, set_threads
     from fedllm_app.training.sft import sft_dataset, sft_trainer
-    from fedllm_app.training.trainer import InGivenOrder, LocalTraining, train_round
+    from fedllm_app.training.trainer import InGivenOrder, train_round, training_arguments
 
     class Plain(InGivenOrder, SFTTrainer):
         """Same batches in the same order, nothing else changed."""
 
     set_threads(0)
     model = resident(ResidentKey("sft", ModelValues(MODEL, dtype), ADAPTER))
-    source = open_source(str(data), task="sft", cache_dir=home() / "sources", max_bad_share=0.01)
+    source = open_source(str(data), rows="example", cache_dir=home() / "sources", max_bad_share=0.01)
     template = get_template("alpaca", model.tokenizer)
     shard = tokenize(source.examples(range(steps * BATCH)), template, model.tokenizer, LENGTH, None)
     dataset = sft_dataset([shard.example(index) for index in range(steps * BATCH)])
     start = draw_adapter(model.manifest, 0)
     start += np.random.default_rng(0).normal(0, 0.01, start.shape).astype(np.float32)
-    training = LocalTraining(steps, BATCH, 1, "adamw", 0.0, 1.0)
-    ours = train_round(model, sft_trainer(model, training), dataset, start, 1e-4, 0).losses
+    training = _train_config(steps)
+    ours = train_round(_job(model, start), sft_trainer(model, training), dataset).losses
     base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=getattr(torch, dtype))
     plain = get_peft_model(base, peft_config(ADAPTER))
     AdapterView(plain).write(start)
-    arguments = training.arguments() | {"learning_rate": 1e-4, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    arguments = training_arguments(training) | {"learning_rate": 1e-4, "dataset_kwargs": {"skip_prepare_dataset": True}}
     trainer = Plain(plain, args=SFTConfig(**arguments), train_dataset=dataset, processing_class=model.tokenizer)
     trainer.train()
     trl = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -221,9 +238,10 @@ def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:
     import numpy as np
 
     from fedllm_app.data.shards import walk
-    from fedllm_app.training.dpo import ReferenceCache, complete_references, dpo_dataset, dpo_trainer
+    from fedllm_app.training.dpo import complete_references, dpo_dataset, dpo_trainer
+    from fedllm_app.training.references import ReferenceCache
     from fedllm_app.training.resident import ResidentKey, resident, set_threads
-    from fedllm_app.training.trainer import LocalTraining, train_round
+    from fedllm_app.training.trainer import train_round
 
     set_threads(0)
     os.environ["FEDLLM_HOME"] = os.environ.get("FEDLLM_HOME") or str(Path.home() / ".fedllm")
@@ -236,7 +254,7 @@ def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:
         cache.values[:] = np.nan
         complete_references(model, shard, indices, None, cache)
     dataset = dpo_dataset(shard, indices, cache)
-    training = LocalTraining(steps, BATCH, 1, "adamw", 0.0, 1.0)
+    training = _train_config(steps)
     start = model.adapter.read()
     plain = _plain_trl_dpo(model, training)
     ours = []
@@ -245,7 +263,7 @@ def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:
         began = time.perf_counter()
         plain(dataset.remove_columns(["ref_chosen_logps", "ref_rejected_logps"]))
         trl.append(time.perf_counter() - began)
-        result = train_round(model, dpo_trainer(model, training, 0.1, "sigmoid"), dataset, start, 1e-4, 0)
+        result = train_round(_job(model, start), dpo_trainer(model, training, 0.1, "sigmoid"), dataset)
         ours.append(result.seconds)
     return {
         "benchmark": "overhead-dpo",
@@ -264,7 +282,7 @@ def _pair_shard(data: Path, model):
     from fedllm_app.data.templates import get_template
     from fedllm_app.paths import home
 
-    source = open_source(str(data), task="dpo", cache_dir=home() / "sources", max_bad_share=0.01)
+    source = open_source(str(data), rows="pair", cache_dir=home() / "sources", max_bad_share=0.01)
     template = get_template("alpaca", model.tokenizer)
     parts = []
     for column in ("chosen", "rejected"):
@@ -283,7 +301,7 @@ def _plain_trl_dpo(model, training):
 
     from fedllm_app.adapters.methods import peft_config
     from fedllm_app.models.base import locate_model
-    from fedllm_app.training.trainer import InGivenOrder
+    from fedllm_app.training.trainer import InGivenOrder, training_arguments
 
     class Plain(InGivenOrder, DPOTrainer):
         """Same batches in the same order, nothing else changed."""
@@ -292,7 +310,7 @@ def _plain_trl_dpo(model, training):
     base = AutoModelForCausalLM.from_pretrained(locate_model(MODEL).reference, dtype=dtype)
     trainer = Plain(
         base,
-        args=DPOConfig(**training.arguments(), max_length=None),
+        args=DPOConfig(**training_arguments(training), max_length=None),
         train_dataset=Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}),
         processing_class=model.tokenizer,
         peft_config=peft_config(ADAPTER),

@@ -30,6 +30,10 @@ class ProcessCache:
         values.move_to_end(key)
         return values[key]
 
+    def holds(self, kind: str) -> bool:
+        """Whether a value of this kind is here."""
+        return bool(self._kinds.get(kind))
+
     def on_drop(self, kind: str, clean_up: Callable[[], None]) -> None:
         """Call `clean_up` whenever a value of this kind was dropped."""
         self._on_drop[kind] = clean_up

@@ -88,5 +88,7 @@ def task_spec(name: str) -> TaskSpec:
             raise ClassPathError(f"The task {name} is no fedllm_app.tasks.TaskSpec.")
         return found
     if name not in TASKS:
-        raise UnknownTask(f"there is no task {name!r}; tasks are {', '.join(TASKS)}, or the class path of a TaskSpec")
+        raise UnknownTask(
+            f"there is no task {name!r}; it must be {', '.join(map(repr, TASKS))} or the class path of a TaskSpec"
+        )
     return TASKS[name]

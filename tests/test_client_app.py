@@ -11,6 +11,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.federation.fingerprint import code_hash
 from fedllm_app.federation.roster import RosterError
 from fedllm_app.messages import ARRAYS, CONFIG, METRICS, Assignment, adapter_record
+from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.runs.directory import RunDirectory, read_journal
 from fedllm_app.training import resident
 
@@ -18,7 +19,7 @@ from fedllm_app.training import resident
 @pytest.fixture
 def context(run_config):
     """A simulated node, second of four."""
-    client_app.build_local_client.cache_clear()
+    PROCESS_CACHE.clear()
     resident.release()
     yield Context(
         run_id=3,
@@ -27,7 +28,7 @@ def context(run_config):
         state=RecordDict(),
         run_config=run_config,
     )
-    client_app.build_local_client.cache_clear()
+    PROCESS_CACHE.clear()
     resident.release()
 
 
@@ -40,7 +41,7 @@ def ask(context, kind: str, **config) -> Message:
 def test_identify_says_partition_and_code_without_loading(context):
     answer = ask(context, "query.identify").content[CONFIG]
     assert (answer["partition"], answer["partitions"], answer["code"]) == (1, 4, code_hash())
-    assert resident._resident is None
+    assert not PROCESS_CACHE.holds("resident model")
 
 
 def test_describe_says_what_a_client_holds(context):
@@ -65,7 +66,7 @@ def test_describe_says_what_a_client_holds(context):
 def test_an_exception_becomes_an_error_reply(context, monkeypatch, error, told):
     """The process survives, the reply names client and cause; out of memory says what helps and lets the model go."""
     ask(context, "query.describe", client=2, clients=4)
-    assert resident._resident is not None
+    assert PROCESS_CACHE.holds("resident model")
 
     def fail(*_args):
         raise error
@@ -74,7 +75,7 @@ def test_an_exception_becomes_an_error_reply(context, monkeypatch, error, told):
     answer = ask(context, "query.describe", client=2, clients=4)
     assert answer.has_error()
     assert told in answer.error.reason
-    assert (resident._resident is None) == ("out of memory" in answer.error.reason.lower())
+    assert PROCESS_CACHE.holds("resident model") != ("out of memory" in answer.error.reason.lower())
 
 
 def test_a_site_is_named(context, monkeypatch):
@@ -114,7 +115,7 @@ def test_two_sites_with_files_and_columns_of_their_own(sites):
         assert (held["examples"], held["held-out"], held["bad"]) == (examples, held_out, bad)
         local = client_app._local_client(sites(name), 2)
         ids, start = local.shards(client).train.example(0)
-        assert answer in resident.resident(local.model).tokenizer.decode(ids[start:])
+        assert answer in local.model.tokenizer.decode(ids[start:])
 
 
 def test_sites_train_in_one_run(sites):
@@ -122,7 +123,7 @@ def test_sites_train_in_one_run(sites):
     for client, name in enumerate(("rome", "oslo")):
         context = sites(name)
         manifest = ask(context, "query.describe", client=client, clients=2).content[CONFIG]["manifest"]
-        view = resident.resident(client_app._local_client(context, 2).model).manifest
+        view = client_app._local_client(context, 2).model.manifest
         assignment = Assignment(
             client=client, clients=2, server_round=1, position=0, learning_rate=1e-3, manifest=manifest
         )
@@ -151,7 +152,7 @@ def test_centralized_at_sites_is_refused_before_the_first_round(sites, tmp_path)
     first, *lines = str(caught.value).splitlines()
     assert first == "2 of 2 clients cannot take part:"
     for site, line in zip(("oslo", "rome"), lines, strict=True):
-        assert f"({site}): SiteDataNotPooled: strategy.name = 'centralized' trains one client on" in line
+        assert f"({site}): SiteRefuses: strategy.name = 'centralized' trains one client on" in line
     assert not (tmp_path / "centralized" / "journal.jsonl").exists()
     begin("fedavg")
     assert "round" in [event["event"] for event in read_journal(tmp_path / "fedavg")]

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from jobs import steps
 
 from fedllm_app.adapters.methods import AdapterValues, adapter_layout, draw_adapter
-from fedllm_app.client_app import build_local_client
+from fedllm_app.client.build import local_client
 from fedllm_app.messages import Assignment
 from fedllm_app.models.base import ModelValues, locate_model
 from fedllm_app.training import resident as resident_module
 from fedllm_app.training.resident import ResidentKey, resident
-from fedllm_app.training.trainer import LocalTraining
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +31,14 @@ def model(tiny_model):
 @pytest.fixture
 def training():
     """Three AdamW steps of two examples."""
-    return LocalTraining(3, 2, 1, "adamw", 0.0, 1.0)
+    return steps(3, 2, 1, "adamw", 0.0, 1.0)
 
 
 @pytest.fixture
 def start(tiny_model):
     """The seeded initial adapter of `model`, moved a little so that B is not zero."""
-    manifest, _ = adapter_layout(locate_model(str(tiny_model)), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj")))
+    layout = adapter_layout(locate_model(str(tiny_model)), AdapterValues(4, 8, 0.0, ("q_proj", "v_proj")))
+    manifest = layout.manifest
     vector = draw_adapter(manifest, seed=0)
     return vector + np.random.default_rng(0).normal(0, 0.02, vector.shape).astype(np.float32)
 
@@ -55,7 +56,7 @@ def make_client(run_config):
 
     def make(run_id: int = 1, clients: int = 4, **overrides):
         flat = run_config | {key.replace("__", ".").replace("_", "-"): value for key, value in overrides.items()}
-        return build_local_client(run_id, tuple(sorted(flat.items())), clients)
+        return local_client(run_id, tuple(sorted(flat.items())), clients)
 
     return make
 
@@ -65,7 +66,7 @@ def assign():
     """An assignment of client 0 in round 1, with overrides."""
 
     def make(client, **overrides) -> Assignment:
-        manifest = resident(client.model).manifest.hash
+        manifest = client.model.manifest.hash
         values = {"client": 0, "clients": 4, "server_round": 1, "position": 0, "learning_rate": 1e-2}
         return Assignment(**{**values, "manifest": manifest, **overrides})
 

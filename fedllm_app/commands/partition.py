@@ -17,6 +17,7 @@ from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import data_selection
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share, row_labels
 from fedllm_app.data.sources import BUILT_IN
+from fedllm_app.tasks import task_spec
 
 _ROWS = 30  # clients that are listed; of more, the first ones and a summary
 _LABELS_IN_TABLE, _LABELS_IN_PLOT = 5, 10
@@ -51,7 +52,7 @@ def report_partition(config: Config, console: Console, plot: Path | None) -> Non
     """Print the division of a configuration's data, and draw it where a file is named."""
     if not config.clients.number:
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
-    clients = divide(data_selection(config, config.clients.number))
+    clients = divide(data_selection(config, config.clients.number, task_spec(config.train.task).rows))
     console.print(partition_table(clients))
     if plot:
         plot_partition(clients, plot, f"{config.data.name}: {config.data.partition}")

@@ -19,6 +19,7 @@ from fedllm_app.strategies.registry import (
     hyperparameter_problems,
     strategy_spec,
 )
+from fedllm_app.tasks import TASKS, UnknownTask, task_spec
 
 
 def parse_run_config(flat: FlatConfig) -> Config:
@@ -28,6 +29,7 @@ def parse_run_config(flat: FlatConfig) -> Config:
     known = _known_keys()
     strategy = sections.setdefault("strategy", {})
     problems += _strategy_problems(strategy.get("name"), hyper)
+    problems += _task_problems(sections.get("train", {}).get("task"))
     strategy["hyper"] = hyper.get(str(strategy.get("name")), {})
     arguments, wrong = _class_path_arguments(strategy.get("name"), strategy.get("arguments"))
     strategy["hyper"] |= arguments
@@ -93,6 +95,17 @@ def _strategy_problems(name: object, hyper: Mapping[str, Mapping[str, Any]]) -> 
         else:
             problems += [f"strategy.{strategy}: {problem}" for problem in hyperparameter_problems(strategy, values)]
     return problems
+
+
+def _task_problems(name: object) -> list[str]:
+    if not isinstance(name, str) or is_class_path(name):  # a class path is imported where the task is needed
+        return []
+    try:
+        task_spec(name)
+    except UnknownTask as error:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        return [f"train.task = {name!r}: {error}" + (f"; did you mean {near[0]}?" if near else "")]
+    return []
 
 
 def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argument], list[str]]:

@@ -11,8 +11,8 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedllm_app.errors import UserError
-from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.federation.holdings import Holdings
+from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.messages import CONFIG, ClientHolding
 
 IDENTIFY, DESCRIBE = "query.identify", "query.describe"

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, check_dora, peft_config
-from fedllm_app.adapters.view import AdapterView, adapter_parameters
+from fedllm_app.adapters.view import AdapterView
 from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.updates.parts import AGGREGATIONS
@@ -132,6 +132,6 @@ def _collect() -> None:
 def freeze_home(model: "PeftModel", aggregation: str) -> None:
     """Keep the part of the adapter that does not travel from being trained."""
     travels = AGGREGATIONS[aggregation]
-    for parameter, name in zip(*adapter_parameters(model), strict=True):
-        if not travels(name):
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not travels(name):
             parameter.requires_grad_(False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedllm_app.adapters import methods as adapter_methods
-from fedllm_app.adapters.layout import AdapterError, Manifest
+from fedllm_app.adapters.layout import AdapterError, Layout, Manifest
 from fedllm_app.adapters.methods import AdapterValues, adapter_layout, add_adapter, draw_adapter
 from fedllm_app.adapters.peft_directory import load_peft_directory, save_peft_directory
 from fedllm_app.adapters.view import AdapterView
@@ -23,7 +23,8 @@ def base_of(tiny_model):
 
 
 def draw(tiny_model, seed=0, targets=("q_proj", "v_proj"), r=4):
-    manifest, settings = adapter_layout(locate_model(str(tiny_model)), AdapterValues(r, 8, 0.0, targets))
+    layout = adapter_layout(locate_model(str(tiny_model)), AdapterValues(r, 8, 0.0, targets))
+    manifest, settings = layout.manifest, layout.settings
     return draw_adapter(manifest, seed), manifest, settings
 
 
@@ -191,7 +192,7 @@ def test_peft_loads_the_saved_directory(tiny_model, tmp_path):
     _, manifest, settings = draw(tiny_model)
     model, view = view_of(tiny_model, settings)
     view.write(noise(manifest))
-    save_peft_directory(tmp_path / "adapter", noise(manifest), manifest, settings)
+    save_peft_directory(tmp_path / "adapter", noise(manifest), Layout(manifest, settings))
     loaded = PeftModel.from_pretrained(base_of(tiny_model), tmp_path / "adapter").eval()
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.peft_config["default"].inference_mode
@@ -199,14 +200,14 @@ def test_peft_loads_the_saved_directory(tiny_model, tmp_path):
 
 def test_directory_round_trip(tiny_model, tmp_path):
     _, manifest, settings = draw(tiny_model)
-    save_peft_directory(tmp_path / "adapter", noise(manifest), manifest, settings)
+    save_peft_directory(tmp_path / "adapter", noise(manifest), Layout(manifest, settings))
     np.testing.assert_array_equal(load_peft_directory(tmp_path / "adapter", manifest), noise(manifest))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_a_directory_that_does_not_fit(tiny_model, tmp_path):
     vector, manifest, settings = draw(tiny_model)
-    save_peft_directory(tmp_path / "adapter", vector, manifest, settings)
+    save_peft_directory(tmp_path / "adapter", vector, Layout(manifest, settings))
     with pytest.raises(AdapterError, match="does not exist"):
         load_peft_directory(tmp_path / "elsewhere", manifest)
     with pytest.raises(AdapterError, match=r"has shape \(4, 32\); is lora\.r"):
@@ -218,7 +219,7 @@ def test_a_directory_that_does_not_fit(tiny_model, tmp_path):
 def test_nothing_is_left_if_saving_fails(tiny_model, tmp_path):
     vector, manifest, settings = draw(tiny_model)
     with pytest.raises(AdapterError):
-        save_peft_directory(tmp_path / "adapter", vector[:-1], manifest, settings)
+        save_peft_directory(tmp_path / "adapter", vector[:-1], Layout(manifest, settings))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,5 +254,6 @@ def test_settings_name_where_the_model_is(tiny_model, tmp_path):
     """Of a copy elsewhere with the same configuration: the copy."""
     shutil.copytree(tiny_model, tmp_path / "copy")
     for path in (tiny_model, tmp_path / "copy"):
-        _, settings = adapter_layout(locate_model(str(path)), AdapterValues(4, 8, 0.0, "all-linear"))
+        layout = adapter_layout(locate_model(str(path)), AdapterValues(4, 8, 0.0, "all-linear"))
+        settings = layout.settings
         assert settings.peft_config().base_model_name_or_path == str(path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedllm_app.adapters.layout import AdapterError
+from fedllm_app.adapters.layout import AdapterError, Layout
 from fedllm_app.adapters.methods import (
     METHODS,
     AdapterValues,
@@ -22,9 +22,7 @@ from fedllm_app.config.sections import AdapterConfig
 from fedllm_app.config.values import adapter_values
 from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
 from fedllm_app.models.base import load_base_model, locate_model
-from fedllm_app.training.dpo import pair_log_probs
-from fedllm_app.training.resident import resident
-from fedllm_app.training.sft import score_rows
+from fedllm_app.training.scoring import completion_log_probs_of, score_rows
 
 QUIET = lambda *_: None  # noqa: E731
 VARIANTS = {
@@ -50,9 +48,10 @@ def begin(run_config, tiny_model):
         overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in VARIANTS[variant].items()}
         values = adapter_values(parse_run_config(run_config | overrides))
         location = locate_model(str(tiny_model))
-        manifest, settings = adapter_layout(location, values)
+        layout = adapter_layout(location, values)
+        manifest, settings = layout.manifest, layout.settings
         load = lambda: load_base_model(location, torch.float32)  # noqa: E731
-        return manifest, settings, initial_adapter(manifest, settings, values, seed, load)
+        return manifest, settings, initial_adapter(layout, values, seed, load)
 
     return make
 
@@ -71,7 +70,7 @@ def test_a_round_of_a_client(make_client, assign, begin, variant, task):
     """
     client = make_client(train__task=task, **VARIANTS[variant])
     manifest, _, start = begin(variant)
-    model = resident(client.model)
+    model = client.model
     assert model.manifest == manifest
     assert {parameter.dtype for parameter in model.adapter.parameters} == {torch.float32}
     own = {id(parameter) for parameter in model.adapter.parameters}
@@ -97,8 +96,8 @@ def test_what_is_evaluated_is_what_is_trained(make_client, assign, begin, varian
     """One step over 4 rows that are then scored: the step's loss is the mean over their completion tokens."""
     client = make_client(train__local_steps=1, train__batch_size=4, **VARIANTS[variant])
     _, _, start = begin(variant)
-    model, shard = resident(client.model), client.shards(0).train
-    indices = client.indices(shard, assign(client))
+    model, shard = client.model, client.shards(0).train
+    indices = client.indices(client.shards(0), assign(client))
     _, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
     scores = score_rows(model, shard, start, len(shard))
     expected = scores.losses[indices].sum() / scores.tokens[indices].sum()
@@ -113,9 +112,9 @@ def test_the_reference_is_the_base(make_client, begin, tiny_model, variant):
     """Without an adapter, pairs are scored as the bare model scores them, whatever is loaded."""
     client = make_client(train__task="dpo", **VARIANTS[variant])
     _, _, start = begin(variant)
-    model, shard = resident(client.model), client.shards(0).train
+    model, shard = client.model, client.shards(0).train
     model.adapter.write(start + 0.1)
-    values = pair_log_probs(model, shard, np.arange(3), None)
+    values = completion_log_probs_of(model, (shard.chosen, shard.rejected), np.arange(3), None)
     bare = load_base_model(locate_model(str(tiny_model)), torch.float32).cpu()
     for pair in range(3):
         for column, part in enumerate((shard.chosen, shard.rejected)):
@@ -153,12 +152,12 @@ def test_peft_loads_what_is_saved(make_client, assign, begin, tiny_model, tmp_pa
     client = make_client(**VARIANTS[variant])
     manifest, settings, start = begin(variant)
     trained = client.train(assign(client), {ADAPTER: start}, QUIET)[0][ADAPTER]
-    save_peft_directory(tmp_path / "adapter", trained, manifest, settings)
+    save_peft_directory(tmp_path / "adapter", trained, Layout(manifest, settings))
     base = load_base_model(locate_model(str(tiny_model)), torch.float32).cpu()
     with torch.no_grad():
         bare = base(input_ids=TOKENS).logits
         loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-        with resident(client.model).using(trained) as model:
+        with client.model.using(trained) as model:
             expected = model(input_ids=TOKENS).logits[:, -8:]
         got = loaded(input_ids=TOKENS).logits[:, -8:]
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -171,13 +170,14 @@ def test_the_base_is_recorded_as_it_was_named(tiny_model, variant):
     """Not as the directory in which PEFT met it: the adapter is loaded on other machines too."""
     options = {key.partition("__")[2]: value for key, value in VARIANTS[variant].items()}
     location = replace(locate_model(str(tiny_model)), name="some-name")
-    _, settings = adapter_layout(location, AdapterValues(4, 8, 0.0, "all-linear", **options))
+    layout = adapter_layout(location, AdapterValues(4, 8, 0.0, "all-linear", **options))
+    settings = layout.settings
     assert settings.peft_config().base_model_name_or_path == "some-name"
 
 
 def test_p_tuning_cannot_start_without_its_encoder(begin, tmp_path):
     manifest, settings, start = begin("p-tuning")
-    save_peft_directory(tmp_path / "adapter", start, manifest, settings)
+    save_peft_directory(tmp_path / "adapter", start, Layout(manifest, settings))
     (tmp_path / "adapter" / "encoder.safetensors").unlink()
     with pytest.raises(AdapterError, match="p-tuning goes on from its encoder, which PEFT does not save"):
         load_peft_directory(tmp_path / "adapter", manifest)
@@ -185,7 +185,7 @@ def test_p_tuning_cannot_start_without_its_encoder(begin, tmp_path):
 
 def test_an_adapter_of_another_method_is_refused(begin, tmp_path):
     manifest, settings, start = begin("lora")
-    save_peft_directory(tmp_path / "adapter", start, manifest, settings)
+    save_peft_directory(tmp_path / "adapter", start, Layout(manifest, settings))
     for variant in ("ia3", "dora", "prompt-tuning"):
         with pytest.raises(AdapterError, match="do not fit the manifest"):
             load_peft_directory(tmp_path / "adapter", begin(variant)[0])

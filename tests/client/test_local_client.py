@@ -8,13 +8,13 @@ import weakref
 import numpy as np
 import pytest
 
-from fedllm_app.client import local_client
-from fedllm_app.client_app import build_local_client
+from fedllm_app.client.build import local_client
+from fedllm_app.client.policy import SiteRefuses
 from fedllm_app.data import shards as shards_module
 from fedllm_app.messages import ADAPTER
+from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.training import head
 from fedllm_app.training import resident as resident_module
-from fedllm_app.training.resident import resident
 
 
 @pytest.fixture
@@ -26,11 +26,7 @@ def topics(tmp_path) -> str:
 
 def forget():
     """As a process that starts anew."""
-    from fedllm_app.data import client_rows as loading
-
-    build_local_client.cache_clear()
-    for cache in (loading._source, loading._owners, loading.row_labels):
-        cache.cache_clear()
+    PROCESS_CACHE.clear()
 
 
 def test_a_second_run_reads_caches_only(make_client, topics, monkeypatch):
@@ -40,7 +36,7 @@ def test_a_second_run_reads_caches_only(make_client, topics, monkeypatch):
     forget()
     monkeypatch.setattr("fedllm_app.data.sources.read_files", lambda *_files: pytest.fail("the file was read again"))
     monkeypatch.setattr("fedllm_app.data.client_rows.partition", lambda *_arguments, **_o: pytest.fail("divided again"))
-    monkeypatch.setattr(local_client, "tokenize", lambda *_arguments: pytest.fail("tokenized again"))
+    monkeypatch.setattr("fedllm_app.data.row_shards.tokenize", lambda *_arguments: pytest.fail("tokenized again"))
     again = make_client(run_id=2, **given)
     for client, shard in enumerate(first):
         np.testing.assert_array_equal(again.shards(client).train.tokens, shard.tokens)
@@ -60,20 +56,21 @@ def test_only_the_clients_asked_for_are_tokenized(make_client, topics, monkeypat
 def test_what_a_client_says_it_holds(make_client, topics):
     """10 of 40 rows, 2 held out by the share of a fifth; tokens are those of the training rows."""
     client = make_client(data__name=topics, data__held_out_share=0.2)
-    said = client.describe(2)
-    assert (said["examples"], said["held-out"], said["bad"], said["dropped"]) == (8, 2, 0, 0)
-    assert said["tokens"] == client.shards(2).train.lengths.sum()
+    holding, manifest = client.describe(2)
+    assert (holding.examples, holding.held_out, holding.bad, holding.dropped) == (8, 2, 0, 0)
+    assert manifest == client.model.manifest.hash
+    assert holding.tokens == client.shards(2).train.lengths.sum()
 
 
 def test_tokens_of_a_pair_are_those_of_both_answers(make_client):
     client = make_client(train__task="dpo")
     shard = client.shards(0).train
-    assert client.describe(0)["tokens"] == len(shard.chosen.tokens) + len(shard.rejected.tokens)
+    assert client.describe(0)[0].tokens == len(shard.chosen.tokens) + len(shard.rejected.tokens)
 
 
 def test_a_site_with_its_own_file_is_not_pooled(run_config, topics):
-    client = build_local_client(1, tuple(sorted(run_config.items())), 4, (("data-path", topics),))
-    with pytest.raises(local_client.SiteDataNotPooled, match="centralized.*data-path"):
+    client = local_client(1, tuple(sorted(run_config.items())), 4, (("data-path", topics),))
+    with pytest.raises(SiteRefuses, match="centralized.*data-path"):
         client.pooled_shards()
 
 
@@ -114,7 +111,7 @@ def test_the_end_token_is_learnt_where_it_is_the_padding_too(
         train__task=task,
         train__batch_size=5,
     )
-    tokenizer = resident(client.model).tokenizer
+    tokenizer = client.model.tokenizer
     end = tokenizer.eos_token_id
     assert tokenizer.pad_token_id == end
     seen, score = [], head.completion_log_probs
@@ -128,7 +125,7 @@ def test_the_end_token_is_learnt_where_it_is_the_padding_too(
     parts = (held.train, held.held_out)
     shards = [side for part in parts for side in ((part.chosen, part.rejected) if task == "dpo" else (part,))]
     starts = {tuple(ids): start for shard in shards for ids, start in map(shard.example, range(len(shard)))}
-    adapter = {ADAPTER: resident(client.model).adapter.read()}
+    adapter = {ADAPTER: client.model.adapter.read()}
     client.train(assign(client), adapter, lambda *_: None)
     trained = len(seen)
     client.evaluate(assign(client), adapter)
@@ -146,9 +143,9 @@ def test_the_end_token_is_learnt_where_it_is_the_padding_too(
 def test_a_released_model_is_gone(make_client, assign):
     """Garbage collection passes over what is there while a model is used, and not any more once it is released."""
     client = make_client()
-    start = np.zeros(resident(client.model).manifest.size, np.float32)
+    start = np.zeros(client.model.manifest.size, np.float32)
     client.train(assign(client), {ADAPTER: start}, lambda *_: None)
-    model = weakref.ref(resident(client.model).model)
+    model = weakref.ref(client.model.model)
     assert gc.get_freeze_count() > 0
     resident_module.release()
     assert model() is None

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import METHODS, AdapterValues, adapter_layout, initial_adapter
-from fedllm_app.client_app import build_local_client
+from fedllm_app.client.build import local_client
 from fedllm_app.commands.chat import converse
 from fedllm_app.commands.main import main
 from fedllm_app.data.shards import encode_prompts
@@ -21,7 +21,7 @@ from fedllm_app.evaluation import conversation as chat_module
 from fedllm_app.evaluation.conversation import Chat, find_source
 from fedllm_app.evaluation.generation import ContextTooLong, generate
 from fedllm_app.models.base import load_base_model, locate_model
-from fedllm_app.runs.directory import PromptRecord, RunDirectory
+from fedllm_app.runs.directory import Checkpoint, PromptRecord, RunDirectory
 
 JINJA = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
@@ -43,12 +43,12 @@ def save_run(run_config, tiny_model, tmp_path):
         location = locate_model(str(tiny_model))
         targets = ("q_proj", "v_proj", "down_proj")
         values = AdapterValues(4, 8, 0.0, targets, dora=dora, method=method, virtual_tokens=5)
-        manifest, settings = adapter_layout(location, values)
-        vector = initial_adapter(manifest, settings, values, 0, lambda: load_base_model(location, torch.float32))
+        layout = adapter_layout(location, values)
+        vector = initial_adapter(layout, values, 0, lambda: load_base_model(location, torch.float32))
         noise = [np.random.default_rng(k).normal(0, 1, vector.shape).astype(np.float32) for k in range(clients + 1)]
         vectors = [vector + moved for moved in noise]
-        directory.checkpoint(1, vectors[0], manifest, settings, {}, {})
-        directory.finish(vectors[0], dict(enumerate(vectors[1:])), manifest, settings, {})
+        directory.checkpoint(Checkpoint(1, vectors[0], {}, {}, {}, {}), vectors[0], layout)
+        directory.finish(vectors[0], dict(enumerate(vectors[1:])), layout, {})
         return directory.path
 
     return save
@@ -101,7 +101,7 @@ def test_a_trained_row_is_read_as_it_was_trained(run_config, tmp_path, template,
         "train.max-length": 256,
     }
     run_in_process(flat, tmp_path / "run")
-    shard = build_local_client(6, tuple(sorted(flat.items())), 1).shards(0).train
+    shard = local_client(6, tuple(sorted(flat.items())), 1).shards(0).train
     trained = {tuple(ids[:start].tolist()) for ids, start in map(shard.example, range(len(shard)))}
     if system_prompt:
         file.write_text("other text") if file.exists() else None

@@ -25,7 +25,7 @@ def topics(tmp_path) -> Path:
 
 def divided(**overrides) -> list[ClientRows]:
     config = parse_run_config(default_run_config(ROOT) | overrides)
-    return divide(data_selection(config, config.clients.number))
+    return divide(data_selection(config, config.clients.number, "example"))
 
 
 def shown(clients: list[ClientRows]) -> str:

@@ -69,11 +69,11 @@ def test_clients_and_tokens(run_config, tmp_path):
     plan = make_plan(flat)
     run_in_process(flat, tmp_path / "run")
     holds = [event for event in read_journal(tmp_path / "run") if event["event"] == "holds"]
-    assert [held.examples for held in plan.clients] == [event["examples"] for event in holds]
-    assert [held.dropped for held in plan.clients] == [event["dropped"] for event in holds]
+    assert [held.examples for held in plan.holdings.values()] == [event["examples"] for event in holds]
+    assert [held.dropped for held in plan.holdings.values()] == [event["dropped"] for event in holds]
     assert plan.steps == 8
     assert plan.rows == 4
-    if all(held.examples == 16 for held in plan.clients):
+    if all(held.examples == 16 for held in plan.holdings.values()):
         assert plan.tokens == sum(event["tokens"] for event in holds)
 
 
@@ -104,7 +104,7 @@ def test_parameters_and_table(run_config):
 )
 def test_rows_longer_than_the_model_are_refused_at_once(overrides, told, run_config, tmp_path, monkeypatch):
     """The tiny model has 512 positions; what just fits passes the check. Neither plan nor run holds any shard yet."""
-    for step in ("training.local_client.LocalClient._shards", "server_app.describe_clients"):
+    for step in ("client.local_client.LocalClient.shards", "server_app.describe_clients"):
         monkeypatch.setattr(f"fedllm_app.{step}", lambda *_: pytest.fail("a client was asked"))
     fits = run_config | overrides | {"train.max-length": overrides["train.max-length"] - 1}
     for begin in (make_plan, partial(run_in_process, directory=tmp_path / "run")):
@@ -127,7 +127,7 @@ def test_a_plan_says_nothing_else(overrides, wide_model, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / f"smollm2-135m-instruct-{version}").symlink_to(wide_model)
     small = "data.examples-per-client=4 data.held-out-examples=1 train.rounds=1 train.local-steps=1 train.batch-size=1"
-    command = [sys.executable, "-m", "fedllm_app.cli", "plan", str(ROOT), "-c", small, "-c", overrides]
+    command = [sys.executable, "-m", "fedllm_app.commands.main", "plan", str(ROOT), "-c", small, "-c", overrides]
     done = subprocess.run(
         command, env=os.environ | {"FEDLLM_HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -11,7 +11,9 @@ from fedllm_app.commands.watch import Watch, summary
 def shown(events: list[dict], steps: list[dict]) -> str:
     """The lines of a terminal that cannot be redrawn."""
     console = Console(file=io.StringIO(), width=200, force_terminal=False)
-    with Watch(console, rounds=2, per_round=0, local_steps=2) as watch:
+    with Watch(
+        console, rounds=2, per_round=0, local_steps=2, metrics={"eval_loss": "loss", "exact_match": "exact match"}
+    ) as watch:
         for event in events:
             watch.event(event)
         for line in steps:

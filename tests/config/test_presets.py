@@ -12,6 +12,7 @@ from fedllm_app.config.parse import default_run_config, flatten, parse_run_confi
 from fedllm_app.data.sources import DataNotFound, open_source
 from fedllm_app.models.packaged import ModelNotFound
 from fedllm_app.runs.directory import read_journal, read_result
+from fedllm_app.tasks import task_spec
 
 CPU = ROOT / "conf" / "cpu.toml"
 PRESETS = sorted(path for path in (ROOT / "conf").glob("fed*.toml"))
@@ -122,4 +123,4 @@ def test_what_is_missing_is_named(path, tiny_model, tmp_path, monkeypatch):
         run_in_process(flat | {"run.threads": 1}, tmp_path / "run")
     for name in flat["data.name"].split(","):
         with pytest.raises(DataNotFound, match="(?s)cannot be loaded from the Hub.*data.name = "):
-            open_source(name, task=flat["train.task"], cache_dir=tmp_path / "sources")
+            open_source(name, rows=task_spec(flat["train.task"]).rows, cache_dir=tmp_path / "sources")

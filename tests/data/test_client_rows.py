@@ -28,7 +28,7 @@ def selection(**overrides) -> DataSelection:
         "examples_per_client": 10,
         "held_out": 3,
         "max_bad_share": 0.0,
-        "task": "sft",
+        "rows": "example",
     }
     return DataSelection(**values | overrides)
 
@@ -52,9 +52,9 @@ def test_a_fifth_client_has_the_first_ones_domain_and_rows_of_its_own():
 
 
 def test_preference_pairs_of_the_corpus():
-    pair = next(iter(client_data(selection(task="dpo"), 1).train))
+    pair = next(iter(client_data(selection(rows="pair"), 1).train))
     assert pair.chosen != pair.rejected
-    assert client_data(selection(task="dpo"), 1).fingerprint != client_data(selection(), 1).fingerprint
+    assert client_data(selection(rows="pair"), 1).fingerprint != client_data(selection(), 1).fingerprint
 
 
 @pytest.mark.skipif(not GSM8K.is_file(), reason="the shared GSM8K file is not beside the project")
@@ -118,7 +118,7 @@ def test_a_column_that_is_not_there_is_named(topics):
 def test_another_process_gets_the_same_division(topics, tmp_path):
     """Whatever it hashes strings with, and from a home of its own, so that it divides by itself."""
     asked = {"name": str(topics), "partition": "dirichlet", "partition_column": "topic", "samples": 90}
-    code = f"import test_loading; print(test_loading.held(**{asked!r}))"
+    code = f"import test_client_rows; print(test_client_rows.held(**{asked!r}))"
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
         "PYTHONHASHSEED": "77",

@@ -6,8 +6,8 @@ from fedllm_app.data.examples import Example, PreferencePair
 from fedllm_app.data.schemas import SCHEMAS, BadRow, Columns, UnknownColumn, UnknownSchema, recognise
 
 
-def convert(row, task="sft", **columns):
-    return recognise(row.keys(), task, Columns(**columns)).convert(row)
+def convert(row, rows="example", **columns):
+    return recognise(row.keys(), rows, Columns(**columns)).convert(row)
 
 
 def user(text):
@@ -65,7 +65,7 @@ SFT_ROWS = [
 
 @pytest.mark.parametrize(("name", "row", "expected"), SFT_ROWS)
 def test_instruction_rows(name, row, expected):
-    assert recognise(row.keys(), "sft").schema.name == name
+    assert recognise(row.keys(), "example").schema.name == name
     assert convert(row) == expected
 
 
@@ -108,20 +108,20 @@ def ultrafeedback(**changes):
     ],
 )
 def test_preference_rows(row):
-    assert convert(row, "dpo") == PreferencePair(user("Hi"), "Hello!", "What?")
+    assert convert(row, "pair") == PreferencePair(user("Hi"), "Hello!", "What?")
 
 
 def test_hh_rlhf_keeps_the_shared_opening_of_the_answers():
     """Both answers open with "I can"; cutting at the first differing character would leave "help." and "not."."""
     before = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Help me\n\nAssistant: I can"
-    pair = convert({"chosen": before + " help.", "rejected": before + " not."}, "dpo")
+    pair = convert({"chosen": before + " help.", "rejected": before + " not."}, "pair")
     assert pair.prompt == (("user", "Hi"), ("assistant", "Hello"), ("user", "Help me"))
     assert (pair.chosen, pair.rejected) == ("I can help.", "I can not.")
 
 
 def test_hh_rlhf_answer_that_is_the_beginning_of_the_other():
     before = "\n\nHuman: Hi\n\nAssistant:"
-    pair = convert({"chosen": before + " Hello", "rejected": before + " Hello there"}, "dpo")
+    pair = convert({"chosen": before + " Hello", "rejected": before + " Hello there"}, "pair")
     assert (pair.chosen, pair.rejected) == ("Hello", "Hello there")
 
 
@@ -137,18 +137,18 @@ BAD_DIALOGUES = [
 @pytest.mark.parametrize(("chosen", "rejected", "reason"), BAD_DIALOGUES)
 def test_bad_dialogues(chosen, rejected, reason):
     with pytest.raises(BadRow, match=reason):
-        convert({"chosen": chosen, "rejected": rejected}, "dpo")
+        convert({"chosen": chosen, "rejected": rejected}, "pair")
 
 
 def test_preference_whose_messages_answer_another_prompt():
     with pytest.raises(BadRow, match="'prompt' differs"):
-        convert(ultrafeedback(prompt="Something else"), "dpo")
+        convert(ultrafeedback(prompt="Something else"), "pair")
 
 
 def test_preference_whose_answers_follow_different_turns():
     asked = [{"role": "user", "content": "Ho"}, {"role": "assistant", "content": "What?"}]
     with pytest.raises(BadRow, match="answer different prompts"):
-        convert(ultrafeedback(rejected=asked), "dpo")
+        convert(ultrafeedback(rejected=asked), "pair")
 
 
 BAD_ROWS = [
@@ -178,7 +178,7 @@ def test_bad_rows(row, reason):
 
 
 def test_row_without_a_column_that_other_rows_have():
-    binding = recognise(["instruction", "output"], "sft")
+    binding = recognise(["instruction", "output"], "example")
     with pytest.raises(BadRow, match="column 'output' is missing"):
         binding.convert({"instruction": "a"})
 
@@ -191,19 +191,19 @@ def test_named_columns_choose_the_schema():
 
 def test_unknown_named_column_lists_the_columns_and_the_nearest():
     with pytest.raises(UnknownColumn, match="'summry'.*headline, summary.*Did you mean 'summary'"):
-        recognise(["headline", "summary"], "sft", Columns(prompt="headline", completion="summry"))
+        recognise(["headline", "summary"], "example", Columns(prompt="headline", completion="summry"))
 
 
 def test_no_schema_fits():
     with pytest.raises(UnknownSchema, match="headline, mood.*prompt-completion.*chat"):
-        recognise(["headline", "mood"], "sft")
-    with pytest.raises(UnknownSchema, match="task 'dpo'"):
-        recognise(["instruction", "output"], "dpo")
+        recognise(["headline", "mood"], "example")
+    with pytest.raises(UnknownSchema, match="pair rows"):
+        recognise(["instruction", "output"], "pair")
 
 
 def test_the_table_decides_between_several_schemas():
     columns = ["messages", "answer", "question", "output", "instruction", "completion", "prompt"]
-    assert recognise(columns, "sft").schema.name == "prompt-completion"
-    assert recognise(columns[:5], "sft").schema.name == "instruction"
-    assert recognise(columns[:3], "sft").schema.name == "question-answer"
+    assert recognise(columns, "example").schema.name == "prompt-completion"
+    assert recognise(columns[:5], "example").schema.name == "instruction"
+    assert recognise(columns[:3], "example").schema.name == "question-answer"
     assert len({schema.name for schema in SCHEMAS}) == len(SCHEMAS)

@@ -91,7 +91,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_form_gives_the_same_examples(kind, tmp_path, cache):
-    source = open_source(str(write_as(kind, tmp_path)), task="sft", cache_dir=cache)
+    source = open_source(str(write_as(kind, tmp_path)), rows="example", cache_dir=cache)
     assert read_all(source) == EXAMPLES
     assert (source.schema, source.bad.count, source.bad.total) == ("prompt-completion", 0, 5)
     assert source.labels("topic") == ["a", "b", "a", "b", "a"]
@@ -100,7 +100,7 @@ def test_every_form_gives_the_same_examples(kind, tmp_path, cache):
 
 def test_examples_in_the_order_asked_for_across_batches(tmp_path, cache):
     rows = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(2 * BATCH + 3)]
-    source = open_source(str(write_lines(tmp_path / "rows.jsonl", rows)), task="sft", cache_dir=cache)
+    source = open_source(str(write_lines(tmp_path / "rows.jsonl", rows)), rows="example", cache_dir=cache)
     wanted = [2 * BATCH + 2, 0, BATCH, BATCH - 1]
     assert len(source) == len(rows)
     assert [example.completion for example in source.examples(wanted)] == [f"a{i}" for i in wanted]
@@ -113,7 +113,7 @@ def test_bad_lines_are_counted_and_located(tmp_path, cache):
     bad = [b'{"instruction": "a", "out\n', b'{"instruction": "\xff"}\n', b'{"instruction": "a"}\n']
     bad += [b'{"instruction": "a", "output": " "}\n', b'{"instruction": "a", "output": 7}\n']
     path.write_bytes(good + b"\n" + b"".join(bad) + good)
-    source = open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.8)
+    source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.8)
     assert (len(source), source.bad.count, source.bad.total) == (2, 5, 7)
     reasons = dict(source.bad.first)
     assert "broken JSON" in reasons["rows.jsonl line 3"]
@@ -122,19 +122,19 @@ def test_bad_lines_are_counted_and_located(tmp_path, cache):
     assert "'output' is empty" in reasons["rows.jsonl line 6"]
     assert "'output' holds int" in reasons["rows.jsonl line 7"]
     with pytest.raises(TooManyBadRows, match=r"5 of 7 rows \(71.43%\).*70.00%[^$]*line 3: broken JSON"):
-        open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.7)
+        open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.7)
 
 
 def test_only_the_first_ten_bad_rows_are_listed(tmp_path, cache):
     path = write_lines(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": ""}] * 20 + ROWS)
-    source = open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.8)
+    source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.8)
     assert (source.bad.count, len(source.bad.first)) == (20, 10)
 
 
 def test_bad_csv_rows(tmp_path, cache):
     path = tmp_path / "rows.csv"
     path.write_bytes(b'prompt,completion\na,"b\nc"\nd\nd,\xff\ne,"f" g\nh,i\n')
-    source = open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.6)
+    source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.6)
     assert [example.completion for example in source.examples(range(2))] == ["b\nc", "i"]
     reasons = dict(source.bad.first)
     assert "1 cells where the header names 2" in reasons["rows.csv line 4"]
@@ -148,7 +148,7 @@ def test_a_truncated_arrow_file_is_named(kind, tmp_path, cache):
     path = write_as(kind, tmp_path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
     with pytest.raises(UnreadableFile, match=f"{kind}.arrow cannot be read"):
-        open_source(str(path), task="sft", cache_dir=cache)
+        open_source(str(path), rows="example", cache_dir=cache)
 
 
 def test_damage_inside_an_arrow_file_is_named(tmp_path, cache):
@@ -165,9 +165,9 @@ def test_damage_inside_an_arrow_file_is_named(tmp_path, cache):
         with pa.ipc.new_stream(str(file), table.schema) as writer:
             writer.write_table(table)
     with pytest.raises(UnreadableFile, match="rows.arrow cannot be read: .*offset"):
-        open_source(str(tmp_path / "rows.arrow"), task="sft", cache_dir=cache)
+        open_source(str(tmp_path / "rows.arrow"), rows="example", cache_dir=cache)
     with pytest.raises(UnreadableFile, match="saved cannot be read as a saved dataset: .*offset"):
-        open_source(str(tmp_path / "saved"), task="sft", cache_dir=cache)
+        open_source(str(tmp_path / "saved"), rows="example", cache_dir=cache)
 
 
 def test_a_folder_of_arrow_files(tmp_path, cache):
@@ -175,7 +175,7 @@ def test_a_folder_of_arrow_files(tmp_path, cache):
     (tmp_path / "rows").mkdir()
     for name in ("x-train-00000-of-00001.arrow", "cache-0123456789abcdef.arrow"):
         write_as("arrow", tmp_path).rename(tmp_path / "rows" / name)
-    assert len(open_source(str(tmp_path / "rows"), task="sft", cache_dir=cache)) == 5
+    assert len(open_source(str(tmp_path / "rows"), rows="example", cache_dir=cache)) == 5
 
 
 def test_large_arrow_batches_are_read_in_pieces(tmp_path):
@@ -202,7 +202,7 @@ def test_broken_utf8_in_tables_spoils_one_row(kind, tmp_path, cache):
     else:
         with pa.ipc.new_stream(str(path), table.schema) as writer:
             writer.write_table(table)
-    source = open_source(str(path), task="sft", cache_dir=cache, max_bad_share=0.5)
+    source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.5)
     assert [example.completion for example in source.examples(range(2))] == ["a", "c"]
     assert "broken UTF-8" in dict(source.bad.first)[f"rows.{kind} row 2"]
 
@@ -224,7 +224,7 @@ def test_broken_utf8_in_tables_spoils_one_row(kind, tmp_path, cache):
 def test_unreadable_files(name, content, reason, tmp_path, cache):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableFile, match=reason):
-        open_source(str(tmp_path / name), task="sft", cache_dir=cache)
+        open_source(str(tmp_path / name), rows="example", cache_dir=cache)
     assert not list(cache.glob("*")), "nothing half-written is left behind"
 
 
@@ -237,25 +237,25 @@ def test_empty_and_unusable_sources(tmp_path, cache):
     ]:
         (tmp_path / name).write_text(content)
         with pytest.raises(EmptySource, match=reason):
-            open_source(str(tmp_path / name), task="sft", cache_dir=cache, max_bad_share=1.0)
+            open_source(str(tmp_path / name), rows="example", cache_dir=cache, max_bad_share=1.0)
 
 
 def test_second_open_reads_the_cache_only(tmp_path, cache, monkeypatch):
     path = str(write_lines(tmp_path / "rows.jsonl", ROWS))
-    first = open_source(path, task="sft", cache_dir=cache)
+    first = open_source(path, rows="example", cache_dir=cache)
     monkeypatch.setattr("fedllm_app.data.sources.read_files", None)
-    again = open_source(path, task="sft", cache_dir=cache)
+    again = open_source(path, rows="example", cache_dir=cache)
     assert again.fingerprint == first.fingerprint
     assert read_all(again) == EXAMPLES
 
 
-def test_fingerprint_follows_file_columns_and_task(tmp_path, cache):
+def test_fingerprint_follows_file_columns_and_rows(tmp_path, cache):
     path = write_lines(tmp_path / "rows.jsonl", [{**row, "chosen": "x", "rejected": "y"} for row in ROWS])
-    first = open_source(str(path), task="sft", cache_dir=cache)
-    named = open_source(str(path), task="sft", cache_dir=cache, columns=Columns(completion="topic"))
-    pairs = open_source(str(path), task="dpo", cache_dir=cache)
+    first = open_source(str(path), rows="example", cache_dir=cache)
+    named = open_source(str(path), rows="example", cache_dir=cache, columns=Columns(completion="topic"))
+    pairs = open_source(str(path), rows="pair", cache_dir=cache)
     os.utime(path, ns=(1, 1))
-    touched = open_source(str(path), task="sft", cache_dir=cache)
+    touched = open_source(str(path), rows="example", cache_dir=cache)
     assert len({source.fingerprint for source in (first, named, pairs, touched)}) == 4
     assert next(named.examples([1])).completion == "b"
     assert next(pairs.examples([0])) == PreferencePair((("user", "question 0"),), "x", "y")
@@ -264,7 +264,7 @@ def test_fingerprint_follows_file_columns_and_task(tmp_path, cache):
 def test_opening_at_the_same_time(tmp_path, cache):
     path = str(write_lines(tmp_path / "rows.jsonl", ROWS * 200))
     with ThreadPoolExecutor(8) as pool:
-        sources = list(pool.map(lambda _: open_source(path, task="sft", cache_dir=cache), range(8)))
+        sources = list(pool.map(lambda _: open_source(path, rows="example", cache_dir=cache), range(8)))
     assert {len(source) for source in sources} == {1000}
     assert [entry.name for entry in cache.iterdir()] == [sources[0].fingerprint]
 
@@ -273,7 +273,7 @@ def test_labels_are_short_text_or_integers(tmp_path, cache):
     """`long` has 64 characters, which is not less than 64; `score` is neither text nor integer."""
     rows = [{**row, "long": "x" * 64, "short": "x" * 63, "score": 0.5} for row in ROWS]
     del rows[0]["topic"]
-    source = open_source(str(write_lines(tmp_path / "rows.jsonl", rows)), task="sft", cache_dir=cache)
+    source = open_source(str(write_lines(tmp_path / "rows.jsonl", rows)), rows="example", cache_dir=cache)
     assert source.labels("topic") == ["", "b", "a", "b", "a"]
     assert set(source.label_columns) == {"prompt", "completion", "topic", "n", "short"}
     with pytest.raises(UnknownLabel, match="'long'.*topic"):
@@ -282,20 +282,20 @@ def test_labels_are_short_text_or_integers(tmp_path, cache):
 
 def test_splits_of_a_folder(tmp_path, cache):
     folder = write_as("folder", tmp_path)
-    assert len(open_source(str(folder), task="sft", cache_dir=cache, split="test")) == 1
+    assert len(open_source(str(folder), rows="example", cache_dir=cache, split="test")) == 1
     with pytest.raises(UnreadableFile, match="'dev', only of: test, train"):
-        open_source(str(folder), task="sft", cache_dir=cache, split="dev")
+        open_source(str(folder), rows="example", cache_dir=cache, split="dev")
     write_lines(folder / "train_prefs.jsonl", ROWS)
     with pytest.raises(AmbiguousSplit, match="test, train, train_prefs"):
-        open_source(str(folder), task="sft", cache_dir=cache)
-    assert len(open_source(str(write_as("saved-splits", tmp_path)), task="sft", cache_dir=cache, split="test")) == 1
+        open_source(str(folder), rows="example", cache_dir=cache)
+    assert len(open_source(str(write_as("saved-splits", tmp_path)), rows="example", cache_dir=cache, split="test")) == 1
 
 
 def test_folder_without_split_names_is_read_whole(tmp_path, cache):
     write_lines(tmp_path / "set" / "a.jsonl", ROWS[:2])
     write_lines(tmp_path / "set" / "sub" / "b.jsonl", ROWS[2:])
     write_lines(tmp_path / "set" / ".hidden" / "c.jsonl", ROWS)
-    assert read_all(open_source(str(tmp_path / "set"), task="sft", cache_dir=cache)) == EXAMPLES
+    assert read_all(open_source(str(tmp_path / "set"), rows="example", cache_dir=cache)) == EXAMPLES
 
 
 @pytest.mark.parametrize(
@@ -307,21 +307,21 @@ def test_folder_without_split_names_is_read_whole(tmp_path, cache):
         ("~/data", "relative path"),
         ("a/b/c", "relative path"),
         ("alpacca", "Did you mean 'alpaca'"),
-        ("hh-rlhf", "for task 'dpo', not 'sft'"),
+        ("hh-rlhf", "has pair rows, and the task needs example rows"),
         ("/no/such/folder", "no file or folder"),
     ],
 )
 def test_names_that_lead_nowhere(name, reason, cache):
     with pytest.raises(DataNotFound, match=reason):
-        open_source(name, task="sft", cache_dir=cache)
+        open_source(name, rows="example", cache_dir=cache)
 
 
 def test_column_errors_name_the_file(tmp_path, cache):
     path = str(write_lines(tmp_path / "rows.jsonl", [{"headline": "a", "mood": "b"}]))
     with pytest.raises(UnknownSchema, match="rows.jsonl: the columns \\(headline, mood\\)"):
-        open_source(path, task="sft", cache_dir=cache)
+        open_source(path, rows="example", cache_dir=cache)
     with pytest.raises(UnknownColumn, match="rows.jsonl: data has no column 'modo'"):
-        open_source(path, task="sft", cache_dir=cache, columns=Columns(completion="modo"))
+        open_source(path, rows="example", cache_dir=cache, columns=Columns(completion="modo"))
 
 
 NAMED_ROWS = {
@@ -359,18 +359,18 @@ def test_every_named_set_through_the_hub_call(name, cache, monkeypatch):
         return datasets.Dataset.from_list([NAMED_ROWS[name]])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = open_source(name, task=named.task, cache_dir=cache)
+    source = open_source(name, rows=named.rows, cache_dir=cache)
     assert source.schema == named.schema
     assert len(read_all(source)) == max(1, len(named.configs))
     assert calls == [(named.hub_id, config, named.split) for config in named.configs or (None,)]
-    assert recognise(NAMED_ROWS[name].keys(), named.task).schema.name == named.schema
+    assert recognise(NAMED_ROWS[name].keys(), named.rows).schema.name == named.schema
 
 
 def test_every_named_set_says_where_it_is_from():
     assert set(NAMED_ROWS) == set(NAMED_SETS)
     for named in NAMED_SETS.values():
         assert named.url == f"https://huggingface.co/datasets/{named.hub_id}"
-        assert named.licence and named.split and named.task in ("sft", "dpo")
+        assert named.licence and named.split and named.rows in ("example", "pair")
 
 
 @pytest.mark.parametrize("name", NAMED_SETS)
@@ -385,7 +385,7 @@ def test_a_local_copy_of_a_named_set_is_used_when_its_directory_is_named(name, t
             path = folder / config / f"{split}-00000-of-00001.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
             datasets.Dataset.from_list([NAMED_ROWS[name]]).to_parquet(path)
-    source = open_source(str(folder), task=named.task, cache_dir=cache)
+    source = open_source(str(folder), rows=named.rows, cache_dir=cache)
     assert (source.schema, len(source)) == (named.schema, max(1, len(named.configs)))
 
 
@@ -397,18 +397,18 @@ def test_unreachable_hub_says_how_to_use_a_local_copy(cache, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(DataNotFound, match='tatsu-lab/alpaca.*no route.*data.name = "/absolute/path'):
-        open_source("alpaca", task="sft", cache_dir=cache)
+        open_source("alpaca", rows="example", cache_dir=cache)
 
 
 @pytest.mark.parametrize(
-    ("file", "task", "schema", "least"),
-    [("gsm8k/train.jsonl", "sft", "question-answer", 7000), ("hh-rlhf/harmless.jsonl", "dpo", "hh-rlhf", 590)],
+    ("file", "rows", "schema", "least"),
+    [("gsm8k/train.jsonl", "example", "question-answer", 7000), ("hh-rlhf/harmless.jsonl", "pair", "hh-rlhf", 590)],
 )
-def test_real_files(file, task, schema, least, cache):
+def test_real_files(file, rows, schema, least, cache):
     path = SHARED / file
     if not path.is_file():
         pytest.skip(f"{path} is not there")
-    source = open_source(str(path), task=task, cache_dir=cache, max_bad_share=0.01)
+    source = open_source(str(path), rows=rows, cache_dir=cache, max_bad_share=0.01)
     assert source.schema == schema
     assert len(source) == source.bad.total - source.bad.count >= least
     for row in source.examples(range(100)):

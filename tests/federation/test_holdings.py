@@ -6,24 +6,14 @@ from rich.console import Console
 
 from fedllm_app.federation import holdings
 from fedllm_app.federation.holdings import holdings_table, report_holdings, version_groups, version_warning
+from fedllm_app.messages import ClientHolding
 from fedllm_app.runs.directory import RunDirectory, read_journal
 
 SAME = ["fedllm_app c0de", "flwr 1.41.0", "torch 2.13.0"]
 
 
-def what(examples=10, versions=SAME, **overrides) -> dict:
-    values = {
-        "name": "north",
-        "schema": "chat",
-        "examples": examples,
-        "held-out": 2,
-        "dropped": 1,
-        "bad": 3,
-        "tokens": 100 * examples,
-        "manifest": "m",
-        "versions": versions,
-    }
-    return values | overrides
+def north(examples=10) -> ClientHolding:
+    return ClientHolding("north", "chat", examples, held_out=2, dropped=1, bad=3, tokens=100 * examples)
 
 
 def text(table) -> str:
@@ -36,10 +26,10 @@ def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, monkeypatch
     """50 clients of one machine: 50 journal lines of what they hold, one of versions, no warning."""
     logged = []
     monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
-    report_holdings({client: what(10 + client) for client in range(50)}, RunDirectory(tmp_path))
+    report_holdings({client: (north(10 + client), SAME) for client in range(50)}, RunDirectory(tmp_path))
     journal = read_journal(tmp_path)
     assert [line["event"] for line in journal] == ["holds"] * 50 + ["versions"]
-    assert (journal[7]["client"], journal[7]["examples"], journal[7]["bad"], journal[7]["manifest"]) == (7, 17, 3, "m")
+    assert (journal[7]["client"], journal[7]["examples"], journal[7]["bad"], journal[7]["held-out"]) == (7, 17, 3, 2)
     assert "versions" not in journal[7]
     assert (journal[-1]["versions"], len(journal[-1]["clients"])) == (SAME, 50)
     assert logged[1:] == ["versions of all clients: fedllm_app c0de, flwr 1.41.0, torch 2.13.0"]
@@ -50,7 +40,7 @@ def test_other_versions_are_named_in_journal_and_log(tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
     other = ["fedllm_app c0de", "flwr 1.41.0", "torch 2.12.0"]
-    report_holdings({0: what(), 1: what(versions=other), 2: what()}, RunDirectory(tmp_path))
+    report_holdings({0: (north(), SAME), 1: (north(), other), 2: (north(), SAME)}, RunDirectory(tmp_path))
     told = "the clients have different versions of: torch 2.13.0 (clients 0, 2), 2.12.0 (client 1)"
     assert read_journal(tmp_path)[-1]["reason"] == told
     assert logged[-1] == told
@@ -58,15 +48,15 @@ def test_other_versions_are_named_in_journal_and_log(tmp_path, monkeypatch):
 
 
 def test_no_warning_where_all_are_alike():
-    assert version_warning(version_groups({0: what(), 1: what()})) == ""
+    assert version_warning(version_groups({0: SAME, 1: SAME})) == ""
 
 
 def test_many_clients_are_summed_up():
     """21 clients with 10 to 30 examples: 17 lines, then the smallest, the median 20 and the largest."""
-    shown = text(holdings_table([{"client": client, **what(10 + client)} for client in range(21)]))
+    shown = text(holdings_table({client: north(10 + client) for client in range(21)}))
     assert shown.count("north") == 17
     lines = {word: line for line in shown.splitlines() for word in ("smallest", "median", "largest") if word in line}
     assert " 10 " in lines["smallest"]
     assert " 20 " in lines["median"]
     assert " 30 " in lines["largest"]
-    assert "median" not in text(holdings_table([{"client": client, **what()} for client in range(20)]))
+    assert "median" not in text(holdings_table({client: north() for client in range(20)}))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from fedllm_app.federation.exchange import NoReply
 from fedllm_app.federation.roster import Node, RosterError, assign_clients, describe_clients, gather_nodes
+from fedllm_app.federation.transport import NoReply
+from fedllm_app.messages import ClientHolding
 
 CODE = "c0de"
 
@@ -84,9 +85,13 @@ def test_sites_are_not_shared():
     assert assign_clients([site(4, "a"), site(5, "b"), site(6, "c")], 2) == {0: 4, 1: 5}
 
 
+def shard(client: int, clients: int) -> ClientHolding:
+    return ClientHolding(f"shard {client} of {clients}", "chat", 7, 0, 0, 0, 90)
+
+
 def holds(message):
     asked = message.content["config"]
-    held = {"name": f"shard {asked['client']} of {asked['clients']}", "examples": 7, "manifest": "m"}
+    held = shard(asked["client"], asked["clients"]).to_config() | {"manifest": "m", "versions": ["torch 2"]}
     return Message(RecordDict({"config": ConfigRecord(held)}), reply_to=message)
 
 
@@ -94,7 +99,7 @@ def test_every_client_describes_itself(make_grid):
     """One node answers for both of its clients."""
     grid = make_grid(holds, arrival=lambda message: -message.content["config"]["client"])
     held = describe_clients(grid, {0: 9, 1: 9}, "m", 5.0)
-    assert held == {client: {"name": f"shard {client} of 2", "examples": 7, "manifest": "m"} for client in (0, 1)}
+    assert held == {client: (shard(client, 2), ["torch 2"]) for client in (0, 1)}
     assert np.unique([message.metadata.message_type for message in grid.sent]).tolist() == ["query.describe"]
 
 

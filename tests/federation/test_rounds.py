@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedllm_app.federation.rounds import Rounds, RunFailed, Schedule
-from fedllm_app.federation.schedule import choose_clients
+from fedllm_app.federation.exchange import PlainExchange
+from fedllm_app.federation.ledger import Ledger
+from fedllm_app.federation.rounds import Rounds, RunFailed
+from fedllm_app.federation.schedule import Schedule, choose_clients
+from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.messages import Assignment, adapter_record, failure, read_vectors, record_bytes, reply, vector_hash
-from fedllm_app.runs.directory import RunDirectory, read_journal
+from fedllm_app.runs.directory import Checkpoint, RunDirectory, read_journal
 from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.registry import build_strategy
+from fedllm_app.updates.chain import UpdateChain
 
 START = np.array([1.0, 2.0], np.float32)
 SILENT = "silent"
@@ -58,11 +62,19 @@ class Clients:
         return [job for kind, job in self.assigned if kind == "train"]
 
 
+class Loop:
+    """A round loop with what it runs on and what it saves."""
+
+    def __init__(self, rounds: Rounds, grid, saved: list[Checkpoint]) -> None:
+        self.run, self.grid, self.saved = rounds.run, grid, saved
+        self.directory, self.totals = rounds.ledger.directory, rounds.ledger.totals
+
+
 @pytest.fixture
 def loop(tmp_path, make_grid):
-    """A function that makes the `Rounds` of some clients; what it saves is kept in its attribute `saved`."""
+    """A function that makes the loop of some clients."""
 
-    def make(clients, strategy="fedavg", number=2, arrival=None, reference=None, **schedule):
+    def make(clients, strategy="fedavg", number=2, arrival=None, reference=None, timeout=5.0, **schedule):
         plan = {
             "rounds": 1,
             "per_round": 0,
@@ -71,25 +83,29 @@ def loop(tmp_path, make_grid):
             "min_learning_rate": 2e-4,
             "evaluate_every": 0,
             "checkpoint_every": 0,
-            "round_timeout": 5.0,
             "seed": 7,
         }
         directory = RunDirectory(tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
         directory.create({})
         saved = []
-        rounds = Rounds(
-            make_grid(clients, **({"arrival": arrival} if arrival else {})),
-            build_strategy(strategy, {}, number) if isinstance(strategy, str) else strategy,
+        grid = make_grid(clients, **({"arrival": arrival} if arrival else {}))
+        strategy = build_strategy(strategy, {}, number) if isinstance(strategy, str) else strategy
+        ledger = Ledger(directory, {client: f"owner {client}" for client in range(number)})
+        chain, once = UpdateChain(), SentOnce({} if reference is None else {"reference": reference}, range(number))
+        exchange = PlainExchange(
+            grid,
             {client: 500 - client for client in range(number)},
-            {client: f"owner {client}" for client in range(number)},
-            "m",
-            Schedule(**plan | schedule),
-            directory,
-            lambda *state: saved.append((*state[:3], dict(state[3]))),
-            reference,
+            manifest="m",
+            required=strategy.reply_arrays,
+            timeout=timeout,
+            ledger=ledger,
+            chain=chain,
+            once=once,
         )
-        rounds.saved = saved
-        return rounds
+        rounds = Rounds(
+            strategy, Schedule(clients=number, **plan | schedule), exchange, ledger, chain, once, "m", saved.append
+        )
+        return Loop(rounds, grid, saved)
 
     return make
 
@@ -134,7 +150,7 @@ def test_each_message_goes_to_the_clients_node(loop):
 )
 def test_a_bad_reply_is_dropped_with_its_reason_and_the_others_count(loop, wrong, reason):
     """Client 2 would move (1, 2) far away; without it the round ends at (1.4, 2)."""
-    rounds = loop(Clients(bad={(1, 2): wrong}), number=3, round_timeout=0.05 if wrong == SILENT else 5.0)
+    rounds = loop(Clients(bad={(1, 2): wrong}), number=3, timeout=0.05 if wrong == SILENT else 5.0)
     np.testing.assert_allclose(rounds.run(START), [1.4, 2.0], rtol=1e-6)
     (refused,) = events(rounds, "refused")
     assert refused["reason"] == reason
@@ -187,14 +203,14 @@ def test_the_reference_is_sent_once_and_again_after_a_refusal(loop):
     clients = Clients(bad={(2, 1): "error"})
     loop(clients, rounds=4, reference=reference).run(START)
     assert clients.references == [(1, 0), (1, 1), (3, 1)]
-    assert {job.reference for _, job in clients.assigned} == {vector_hash(reference)}
+    assert [dict(job.once) for _, job in clients.assigned] == [{"reference": vector_hash(reference)}] * 8
 
 
 def test_without_a_reference_none_is_named_or_sent(loop):
     clients = Clients()
     loop(clients).run(START)
     assert clients.references == []
-    assert {job.reference for _, job in clients.assigned} == {""}
+    assert all(job.once == {} for _, job in clients.assigned)
 
 
 def test_learning_rates_are_the_cosines(loop):
@@ -221,19 +237,20 @@ def test_checkpoints_every_second_round(loop):
     """After rounds 2 and 4 of 5, at (1, 2) + 2 (0.4, 0) and + 4 (0.4, 0). FedAvg has no state of its own."""
     rounds = loop(Clients(), rounds=5, checkpoint_every=2)
     rounds.run(START)
-    assert [(number, state, positions) for number, _, state, positions in rounds.saved] == [
-        (2, {}, {0: 10, 1: 10}),
-        (4, {}, {0: 20, 1: 20}),
+    saved = [(point.server_round, point.strategy, point.positions, point.versions) for point in rounds.saved]
+    assert saved == [
+        (2, {}, {0: 10, 1: 10}, {0: 2, 1: 2}),
+        (4, {}, {0: 20, 1: 20}, {0: 4, 1: 4}),
     ]
-    np.testing.assert_allclose([vector for _, vector, _, _ in rounds.saved], [[1.8, 2.0], [2.6, 2.0]], rtol=1e-6)
+    np.testing.assert_allclose([point.adapter for point in rounds.saved], [[1.8, 2.0], [2.6, 2.0]], rtol=1e-6)
 
 
 def test_checkpoints_hold_the_strategys_state(loop):
     """FedAvgM's momentum after one round is Δ = (0.4, 0)."""
     rounds = loop(Clients(), strategy="fedavgm", checkpoint_every=1)
     rounds.run(START)
-    ((_, _, state, _),) = rounds.saved
-    (momentum,) = state.values()
+    (point,) = rounds.saved
+    (momentum,) = point.strategy.values()
     np.testing.assert_allclose(momentum, [0.4, 0.0], atol=1e-6)
 
 

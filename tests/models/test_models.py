@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedllm_app.models import base as models
-from fedllm_app.models import packaged
+from fedllm_app.models import packaged, quantization
 from fedllm_app.models.base import (
     ModelLocation,
     choose_dtype,
@@ -232,7 +232,7 @@ def test_a_quantized_model_computes_the_same_in_both_modes_and_stays_as_it_is(wi
 @pytest.mark.skipif(torch.cuda.is_available(), reason="nf4 on a GPU takes any shape")
 def test_nf4_on_a_cpu_refuses_rows_that_are_not_whole_blocks(tiny_model):
     """The tiny model's 32 inputs are half a block."""
-    with pytest.raises(models.QuantizationError, match="multiple of 64, this model has one of 32"):
+    with pytest.raises(quantization.QuantizationError, match="multiple of 64, this model has one of 32"):
         load_base_model(locate_model(str(tiny_model)), torch.float32, quantization="nf4")
 
 

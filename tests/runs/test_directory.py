@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedllm_app.adapters.layout import AdapterSettings, Manifest
+from fedllm_app.adapters.layout import AdapterSettings, Layout, Manifest
 from fedllm_app.adapters.peft_directory import load_peft_directory
 from fedllm_app.runs import directory as run_directory
 from fedllm_app.runs.directory import (
+    Checkpoint,
     PromptRecord,
     RunDirectory,
     RunDirectoryExists,
@@ -35,6 +36,11 @@ def directory(tmp_path) -> RunDirectory:
     made = RunDirectory(tmp_path / "runs" / "one")
     made.create({"train.rounds": 2, "model.name": "x"})
     return made
+
+
+def after(server_round, adapter, strategy, positions) -> Checkpoint:
+    """A checkpoint of a run whose clients all took part in its last round."""
+    return Checkpoint(server_round, adapter, strategy, {}, positions, dict.fromkeys(positions, server_round))
 
 
 def files(directory: RunDirectory) -> set[str]:
@@ -77,30 +83,38 @@ def test_journal(directory):
 
 
 def test_a_checkpoint_is_whole(directory, settings):
-    directory.checkpoint(3, VECTOR, MANIFEST, settings, {"momentum": VECTOR * 2}, {0: 15, 1: 10})
+    directory.checkpoint(after(3, VECTOR, {"momentum": VECTOR * 2}, {0: 15, 1: 10}), VECTOR, Layout(MANIFEST, settings))
     made = directory.path / "checkpoints" / "round-3"
     np.testing.assert_array_equal(load_peft_directory(made / "adapter", MANIFEST), VECTOR)
     with np.load(made / "strategy.npz") as state:
         assert list(state) == ["momentum"]
         np.testing.assert_array_equal(state["momentum"], VECTOR * 2)
-    assert json.loads((made / "state.json").read_text()) == {"round": 3, "positions": {"0": 15, "1": 10}}
+    assert json.loads((made / "state.json").read_text()) == {
+        "round": 3,
+        "positions": {"0": 15, "1": 10},
+        "versions": {"0": 3, "1": 3},
+    }
 
 
 def test_a_checkpoint_left_by_another_process_is_replaced(directory, settings):
     """Whole: nothing of what it held beside stays."""
-    directory.checkpoint(3, VECTOR * 5, MANIFEST, settings, {"momentum": VECTOR}, {0: 5})
+    directory.checkpoint(after(3, VECTOR * 5, {"momentum": VECTOR}, {0: 5}), VECTOR * 5, Layout(MANIFEST, settings))
     made = directory.path / "checkpoints" / "round-3"
     (made / "left").touch()
-    directory.checkpoint(3, VECTOR, MANIFEST, settings, {}, {0: 15})
+    directory.checkpoint(after(3, VECTOR, {}, {0: 15}), VECTOR, Layout(MANIFEST, settings))
     assert not (made / "left").exists()
-    assert json.loads((made / "state.json").read_text()) == {"round": 3, "positions": {"0": 15}}
+    assert json.loads((made / "state.json").read_text()) == {
+        "round": 3,
+        "positions": {"0": 15},
+        "versions": {"0": 3},
+    }
     np.testing.assert_array_equal(load_peft_directory(made / "adapter", MANIFEST), VECTOR)
     assert [path.name for path in (directory.path / "checkpoints").iterdir()] == ["round-3"]
 
 
 def test_nothing_of_a_checkpoint_is_left_if_its_last_file_fails(directory, settings):
     with pytest.raises(TypeError):
-        directory.checkpoint(3, VECTOR, MANIFEST, settings, {}, {0: object()})
+        directory.checkpoint(after(3, VECTOR, {}, {0: object()}), VECTOR, Layout(MANIFEST, settings))
     assert files(directory) == {"config.json"}
     assert list((directory.path / "checkpoints").iterdir()) == []
 
@@ -108,8 +122,8 @@ def test_nothing_of_a_checkpoint_is_left_if_its_last_file_fails(directory, setti
 def test_every_adapter_says_how_its_prompts_were_written(tmp_path, settings):
     made = RunDirectory(tmp_path / "run", PromptRecord.of("alpaca", "Be brief."))
     made.create({})
-    made.checkpoint(1, VECTOR, MANIFEST, settings, {}, {})
-    made.finish(VECTOR, {2: VECTOR}, MANIFEST, settings, {})
+    made.checkpoint(after(1, VECTOR, {}, {}), VECTOR, Layout(MANIFEST, settings))
+    made.finish(VECTOR, {2: VECTOR}, Layout(MANIFEST, settings), {})
     for adapter in ("adapter", "adapters/client-2", "checkpoints/round-1/adapter"):
         assert recorded_template(made.path / adapter) == PromptRecord("alpaca", "Be brief.", None)
         np.testing.assert_array_equal(load_peft_directory(made.path / adapter, MANIFEST), VECTOR)
@@ -119,7 +133,7 @@ def test_the_text_of_a_jinja_template_is_kept(tmp_path, settings):
     file = tmp_path / "own.jinja"
     file.write_text("{{ messages }} – ü", encoding="utf-8")
     made = RunDirectory(tmp_path / "run", PromptRecord.of(str(file), ""))
-    made.finish(VECTOR, {}, MANIFEST, settings, {})
+    made.finish(VECTOR, {}, Layout(MANIFEST, settings), {})
     file.unlink()
     assert recorded_template(made.path / "adapter") == PromptRecord(str(file), "", "{{ messages }} – ü")
     assert PromptRecord.of(str(file), "").text is None  # a template that lies on the clients' machines only
@@ -134,8 +148,8 @@ def test_a_name_is_no_file(tmp_path, monkeypatch):
 
 def test_the_run_of_an_adapter(directory, settings, tmp_path):
     directory.journal("started")
-    directory.checkpoint(2, VECTOR, MANIFEST, settings, {}, {})
-    directory.finish(VECTOR, {10: VECTOR, 9: VECTOR}, MANIFEST, settings, {})
+    directory.checkpoint(after(2, VECTOR, {}, {}), VECTOR, Layout(MANIFEST, settings))
+    directory.finish(VECTOR, {10: VECTOR, 9: VECTOR}, Layout(MANIFEST, settings), {})
     for adapter in ("adapter", "adapters/client-9", "checkpoints/round-2/adapter"):
         assert run_of(directory.path / adapter) == directory.path
     assert run_of(tmp_path / "elsewhere" / "adapter") is None
@@ -145,7 +159,7 @@ def test_the_run_of_an_adapter(directory, settings, tmp_path):
 
 
 def test_an_adapter_of_elsewhere_says_nothing(directory, settings):
-    directory.finish(VECTOR, {}, MANIFEST, settings, {})
+    directory.finish(VECTOR, {}, Layout(MANIFEST, settings), {})
     assert recorded_template(directory.path / "adapter") is None
 
 
@@ -159,7 +173,7 @@ def test_the_result_is_written_last(directory, settings, monkeypatch):
 
     monkeypatch.setattr(run_directory, "save_peft_directory", watched)
     assert read_result(directory.path) is None
-    directory.finish(VECTOR, {0: VECTOR + 1, 3: VECTOR + 3}, MANIFEST, settings, {"rounds": 2})
+    directory.finish(VECTOR, {0: VECTOR + 1, 3: VECTOR + 3}, Layout(MANIFEST, settings), {"rounds": 2})
     assert saved == ["adapter", "client-0", "client-3"]
     assert read_result(directory.path) == {"rounds": 2}
     np.testing.assert_array_equal(load_peft_directory(directory.path / "adapters" / "client-3", MANIFEST), VECTOR + 3)
@@ -171,12 +185,12 @@ def test_no_result_and_no_half_adapter_if_saving_fails(directory, settings, monk
 
     monkeypatch.setattr(type(settings), "save_pretrained", full_disk)
     with pytest.raises(OSError, match="no space"):
-        directory.finish(VECTOR, {}, MANIFEST, settings, {"rounds": 2})
+        directory.finish(VECTOR, {}, Layout(MANIFEST, settings), {"rounds": 2})
     assert read_result(directory.path) is None
     assert [path.name for path in directory.path.iterdir()] == ["config.json"]
 
 
 def test_no_half_result(directory, settings):
     with pytest.raises(TypeError):
-        directory.finish(VECTOR, {}, MANIFEST, settings, {"rounds": object()})
+        directory.finish(VECTOR, {}, Layout(MANIFEST, settings), {"rounds": object()})
     assert read_result(directory.path) is None

@@ -8,7 +8,6 @@ from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
 from fedllm_app.training import corrections
 from fedllm_app.training.client_state import ClientState
 from fedllm_app.training.corrections import ControlVariates, Correction, LocalRound, Proximal, corrections_for
-from fedllm_app.training.resident import resident
 
 QUIET = lambda *_: None  # noqa: E731
 SCAFFOLD = {"scaffold": True}
@@ -82,7 +81,7 @@ def test_corrections_are_those_that_the_message_asks_for(monkeypatch):
 def test_option_two_of_the_paper_under_sgd(make_client, assign):
     """SGD, constant rate eta, K = 2: c_i⁺ = c_i - c + (x - y) / (K eta), with c_i from round 1 and any c."""
     client = make_client(train__optimizer="sgd", train__max_grad_norm=0.0)
-    size, eta, steps = resident(client.model).manifest.size, 1e-2, 2
+    size, eta, steps = client.model.manifest.size, 1e-2, 2
     x = np.random.default_rng(0).normal(0, 0.05, size).astype(np.float32)
     first, _ = client.train(assign(client, asked=SCAFFOLD, learning_rate=eta), {ADAPTER: x, CONTROL: x * 0}, QUIET)
     c_i, c = first[CONTROL_DELTA], np.full(size, 0.03, np.float32)
@@ -104,7 +103,7 @@ def test_control_follows_the_version_that_the_server_knows(make_client, assign):
     have starts at zero and says so.
     """
     client = make_client()
-    size = resident(client.model).manifest.size
+    size = client.model.manifest.size
     vectors = {ADAPTER: np.full(size, 0.01, np.float32), CONTROL: np.zeros(size, np.float32)}
     client.train(assign(client, asked=SCAFFOLD), vectors, QUIET)
     attempt = {"asked": SCAFFOLD, "state_version": 1, "position": 2}
@@ -122,7 +121,7 @@ def test_control_follows_the_version_that_the_server_knows(make_client, assign):
 def test_proximal_pulls_towards_the_global_adapter(make_client, assign, optimizer):
     """A strong proximal term leaves the client nearer to where it started; mu = 0 is plain training to the bit."""
     client = make_client(train__local_steps=4, train__optimizer=optimizer)
-    x = np.full(resident(client.model).manifest.size, 0.01, np.float32)
+    x = np.full(client.model.manifest.size, 0.01, np.float32)
     plain, zero, held = (
         client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: x}, QUIET)[0][ADAPTER]
         for mu in (0.0, 0.0, 50.0)
@@ -145,11 +144,11 @@ def test_proximal_is_not_scaled_by_accumulation_and_not_in_the_loss(make_client,
         train__optimizer="sgd",
         train__max_grad_norm=0.0,
     )
-    x = np.full(resident(client.model).manifest.size, 0.01, np.float32)
+    x = np.full(client.model.manifest.size, 0.01, np.float32)
 
     def watch(step, _steps, _loss):
         if step == 1:
-            between.append(resident(client.model).adapter.read())
+            between.append(client.model.adapter.read())
 
     (plain, plain_numbers), (held, held_numbers) = (
         client.train(assign(client, asked={"proximal-mu": weight}, learning_rate=eta), {ADAPTER: x}, watch)

@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from jobs import steps, train_on
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
 from fedllm_app.adapters.methods import AdapterValues, peft_config
 from fedllm_app.adapters.view import AdapterView
-from fedllm_app.client.local_client import ReferenceLost
+from fedllm_app.client.local_client import ArrayLost
 from fedllm_app.data.shards import PairShard, Shard
 from fedllm_app.messages import ADAPTER, REFERENCE, vector_hash
 from fedllm_app.models.base import ModelValues
 from fedllm_app.training import dpo
-from fedllm_app.training.client_state import ReferenceCache
+from fedllm_app.training.references import ReferenceCache
 from fedllm_app.training.resident import ResidentKey, resident
-from fedllm_app.training.trainer import InGivenOrder, LocalTraining, train_round
+from fedllm_app.training.scoring import completion_log_probs_of
+from fedllm_app.training.trainer import InGivenOrder, training_arguments
 
 
 class PlainTRL(InGivenOrder, DPOTrainer):
@@ -59,7 +61,7 @@ def plain_trl(tiny_model, training, pairs, start, beta, loss_type):
     model = get_peft_model(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
     view = AdapterView(model)
     view.write(start)
-    arguments = training.arguments() | {
+    arguments = training_arguments(training) | {
         "learning_rate": 1e-2,
         "beta": beta,
         "loss_type": [loss_type],
@@ -87,7 +89,7 @@ def test_cached_losses_are_those_of_trl_without_a_cache(model, tiny_model, pairs
     cache, indices = ReferenceCache(["test"], len(pairs)), np.arange(len(pairs))
     assert dpo.complete_references(model, pairs, indices, start, cache) == 6
     trainer = dpo.dpo_trainer(model, training, 0.5, loss_type)
-    result = train_round(model, trainer, dpo.dpo_dataset(pairs, indices, cache), start, 1e-2, seed=0)
+    result = train_on(model, trainer, dpo.dpo_dataset(pairs, indices, cache), start, 1e-2, seed=0)
     np.testing.assert_allclose(result.losses, expected, atol=1e-4)
     if loss_type == "sigmoid":
         assert result.losses[0] == pytest.approx(math.log(2), abs=1e-5)
@@ -111,7 +113,7 @@ def test_reference_is_the_start_in_every_round(make_client, assign):
     starting adapter gives ln 2 again, as it must if the reference never moved.
     """
     client = make_client(train__task="dpo")
-    zero = np.zeros(resident(client.model).manifest.size, np.float32)
+    zero = np.zeros(client.model.manifest.size, np.float32)
     first, numbers = client.train(assign(client), {ADAPTER: zero + 0.01}, lambda *_: None)
     start = client.train(assign(client), {ADAPTER: zero}, lambda *_: None)[1]["first-loss"]
     moved = client.train(assign(client, server_round=2), {ADAPTER: first[ADAPTER] * 5}, lambda *_: None)[1][
@@ -126,10 +128,11 @@ def test_reference_is_the_start_in_every_round(make_client, assign):
 def test_references_are_computed_once_per_pair(make_client, assign, monkeypatch):
     """16 pairs, 4 a round: rounds 1 and 2 compute 4 each; a resumed run that meets them again computes none."""
     computed = []
-    real = dpo.pair_log_probs
-    monkeypatch.setattr(dpo, "pair_log_probs", lambda *args, **kw: computed.append(len(args[2])) or real(*args, **kw))
+    real = dpo.completion_log_probs_of
+    counted = lambda *args, **options: computed.append(len(args[2])) or real(*args, **options)  # noqa: E731
+    monkeypatch.setattr(dpo, "completion_log_probs_of", counted)
     client = make_client(train__task="dpo")
-    zero = np.zeros(resident(client.model).manifest.size, np.float32)
+    zero = np.zeros(client.model.manifest.size, np.float32)
     for server_round in (1, 2):
         client.train(
             assign(client, server_round=server_round, position=2 * (server_round - 1)), {ADAPTER: zero}, lambda *_: None
@@ -143,10 +146,10 @@ def test_references_are_computed_once_per_pair(make_client, assign, monkeypatch)
 def test_a_sent_reference_is_kept_and_a_lost_one_is_named(make_client, assign):
     """With adapter.start the reference is an adapter that the server sends once; without it the client refuses."""
     client = make_client(train__task="dpo")
-    zero = np.zeros(resident(client.model).manifest.size, np.float32)
+    zero = np.zeros(client.model.manifest.size, np.float32)
     reference = zero + 0.05
-    known = {"reference": vector_hash(reference)}
-    with pytest.raises(ReferenceLost, match="reference policy"):
+    known = {"once": {REFERENCE: vector_hash(reference)}}
+    with pytest.raises(ArrayLost, match="'reference' that the server sends once"):
         client.train(assign(client, **known), {ADAPTER: zero}, lambda *_: None)
     client.train(assign(client, **known), {ADAPTER: zero, REFERENCE: reference}, lambda *_: None)
     first = client.train(assign(client, server_round=2, **known), {ADAPTER: reference}, lambda *_: None)[1][
@@ -166,7 +169,7 @@ def test_evaluation_by_hand(model, pairs, start):
     assert same["reward-margin"] == 0.0
     assert same["eval-loss"] == pytest.approx(math.log(2))
     other = dpo.evaluate_dpo(model, pairs, start * 2, start, cache, 0.3, 6)
-    ratios = dpo.pair_log_probs(model, pairs, np.arange(6), start * 2) - cache.values
+    ratios = completion_log_probs_of(model, (pairs.chosen, pairs.rejected), np.arange(6), start * 2) - cache.values
     margins = 0.3 * (ratios[:, 0] - ratios[:, 1])
     assert other["reward-margin"] == pytest.approx(margins.mean())
     assert other["reward-accuracy"] == pytest.approx((margins > 0).mean())
@@ -180,18 +183,18 @@ def test_pair_log_probs_sum_over_the_completion(model, pairs, start):
     with torch.no_grad():
         log_probs = model.model(torch.tensor(ids[None].astype(np.int64))).logits[0].log_softmax(-1)
     expected = sum(float(log_probs[place - 1, ids[place]]) for place in range(first, len(ids)))
-    values = dpo.pair_log_probs(model, pairs, np.array([2]), start)
+    values = completion_log_probs_of(model, (pairs.chosen, pairs.rejected), np.array([2]), start)
     assert values[0, 0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_local_training_is_named_by_beta(model, pairs, start):
     """A larger beta gives another loss on the second step: beta reaches the loss."""
-    training = LocalTraining(2, 2, 1, "adamw", 0.0, 1.0)
+    training = steps(2, 2, 1, "adamw", 0.0, 1.0)
     cache, indices = ReferenceCache(["beta"], len(pairs)), np.arange(4)
     dpo.complete_references(model, pairs, indices, start, cache)
     dataset = dpo.dpo_dataset(pairs, indices, cache)
     small, large = (
-        train_round(model, dpo.dpo_trainer(model, training, beta, "sigmoid"), dataset, start, 1e-2, 0).losses[1]
+        train_on(model, dpo.dpo_trainer(model, training, beta, "sigmoid"), dataset, start, 1e-2, 0).losses[1]
         for beta in (0.01, 1.0)
     )
     assert abs(small - math.log(2)) < abs(large - math.log(2))

@@ -6,7 +6,7 @@ import torch
 
 from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import AdapterValues, adapter_layout, draw_adapter, initial_adapter
-from fedllm_app.client_app import build_local_client
+from fedllm_app.client.build import local_client
 from fedllm_app.messages import ADAPTER
 from fedllm_app.models import quantization as models
 from fedllm_app.models.base import ModelValues, load_model, locate_model
@@ -32,10 +32,10 @@ def run_config(run_config, wide_model):
 
 def start_of(client, seed: int = 0) -> np.ndarray:
     """The initial adapter of a client's resident model, as the server makes it."""
-    key = client.model
-    manifest, settings = adapter_layout(locate_model(key.model.name), key.adapter)
-    assert resident(key).manifest == manifest
-    return initial_adapter(manifest, settings, key.adapter, seed, lambda: load_model(key.model))
+    key = client.key
+    layout = adapter_layout(locate_model(key.model.name), key.adapter)
+    assert resident(key).manifest == layout.manifest
+    return initial_adapter(layout, key.adapter, seed, lambda: load_model(key.model))
 
 
 def frozen(model) -> dict[str, torch.Tensor]:
@@ -53,7 +53,7 @@ def test_a_round_on_a_quantized_base(make_client, assign, kind, task, dtype):
     The first loss of DPO is ln 2 to rounding: the policy is computed in training mode, the reference in evaluation mode.
     """
     client = make_client(train__task=task, model__dtype=dtype, **QUANTIZED[kind])
-    start, model = start_of(client), resident(client.model)
+    start, model = start_of(client), client.model
     before = frozen(model.model)
     assert {"Linear8bitLt", "Linear4bit"} & {type(module).__name__ for module in model.model.modules()}
     first, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
@@ -134,14 +134,14 @@ def test_other_methods_on_a_quantized_base(make_client, assign, kind, method):
         with pytest.raises(AdapterError, match="needs a GPU; on a CPU, accepted is 'nf4'"):
             start_of(client)
         return
-    start, model = start_of(client), resident(client.model)
+    start, model = start_of(client), client.model
     before = frozen(model.model)
     trained, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
     assert {parameter.dtype for parameter in model.adapter.parameters} == {torch.float32}
     assert np.isfinite(numbers["train-loss"])
     assert np.abs(trained[ADAPTER] - start).max() > 1e-3
     assert all(torch.equal(tensor, before[name]) for name, tensor in frozen(model.model).items())
-    if client.model.adapter.method in ("lora", "ia3"):
+    if client.key.adapter.method in ("lora", "ia3"):
         assert numbers["first-loss"] == pytest.approx(LN2, abs=1e-4)
 
 
@@ -149,7 +149,7 @@ def test_bitsandbytes_is_left_out_only_without_quantization(run_config, monkeypa
     left_out = []
     monkeypatch.setattr(models, "leave_out_bitsandbytes", lambda: left_out.append(True))
     for quantization, expected in (("nf4", 0), ("int8", 0), ("none", 1)):
-        build_local_client(77, tuple(sorted((run_config | {"model.quantization": quantization}).items())), 4)
+        local_client(77, tuple(sorted((run_config | {"model.quantization": quantization}).items())), 4)
         assert len(left_out) == expected
 
 
@@ -176,7 +176,7 @@ def test_checkpointing_changes_memory_only(make_client, assign, task, variant):
         start = start_of(client)
         client.train(assign(client), {ADAPTER: start}, QUIET)  # so that the references of DPO are there
         calls = []
-        layer = resident(client.model).model.get_base_model().model.layers[0].mlp
+        layer = client.model.model.get_base_model().model.layers[0].mlp
         hook = layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         vectors, numbers = client.train(assign(client), {ADAPTER: start}, QUIET)
         hook.remove()
@@ -206,7 +206,7 @@ def test_checkpointing_with_dropout_draws_the_same(make_client, assign):
 
 def test_scores_without_an_adapter_are_those_of_the_base(make_client):
     client = make_client()
-    model, shard = resident(client.model), client.shards(0).train
+    model, shard = client.model, client.shards(0).train
     start = start_of(client)
     base, moved = score_rows(model, shard, None, 3).losses, score_rows(model, shard, start + 0.1, 3).losses
     np.testing.assert_allclose(score_rows(model, shard, start, 3).losses, base, rtol=1e-6)  # B = 0

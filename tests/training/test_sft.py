@@ -4,28 +4,30 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from jobs import steps, train_on
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from fedllm_app.adapters.methods import AdapterValues, peft_config
 from fedllm_app.adapters.view import AdapterView
+from fedllm_app.config.sections import TrainConfig
 from fedllm_app.data.shards import Shard
 from fedllm_app.training.sft import evaluate_sft, sft_dataset, sft_trainer
-from fedllm_app.training.trainer import InGivenOrder, LocalTraining, train_round
+from fedllm_app.training.trainer import InGivenOrder, training_arguments
 
 
 class PlainTRL(InGivenOrder, SFTTrainer):
     """TRL's own trainer, on the same batches."""
 
 
-def plain_losses(tiny_model, training: LocalTraining, rows, start) -> tuple[list[float], np.ndarray]:
+def plain_losses(tiny_model, training: TrainConfig, rows, start) -> tuple[list[float], np.ndarray]:
     """Losses and final adapter of TRL's SFTTrainer with its own head on a model of its own."""
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     model = get_peft_model(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))))
     view = AdapterView(model)
     view.write(start)
-    arguments = training.arguments() | {"learning_rate": 1e-2, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    arguments = training_arguments(training) | {"learning_rate": 1e-2, "dataset_kwargs": {"skip_prepare_dataset": True}}
     trainer = PlainTRL(
         model,
         args=SFTConfig(**arguments),
@@ -39,9 +41,9 @@ def plain_losses(tiny_model, training: LocalTraining, rows, start) -> tuple[list
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_loss_of_every_step_is_that_of_trl(model, tiny_model, rows, start, accumulation):
     """Float32, dropout 0, the same six rows: three steps of two, and one step of three accumulated batches of two."""
-    training = LocalTraining(3 // accumulation, 2, accumulation, "adamw", 0.0, 1.0)
+    training = steps(3 // accumulation, 2, accumulation, "adamw", 0.0, 1.0)
     expected, adapter = plain_losses(tiny_model, training, rows, start)
-    result = train_round(model, sft_trainer(model, training), sft_dataset(rows), start, 1e-2, seed=0)
+    result = train_on(model, sft_trainer(model, training), sft_dataset(rows), start, 1e-2, seed=0)
     assert len(result.losses) == 3 // accumulation
     np.testing.assert_allclose(result.losses, expected, atol=1e-4)
     np.testing.assert_allclose(result.adapter, adapter, atol=1e-4)
@@ -51,18 +53,18 @@ def test_loss_of_every_step_is_that_of_trl(model, tiny_model, rows, start, accum
 def test_a_second_client_finds_nothing_of_the_first(model, training, rows, start):
     """The same round gives the same bytes before and after another client trained on the same resident model."""
     trainer = sft_trainer(model, training)
-    first = train_round(model, trainer, sft_dataset(rows), start, 1e-2, seed=0)
-    train_round(model, trainer, sft_dataset(rows[::-1]), start * 3, 5e-2, seed=7)
-    again = train_round(model, sft_trainer(model, training), sft_dataset(rows), start, 1e-2, seed=0)
+    first = train_on(model, trainer, sft_dataset(rows), start, 1e-2, seed=0)
+    train_on(model, trainer, sft_dataset(rows[::-1]), start * 3, 5e-2, seed=7)
+    again = train_on(model, sft_trainer(model, training), sft_dataset(rows), start, 1e-2, seed=0)
     assert again.adapter.tobytes() == first.adapter.tobytes()
     assert again.losses == first.losses
 
 
 def test_another_trainer_does_not_break_the_first(model, training, rows, start):
     """Two settings in turn on one resident model: the first gives the same bytes before and after the second."""
-    other = LocalTraining(1, 2, 1, "sgd", 0.0, 0.0)
+    other = steps(1, 2, 1, "sgd", 0.0, 0.0)
     results = [
-        train_round(model, sft_trainer(model, plan), sft_dataset(rows[: plan.examples_per_round]), start, 1e-2, seed=0)
+        train_on(model, sft_trainer(model, plan), sft_dataset(rows[: plan.examples_per_round]), start, 1e-2, seed=0)
         for plan in (training, other, training)
     ]
     assert results[0].adapter.tobytes() == results[2].adapter.tobytes()
@@ -78,9 +80,7 @@ def test_dropout_depends_on_the_seed_alone(tiny_model, training, rows, start):
         ResidentKey("sft", ModelValues(str(tiny_model), "float32"), AdapterValues(4, 8, 0.5, ("q_proj", "v_proj")))
     )
     trainer = sft_trainer(model, training)
-    one, two, same = (
-        train_round(model, trainer, sft_dataset(rows), start, 1e-2, seed=seed).adapter for seed in (1, 2, 1)
-    )
+    one, two, same = (train_on(model, trainer, sft_dataset(rows), start, 1e-2, seed=seed).adapter for seed in (1, 2, 1))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, two)
 
@@ -88,15 +88,15 @@ def test_dropout_depends_on_the_seed_alone(tiny_model, training, rows, start):
 def test_the_base_is_never_trained(model, training, rows, start):
     """Only adapter weights change."""
     base = {name: p.clone() for name, p in model.model.named_parameters() if "lora_" not in name}
-    train_round(model, sft_trainer(model, training), sft_dataset(rows), start, 1e-1, seed=0)
+    train_on(model, sft_trainer(model, training), sft_dataset(rows), start, 1e-1, seed=0)
     assert all(torch.equal(p, base[name]) for name, p in model.model.named_parameters() if "lora_" not in name)
 
 
 def test_learning_rate_scales_the_first_adamw_step(model, rows, start):
     """Adam's first step moves every coordinate with a gradient by the learning rate: |Δ| = lr (up to its epsilon)."""
-    training = LocalTraining(1, 2, 1, "adamw", 0.0, 0.0)
+    training = steps(1, 2, 1, "adamw", 0.0, 0.0)
     for rate in (1e-2, 1e-3):
-        result = train_round(model, sft_trainer(model, training), sft_dataset(rows[:2]), start, rate, seed=0)
+        result = train_on(model, sft_trainer(model, training), sft_dataset(rows[:2]), start, rate, seed=0)
         moved = np.abs(result.adapter - start)
         np.testing.assert_allclose(np.median(moved), rate, rtol=1e-2)
 

@@ -105,8 +105,8 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     assert not [event for event in read_journal(second) if event["event"] == "round-started"]
     said = console.export_text()
     assert "2 of 2 clients cannot take part" in said
-    assert "(berlin): SiteDataNotPooled" in said
-    assert "(madrid): SiteDataNotPooled" in said
+    assert "(berlin): SiteRefuses" in said
+    assert "(madrid): SiteRefuses" in said
 
 
 def test_a_connection_that_is_not_configured(flower_home, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from in_process import run_in_process
 
-from fedllm_app import client_app
+from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.runs.directory import read_journal, read_result
 from fedllm_app.strategies.registry import STRATEGIES, minimum_clients
 from fedllm_app.training import resident
@@ -14,7 +14,7 @@ from fedllm_app.training import resident
 def clean_process():
     """Start and leave without a resident model."""
     resident.release()
-    client_app.build_local_client.cache_clear()
+    PROCESS_CACHE.clear()
     yield
     resident.release()
 
