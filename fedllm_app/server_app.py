@@ -81,7 +81,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         directory.checkpoint(checkpoint, start.merge(checkpoint.adapter), start.layout)
 
     evaluating = evaluating_clients({client: holding for client, (holding, _) in holdings.items()})
-    rounds = Rounds(strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, evaluating, save)
+    rounds = Rounds(strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save, evaluating)
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
     final = rounds.run(start.adapter)

@@ -12,7 +12,7 @@ from fedllm_app.data.sources import BUILT_IN, NAMED_SETS, set_names
 from fedllm_app.strategies.registry import (
     minimum_clients,
 )
-from fedllm_app.tasks import UnknownTask, task_spec
+from fedllm_app.tasks import task_spec
 
 
 def contradictions(config: Config) -> list[str]:
@@ -95,11 +95,7 @@ def _task_contradictions(config: Config) -> list[str]:
     task, data = config.train.task, config.data
     if is_class_path(task):
         return []
-    try:
-        rows = task_spec(task).rows
-    except UnknownTask as error:
-        return [f"train.task = {task!r}: {error}"]
-    problems = []
+    rows, problems = task_spec(task).rows, []
     for name in set_names(data.name):
         if name in NAMED_SETS and NAMED_SETS[name].rows != rows:
             fitting = ", ".join(key for key, known in NAMED_SETS.items() if known.rows == rows) or "none"
@@ -117,13 +113,13 @@ def _task_contradictions(config: Config) -> list[str]:
             )
     if rows == Document.kind and data.system_prompt:
         problems.append(
-            f'data.system-prompt = {data.system_prompt!r}: must be "" with train.task = {task!r}, which trains on text as '
-            "it stands; for a chat with the result, give it to fedllm chat --system-prompt"
+            f'data.system-prompt = {data.system_prompt!r}: must be "" with train.task = {task!r}, which trains on text '
+            "as it stands; for a chat with the result, give it to fedllm chat --system-prompt"
         )
     if task == "kto" and config.kto.loss_type == "kto" and config.train.batch_size < 2:
         problems.append(
-            "train.batch-size = 1: must be at least 2 with kto.loss-type = 'kto', which compares each row with another of "
-            "its batch; kto.loss-type = 'apo_zero_unpaired' does not"
+            "train.batch-size = 1: must be at least 2 with kto.loss-type = 'kto', which compares each row with another "
+            "of its batch; kto.loss-type = 'apo_zero_unpaired' does not"
         )
     return problems
 

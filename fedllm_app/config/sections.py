@@ -176,7 +176,7 @@ class DpoConfig(_Section):
 
 
 class KtoConfig(_Section):
-    """Answers with a thumb up or down (Ethayarajh et al. 2024): as `DpoConfig`, and the weights of the two kinds of answers."""
+    """Answers with a thumb up or down (Ethayarajh et al. 2024): as `DpoConfig`, and a weight for each kind."""
 
     beta: Annotated[float, Field(gt=0)]
     loss_type: Literal["kto", "apo_zero_unpaired"]

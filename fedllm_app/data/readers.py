@@ -79,7 +79,7 @@ def files_of(folder: Path, split: str) -> list[Path]:
 
 
 def split_of(relative: Path, split: str) -> str:
-    """The split of a file, from its path below the folder that is read; "" for none. `split` is the name of one, too."""
+    """The split of a file, from its path below the folder that is read; "" for none. `split` is the name of one."""
     stem = re.split(r"[-.]", relative.name, maxsplit=1)[0]
     for name in (stem, *reversed(relative.parts[:-1])):
         if _SPLIT.fullmatch(name) or name == split:

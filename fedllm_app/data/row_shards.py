@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class RatedShard:
     """Tokenized rated answers: those with a thumb up and those with a thumb down, evenly mixed.
 
-    However many rows are taken from the beginning, both kinds are among them in the proportion of the whole, so that the
-    first held-out rows stand for all of them.
+    However many rows are taken from the beginning, both kinds are among them in the proportion of the whole, so that
+    the first held-out rows stand for all of them.
     """
 
     up: Shard
@@ -102,7 +102,7 @@ class ShardMaker:
     key: list
 
     def make(self, part: str, kind: str, rows: Iterable[Row]) -> AnyShard:
-        """The shard of a part ("train", "held-out") whose rows are of a kind; `rows` is read only if it is not cached."""
+        """The shard of a part ("train", "held-out") whose rows are of a kind; `rows` is read if it is not cached."""
         return _MAKERS[kind](self, part, rows)
 
     def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example]]) -> Shard:

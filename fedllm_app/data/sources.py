@@ -248,8 +248,7 @@ def open_source(
 
 def _locate(name: str, rows: str, split: str) -> _Origin:
     if Path(name).is_absolute():
-        documents = text_files(Path(name), split) if rows == Document.kind else []
-        if documents:
+        if rows == Document.kind and (documents := text_files(Path(name), split)):
             return _Origin(name, _stamp(documents), lambda: read_text_files(documents))
         return _local(Path(name), split)
     if name in NAMED_SETS:
@@ -257,7 +256,8 @@ def _locate(name: str, rows: str, split: str) -> _Origin:
         if named.rows != rows:
             fitting = ", ".join(key for key, value in NAMED_SETS.items() if value.rows == rows)
             raise DataNotFound(
-                f"the set '{name}' has {named.rows} rows, and the task needs {rows} rows; named sets of those: {fitting or 'none'}"
+                f"the set '{name}' has {named.rows} rows, and the task needs {rows} rows; named sets that have them: "
+                f"{fitting or 'none'}"
             )
         return _hub(named.hub_id, named.configs, split or named.split)
     if name.startswith((".", "~")) or is_data_file(Path(name)) or name.count("/") > 1:
@@ -359,8 +359,8 @@ def _convert(origin: _Origin, kind: str, columns: Columns, path: Path) -> dict[s
     labels = _label_columns(readable)
     names = [*ROW_KINDS[kind].cell_names, *(_LABEL + label for label in labels)]
     schema = pa.schema([(name, pa.large_string()) for name in names])  # 1,024 documents may exceed 2 GB
-    meta: dict[str, Any] = {"rows": kind, "schema": binding.schema.name, "labels": labels}
-    meta.update(bad=0, total=0, first=[])
+    meta: dict[str, Any] = {"rows": kind, "schema": binding.schema.name, "labels": labels, "bad": 0, "total": 0}
+    meta["first"] = []
     buffer: list[tuple[str, ...]] = []
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for where, row in chain(head, rows):

@@ -43,8 +43,8 @@ def text_files(path: Path, split: str) -> list[Path]:
         return []
     if not texts:
         raise UnreadableFile(
-            f"{path} holds no document and no table; readable are {', '.join(TEXT_SUFFIXES)}, and, with a column of text, "
-            f"{', '.join(SUFFIXES)}"
+            f"{path} holds no document and no table; readable are {', '.join(TEXT_SUFFIXES)}, and, with a column of "
+            f"text, {', '.join(SUFFIXES)}"
         )
     return _of_split(path, texts, split)
 
@@ -57,8 +57,8 @@ def _check_beside_tables(folder: Path, texts: Iterable[Path]) -> None:
     documents = [file.name for file in texts if file.stem.lower() not in _NOT_DOCUMENTS]
     if documents:
         raise UnreadableFile(
-            f"{folder} holds tables and {len(documents)} text files, the first is {documents[0]}: put the ones to train "
-            "on into a folder of their own and name that (data.name)"
+            f"{folder} holds tables and {len(documents)} text files, the first is {documents[0]}: put the files to "
+            "train on into a folder of their own and name that (data.name)"
         )
 
 
@@ -70,7 +70,7 @@ def _of_split(folder: Path, texts: Iterable[Path], split: str) -> list[Path]:
     if split:
         if split not in found:
             raise UnreadableFile(
-                f"{folder} holds no documents of split '{split}', only of: {', '.join(named) or 'none'}"
+                f"{folder} holds no document of split '{split}', only of: {', '.join(named) or 'none'}"
             )
         return found[split]
     if not named:
@@ -79,8 +79,8 @@ def _of_split(folder: Path, texts: Iterable[Path], split: str) -> list[Path]:
     if "" in found or len(training) != 1:
         others = f", and {len(found[''])} files of none" if "" in found else ""
         raise AmbiguousSplit(
-            f"{folder} holds documents of the splits {', '.join(named)}{others}: name the split to read (data.split), or "
-            "put all files to train on into a folder of their own"
+            f"{folder} holds documents of the splits {', '.join(named)}{others}: name the split to read (data.split), "
+            "or put all files to train on into a folder of their own"
         )
     return found[training[0]]
 

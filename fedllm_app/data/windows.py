@@ -23,17 +23,17 @@ def document_windows(
 ) -> Shard:
     """Tokenize documents and cut them into windows in which every position but the first is predicted.
 
-    A document is its text, after the begin token where the tokenizer puts one before a text, and then the end token. The
-    next window begins with the last token of the one before, so that each token of a document is predicted once, from
-    the tokens before it in its window.
+    A document is its text, after the begin token where the tokenizer puts one before a text, and then the end token.
+    The next window begins with the last token of the one before, so that each token of a document is predicted once,
+    from the tokens before it in its window.
 
     Parameters
     ----------
     max_length : int
         Tokens of a window at most; the last window of a document (with `packing`: of all documents) may be shorter.
     packing : bool
-        Lay documents end to end and cut the whole: windows are full, and a window may hold the end of one document and the
-        beginning of the next, with the end token between them. Otherwise every window is of one document.
+        Lay documents end to end and cut the whole: windows are full, and a window may hold the end of one document and
+        the beginning of the next, with the end token between them. Otherwise every window is of one document.
 
     Returns
     -------

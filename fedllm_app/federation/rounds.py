@@ -63,10 +63,10 @@ class Rounds:
         Arrays that clients are sent once.
     manifest : str
         Hash of the layout of the vector that travels.
-    evaluating : Collection[int]
-        Clients that have held-out rows; only they are asked to evaluate.
     save : Callable[[Checkpoint], None]
         Writes a checkpoint.
+    evaluating : Collection[int] | None
+        The clients that have held-out rows, which alone are asked to evaluate; None for all.
     """
 
     strategy: RoundStrategy
@@ -76,8 +76,8 @@ class Rounds:
     chain: UpdateChain
     once: SentOnce
     manifest: str
-    evaluating: Collection[int]
     save: Callable[[Checkpoint], None]
+    evaluating: Collection[int] | None = None
 
     def run(self, initial: np.ndarray) -> np.ndarray:
         """Run all rounds from the packed adapter `initial` and return the last global adapter."""
@@ -123,7 +123,7 @@ class Rounds:
         return arrays
 
     def _evaluate(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
-        clients = [client for client in plan.clients if client in self.evaluating]
+        clients = [client for client in plan.clients if self.evaluating is None or client in self.evaluating]
         if not clients:
             return
         grid = DrawnClients(clients)

@@ -1,15 +1,16 @@
-"""Answers with a thumb up or down: TRL's KTOTrainer on a resident model, with the reference's log-probabilities at hand.
+"""Answers with a thumb up or down: TRL's KTOTrainer on a resident model, with the reference's values at hand.
 
-KTO (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8) rates an answer y to x by its reward r = beta log(p / p_ref)::
+KTO (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 8) gives an answer y to x the reward r = beta log(p / p_ref)::
 
-    loss(x, y) = w_D (1 - sigmoid(r - beta z))    for a thumb up      z = max(0, mean log(p / p_ref) of (x_i, y_j))
+    loss(x, y) = w_D (1 - sigmoid(r - beta z))    for a thumb up
     loss(x, y) = w_U (1 - sigmoid(beta z - r))    for a thumb down
+    z = max(0, mean of log(p / p_ref) over mismatched rows (x_i, y_j))
 
-where z is estimated from mismatched rows of the batch: the prompt of one with the answer of the one before it, as TRL has
-it. The loss type `apo_zero_unpaired` is the same without z.
+where a mismatched row has the prompt of a row of the batch and the answer of the row before it, as TRL has it. The loss
+type `apo_zero_unpaired` is the same without z.
 
-The reference policy is fixed for the whole run: the base with the starting adapter. Its values of the rows are cached as
-for DPO. Its values of mismatched rows are computed in every round, because a row meets other rows in every epoch.
+The reference policy is fixed for the whole run: the base with the starting adapter. Its values of the rows are cached
+as for DPO. Its values of mismatched rows are computed in every round, because a row meets other rows in every epoch.
 """
 
 from dataclasses import replace
@@ -91,7 +92,7 @@ def kto_trainer(resident: Resident, train: TrainConfig, options: KtoConfig) -> R
 
 
 def partners(indices: np.ndarray, batch_size: int) -> np.ndarray:
-    """Whose answers stand in the mismatched rows: of each row, the one before it in its batch; of the first, the last."""
+    """Whose answers the mismatched rows have: for each row, the one before it in its batch; for the first, the last."""
     return np.roll(indices.reshape(-1, batch_size), 1, axis=1).reshape(-1)
 
 
@@ -147,7 +148,8 @@ def evaluate_kto(
     `reward-accuracy` is the share of rows whose reward has the right sign, above 0 for a thumb up and below for a thumb
     down; 0 itself, as the reference gives, counts half. `reward-margin` is the mean reward of thumbs up less that of
     thumbs down, and 0 where one kind is missing (`one-kind` is 1 then): strategies insist on the same metrics from all
-    clients. `eval-loss` is the loss that is trained, with z estimated from these rows; 0 for one row, which has no other.
+    clients. `eval-loss` is the loss that is trained; z, `kl`, is estimated from these rows, and 0 where a shard has one
+    row only.
     """
     indices = np.arange(min(examples, len(shard)))
     parts: tuple[RatedShard | Shard, ...] = (shard,)
