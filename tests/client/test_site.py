@@ -32,6 +32,12 @@ def test_columns_and_split_alone_leave_the_partition():
     assert own.columns == Columns(prompt="", chosen="c", rejected="r")
 
 
+def test_every_column_of_the_configuration_can_be_named_at_a_site():
+    """Those of documents and of rated answers too."""
+    own = at_site(SELECTION, site_items({"text-column": "body", "label-column": "vote"}))
+    assert own.columns == Columns(prompt="q", chosen="c", text="body", label="vote")
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

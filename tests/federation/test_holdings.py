@@ -1,11 +1,19 @@
 """What the clients hold, as journal, log and table."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 from fedllm_app.federation import holdings
-from fedllm_app.federation.holdings import holdings_table, report_holdings, version_groups, version_warning
+from fedllm_app.federation.holdings import (
+    evaluating_clients,
+    held_out_warning,
+    holdings_table,
+    report_holdings,
+    version_groups,
+    version_warning,
+)
 from fedllm_app.messages import ClientHolding
 from fedllm_app.runs.directory import RunDirectory, read_journal
 
@@ -60,3 +68,23 @@ def test_many_clients_are_summed_up():
     assert " 20 " in lines["median"]
     assert " 30 " in lines["largest"]
     assert "median" not in text(holdings_table({client: north() for client in range(20)}))
+
+
+def held_out(**rows) -> dict[int, ClientHolding]:
+    """Holdings of clients by their numbers of held-out rows, `c0=2`."""
+    return {int(name[1:]): replace(north(), held_out=count) for name, count in rows.items()}
+
+
+def test_clients_without_held_out_rows_are_named(tmp_path, monkeypatch):
+    """They train, and take no part in evaluations: a warning in journal and log, once."""
+    logged = []
+    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
+    some = held_out(c0=2, c1=0, c2=5, c3=0)
+    assert evaluating_clients(some) == {0, 2}
+    told = "clients 1, 3 have no held-out rows and take no part in evaluations"
+    assert held_out_warning(some) == told
+    report_holdings({client: (holding, SAME) for client, holding in some.items()}, RunDirectory(tmp_path))
+    assert [line["reason"] for line in read_journal(tmp_path) if line["event"] == "warning"] == [told]
+    assert logged.count(told) == 1
+    assert held_out_warning(held_out(c0=1, c1=0)) == "client 1 has no held-out rows and takes no part in evaluations"
+    assert held_out_warning(held_out(c0=1, c1=2)) == ""
