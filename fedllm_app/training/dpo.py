@@ -59,7 +59,8 @@ def dpo_trainer(resident: Resident, train: TrainConfig, beta: float, loss_type: 
     def arguments() -> DPOConfig:
         return DPOConfig(**training_arguments(train), beta=beta, loss_type=[loss_type], max_length=None)
 
-    placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
+    # Tokens that merged across two texts would make TRL warn about the user's template.
+    placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]})
     return resident_trainer(resident, (train, beta, loss_type), PreferenceTrainer, arguments, placeholder)
 
 

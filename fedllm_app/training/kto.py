@@ -87,7 +87,8 @@ def kto_trainer(resident: Resident, train: TrainConfig, options: KtoConfig) -> R
         # Rows are cut already; mismatched ones may be longer than any of them.
         return KTOConfig(**training_arguments(train), **options.model_dump(), max_length=train.max_length)
 
-    placeholder = Dataset.from_dict({"prompt": ["a"], "completion": ["b"], "label": [True]})
+    # Tokens that merged across the two texts would make TRL warn about the user's template.
+    placeholder = Dataset.from_dict({"prompt": ["a"], "completion": [" b"], "label": [True]})
     return resident_trainer(resident, (train, options), RatingTrainer, arguments, placeholder)
 
 

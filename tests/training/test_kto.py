@@ -298,3 +298,11 @@ def test_a_single_held_out_row_has_no_kl(model, tokenizer, training, start):
     reward = 0.5 * ratios(model, [one.example(0)], start * 3, start)[0]
     assert (numbers["num-examples"], numbers["kl"]) == (1, 0.0)
     assert numbers["eval-loss"] == pytest.approx(1 / (1 + math.exp(reward)), abs=1e-5)
+
+
+def test_loss_types_do_not_share_their_caches(model, shard, training, start, other):
+    """`apo_zero_unpaired` keeps a reference value a row, `kto` two: after the one, the other is as if it came first."""
+    expected = task().evaluate(job(model, training, shard, other, start, key="alone"), 6)
+    asked = job(model, training, shard, other, start)
+    task(loss_type="apo_zero_unpaired").evaluate(asked, 6)
+    assert task().evaluate(asked, 6) == expected
