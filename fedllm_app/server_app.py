@@ -13,7 +13,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
-from fedllm_app.federation.holdings import report_holdings
+from fedllm_app.federation.holdings import evaluating_clients, report_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
 from fedllm_app.federation.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.federation.rounds import Rounds
@@ -80,7 +80,8 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     def save(checkpoint: Checkpoint) -> None:
         directory.checkpoint(checkpoint, start.merge(checkpoint.adapter), start.layout)
 
-    rounds = Rounds(strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save)
+    evaluating = evaluating_clients({client: holding for client, (holding, _) in holdings.items()})
+    rounds = Rounds(strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save, evaluating)
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
     final = rounds.run(start.adapter)

@@ -4,8 +4,8 @@ import numpy as np
 
 from fedllm_app.client.policy import check_pooling
 from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data
-from fedllm_app.data.row_shards import AnyShard, ShardMaker
-from fedllm_app.data.shards import EmptyShard, batches, join, walk
+from fedllm_app.data.row_shards import AnyShard, ShardMaker, join_rows
+from fedllm_app.data.shards import EmptyShard, batches, walk
 from fedllm_app.data.sources import TooManyBadRows
 from fedllm_app.data.templates import template_source
 from fedllm_app.data.tokenization import Tokenization
@@ -57,8 +57,8 @@ class ShardStore:
 
     def _pool(self, model: Resident) -> ClientShards:
         clients = [self.client(client, model) for client in range(self.selection.clients)]
-        train = join([shards.train for shards in clients])
-        held_out = join([shards.held_out for shards in clients])
+        train = join_rows([shards.train for shards in clients])
+        held_out = join_rows([shards.held_out for shards in clients])
         return ClientShards("pooled", clients[0].schema, " ".join(shards.key for shards in clients), train, held_out)
 
     def _key(self, data: ClientData, model: Resident) -> list:

@@ -5,17 +5,18 @@ flower-supernode --node-config "data-path='/data/notes.csv' prompt-column='quest
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from fedllm_app.data.client_rows import DataSelection
 from fedllm_app.data.errors import DataError
 from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.data.schemas import Columns
 
 NodeConfig = Mapping[str, bool | int | float | str]
 SiteItems = tuple[tuple[str, str], ...]
 
-_COLUMNS = {f"{field}-column": field for field in ("prompt", "input", "completion", "messages", "chosen", "rejected")}
+_COLUMNS = {f"{field.name}-column": field.name for field in fields(Columns)}
 _TEXT_FORMAT = ("delimiter", "encoding")
 _KEYS = ("data-path", "data-split", "site", *_TEXT_FORMAT, *_COLUMNS)
 _FLOWERS_OWN = ("partition-id", "num-partitions")

@@ -4,6 +4,7 @@ Model weights are never loaded. Data is: the clients' rows are read and tokenize
 uses.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from fedllm_app.client.local_client import LocalClient
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig
 from fedllm_app.config.values import adapter_values, check_context, model_values
+from fedllm_app.federation.holdings import evaluating_clients
 from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.start import check_updates, unfilled_start
 from fedllm_app.messages import ADAPTER, ARRAYS, Assignment, ClientHolding, record_bytes, vectors_record
@@ -88,7 +90,7 @@ def make_plan(flat: FlatConfig) -> Plan:
     return Plan(
         trained=trained,
         frozen=sum(parameter.numel() for parameter in model.parameters()) - trained,
-        traffic=_traffic(config, location, strategy, client.chain, schedule),
+        traffic=_traffic(config, location, strategy, client.chain, schedule, evaluating_clients(holdings)),
         memory=training_memory(
             model, work.rows, work.length, config.train.optimizer, values.quantization, values.double_quantization
         ),
@@ -162,7 +164,12 @@ class _NoState:
 
 
 def _traffic(
-    config: Config, location: ModelLocation, strategy: RoundStrategy, chain: UpdateChain, schedule: Schedule
+    config: Config,
+    location: ModelLocation,
+    strategy: RoundStrategy,
+    chain: UpdateChain,
+    schedule: Schedule,
+    evaluating: Collection[int],
 ) -> Traffic:
     """Bytes as the run's ledger will count them."""
     start = unfilled_start(config, location)
@@ -171,7 +178,8 @@ def _traffic(
     message = vector * len(strategy.sent_arrays)
     reply = _bytes(chain.outgoing(dict.fromkeys(strategy.reply_arrays, zero), zero, _NoState())[0])
     trained = [strategy.taking_part(plan.clients) for plan in schedule.training()]
-    evaluated = [plan.clients for plan in map(schedule.round, range(schedule.rounds + 1)) if plan.evaluates]
+    evaluations = [plan for plan in map(schedule.round, range(schedule.rounds + 1)) if plan.evaluates]
+    evaluated = [[client for client in plan.clients if client in evaluating] for plan in evaluations]
     trainings = sum(map(len, trained))
     down = trainings * message + sum(map(len, evaluated)) * vector
     once = start.sent_once(range(schedule.clients))

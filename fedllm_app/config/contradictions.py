@@ -1,16 +1,18 @@
 """Values that are valid alone and impossible together."""
 
+from dataclasses import fields
 from pathlib import Path
 
-from fedllm_app.class_paths import ClassPathError, NotImportable
+from fedllm_app.class_paths import ClassPathError, NotImportable, is_class_path
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
-from fedllm_app.data.examples import Example
-from fedllm_app.data.named_sets import BUILT_IN, set_names
+from fedllm_app.data.examples import Document, Example
+from fedllm_app.data.named_sets import BUILT_IN, NAMED_SETS, set_names
 from fedllm_app.data.partition import LABELLED
 from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.data.schemas import Columns, column_fields
 from fedllm_app.strategies.registry import build_strategy, minimum_clients
 from fedllm_app.strategies.round_strategy import RoundStrategy
-from fedllm_app.tasks import TASKS
+from fedllm_app.tasks import TASKS, task_spec
 from fedllm_app.updates.chain import UpdateChain
 from fedllm_app.updates.table import COMPRESSIONS, build_chain
 
@@ -34,6 +36,7 @@ def contradictions(config: Config) -> list[str]:
             "set evaluate.every = 0 for none"
         )
     problems += _data_contradictions(data, clients, train.task)
+    problems += _task_contradictions(config)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
         problems.append(f'run.directory = {directory!r}: must be an absolute path, or "" for a new directory')
@@ -121,6 +124,40 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
         problems.append(
             f"data.samples = {data.samples}: must be 0 with data.name = '{BUILT_IN}'; the rows of the built-in "
             "corpus are set by data.examples-per-client"
+        )
+    return problems
+
+
+def _task_contradictions(config: Config) -> list[str]:
+    """Values that the task does not go with. What a task of the user's own needs is known when the run begins."""
+    task, data = config.train.task, config.data
+    if is_class_path(task):
+        return []
+    rows, problems = task_spec(task).rows, []
+    for name in set_names(data.name):
+        if name in NAMED_SETS and NAMED_SETS[name].rows != rows:
+            fitting = ", ".join(key for key, known in NAMED_SETS.items() if known.rows == rows) or "none"
+            problems.append(
+                f"data.name = {name!r} has {NAMED_SETS[name].rows} rows, and train.task = {task!r} needs {rows} rows; "
+                f"named sets that have them: {fitting}"
+            )
+    read = column_fields(rows)
+    for field in fields(Columns):
+        column = getattr(data, f"{field.name}_column")
+        if column and field.name not in read:
+            keys = ", ".join(f"data.{known.name}-column" for known in fields(Columns) if known.name in read)
+            problems.append(
+                f'data.{field.name}-column = {column!r}: must be "" with train.task = {task!r}, which reads {keys}'
+            )
+    if rows == Document.kind and data.system_prompt:
+        problems.append(
+            f'data.system-prompt = {data.system_prompt!r}: must be "" with train.task = {task!r}, which trains on text '
+            "as it stands; for a chat with the result, give it to fedllm chat --system-prompt"
+        )
+    if task == "kto" and config.kto.loss_type == "kto" and config.train.batch_size < 2:
+        problems.append(
+            "train.batch-size = 1: must be at least 2 with kto.loss-type = 'kto', which compares each row with another "
+            "of its batch; kto.loss-type = 'apo_zero_unpaired' does not"
         )
     return problems
 

@@ -72,4 +72,5 @@ def tokenization(config: Config) -> Tokenization:
         max_length=config.train.max_length,
         special_tokens_in_text=data.special_tokens_in_text,
         learn_turns=data.learn_turns,
+        packing=config.text.packing,
     )

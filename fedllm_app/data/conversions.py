@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from fedllm_app.data.errors import BadRow, UnwantedRow
-from fedllm_app.data.examples import Example, PreferencePair, Turns
+from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer, Turns
 from fedllm_app.data.turns import (
     Row,
     checked_text,
@@ -180,3 +180,33 @@ def from_dialogues(row: Row, columns: Mapping[str, str]) -> PreferencePair:
     ]
     prompt = _starts_with_user(turns_of(messages, columns["chosen"]), columns["chosen"])
     return _pair(_in_context(prompt, row, columns), *answers)
+
+
+_THUMBS = {
+    **dict.fromkeys(("true", "1", "1.0", "yes", "up", "thumb up", "thumbs up", "👍", "good", "desirable"), True),
+    **dict.fromkeys(
+        ("false", "0", "0.0", "no", "down", "thumb down", "thumbs down", "👎", "bad", "undesirable"), False
+    ),
+}
+"""What a label may say, in small letters, with blanks for `_` and `-`."""
+
+_EMOJI_STYLE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # how a thumb is drawn, and the colour of its skin
+
+
+def from_rated(row: Row, columns: Mapping[str, str]) -> RatedAnswer:
+    """Prompt and completion as `from_prompt` reads them, and the label: true or false, 1 or 0, or a word of `_THUMBS`."""
+    column = columns["label"]
+    value = row.get(column)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadRow(f"column '{column}' is empty (null): the answer has no label")
+    written = _EMOJI_STYLE.sub("", str(value)) if isinstance(value, str | int | float) else ""
+    word = re.sub(r"[\s_-]+", " ", written.strip().lower())
+    if word not in _THUMBS:
+        raise BadRow(f"column '{column}' is no label; must be true or false, 1 or 0, or up or down")
+    example = from_prompt(row, {key: name for key, name in columns.items() if key != "label"})
+    return RatedAnswer(example.prompt, example.completion, _THUMBS[word])
+
+
+def from_text(row: Row, columns: Mapping[str, str]) -> Document:
+    """The text of a document."""
+    return Document(text_of(row, columns["text"]))

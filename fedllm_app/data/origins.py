@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fedllm_app.data.errors import DataError
+from fedllm_app.data.examples import Document
 from fedllm_app.data.named_sets import NAMED_SETS
 from fedllm_app.data.readers.arrow import read_tables, validated
 from fedllm_app.data.readers.base import BATCH, Located, Notes, TextFormat, UnreadableFile
+from fedllm_app.data.readers.documents import read_text_files, text_files
 from fedllm_app.data.readers.files import ENDINGS, format_of, read_files
 from fedllm_app.data.readers.folders import files_of
 
@@ -56,6 +58,8 @@ def locate(name: str, rows: str, split: str, text_format: TextFormat) -> Origin:
     """Find a set of rows. Parameters and errors are those of `sources.open_source`."""
     if Path(name).is_absolute():
         try:
+            if rows == Document.kind and (documents := text_files(Path(name), split)):
+                return Origin(name, stamps(documents), lambda notes: read_text_files(documents))
             return _local(Path(name), split, text_format)
         except OSError as error:
             raise UnreadableFile(f"{error.filename or name} cannot be read: {error.strerror or error}") from error

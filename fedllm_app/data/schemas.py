@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from fedllm_app.data.conversions import from_chat, from_dialogues, from_preference, from_prompt, is_flag
+from fedllm_app.data.conversions import (
+    from_chat,
+    from_dialogues,
+    from_preference,
+    from_prompt,
+    from_rated,
+    from_text,
+    is_flag,
+)
 from fedllm_app.data.errors import DataError, listed
-from fedllm_app.data.examples import Example, PreferencePair
+from fedllm_app.data.examples import Row as AnyRow
 from fedllm_app.data.turns import Row, is_history, messages_in, note_unread_keys
 
 
@@ -36,6 +44,8 @@ class Columns:
     messages: str = ""
     chosen: str = ""
     rejected: str = ""
+    text: str = ""
+    label: str = ""
 
     def given(self) -> dict[str, str]:
         """Return the names that were given, by field."""
@@ -57,7 +67,7 @@ class Schema:
     name: str
     rows: str
     required: Mapping[str, tuple[str, ...]]
-    convert: Callable[[Row, Mapping[str, str]], Example | PreferencePair]
+    convert: Callable[[Row, Mapping[str, str]], AnyRow]
     optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def bind(self, columns: Collection[str], named: Mapping[str, str]) -> dict[str, str] | None:
@@ -107,6 +117,18 @@ SCHEMAS = (
         "preference", "pair", {"prompt": ("prompt", "question", "instruction"), **_ANSWERS}, from_preference, _CONTEXT
     ),
     Schema("hh-rlhf", "pair", _ANSWERS, from_dialogues, _SYSTEM),
+    Schema(
+        "rated-answer",
+        "rated",
+        {
+            "prompt": ("prompt", "instruction", "question"),
+            "completion": ("completion", "response", "output", "answer"),
+            "label": ("label", "desirable", "thumb"),
+        },
+        from_rated,
+        _CONTEXT,
+    ),
+    Schema("text", "document", {"text": ("text",)}, from_text),
 )
 """Accepted layouts in the order of choice. `preference` also reads ultrafeedback-binarized."""
 
@@ -132,7 +154,7 @@ class Binding:
     schema: Schema
     columns: Mapping[str, str]
 
-    def convert(self, row: Row, unread_keys: set[str] | None = None) -> Example | PreferencePair:
+    def convert(self, row: Row, unread_keys: set[str] | None = None) -> AnyRow:
         """Convert one row, and add to `unread_keys` the keys of its messages that are not read.
 
         Raises
@@ -167,11 +189,18 @@ class Binding:
         rows, kept = list(rows), {}
         for key, column in self.columns.items():
             values = [row[column] for row in rows if row.get(column) not in (None, "")]
-            fits = 2 * sum(map(_OPTIONAL_VALUES[key], values)) > len(values) if key in _OPTIONAL_VALUES else True
+            optional = key in _OPTIONAL_VALUES and key in self.schema.optional
+            fits = 2 * sum(map(_OPTIONAL_VALUES[key], values)) > len(values) if optional else True
             # Without a value, a label says of no row that it is wanted; the other columns may have values further on.
-            if key in named.given() or fits or (not values and key != "label"):
+            if key in named.given() or fits or (not values and not (optional and key == "label")):
                 kept[key] = column
         return replace(self, columns=kept)
+
+
+def column_fields(rows: str) -> set[str]:
+    """The fields of `Columns` that some schema of a row kind reads."""
+    read = {name for schema in SCHEMAS if schema.rows == rows for name in (*schema.required, *schema.optional)}
+    return read & {column.name for column in fields(Columns)}
 
 
 def recognise(columns: Collection[str], rows: str, named: Columns = Columns()) -> Binding:

@@ -43,8 +43,8 @@ def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(holdings)))
-    warnings = [*row_warnings({client: holding for client, (holding, _) in holdings.items()}), version_warning(groups)]
-    for warning in filter(None, warnings):
+    held = {client: holding for client, (holding, _) in holdings.items()}
+    for warning in filter(None, [*row_warnings(held), version_warning(groups), held_out_warning(held)]):
         directory.journal("warning", reason=warning)
         log(WARNING, warning)
 
@@ -123,6 +123,20 @@ def version_warning(groups: Sequence[tuple[Sequence[str], Sequence[int]]]) -> st
         if len(found) > 1
     ]
     return f"the clients have different versions of: {'; '.join(different)}" if different else ""
+
+
+def evaluating_clients(holdings: Mapping[int, ClientHolding]) -> frozenset[int]:
+    """The clients that have held-out rows, so that they can evaluate."""
+    return frozenset(client for client, holding in holdings.items() if holding.held_out)
+
+
+def held_out_warning(holdings: Mapping[int, ClientHolding]) -> str:
+    """A sentence that names the clients that cannot evaluate; "" where all can."""
+    without = sorted(holdings.keys() - evaluating_clients(holdings))
+    if not without:
+        return ""
+    has, takes = ("has", "takes") if len(without) == 1 else ("have", "take")
+    return f"{_clients(without)} {has} no held-out rows and {takes} no part in evaluations"
 
 
 def versions_line(versions: Iterable[str], clients: Sequence[int], total: int) -> str:

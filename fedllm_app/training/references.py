@@ -10,6 +10,8 @@ from fedllm_app.paths import home
 from fedllm_app.training.client_state import save_array
 from fedllm_app.training.task import Job
 
+_TRL_REFERENCE = "ref"
+
 
 class ReferenceCache:
     """Reference log-probabilities of a shard's completions, on disk, computed as they are needed and never twice.
@@ -47,5 +49,20 @@ def reference_cache(job: Job, part: str, columns: int) -> ReferenceCache:
     once = job.assignment.once
     # Factors that stay at home belong to the reference policy. Without a starting adapter it is the base alone.
     policy = once[REFERENCE] + once.get(HOME, "") if REFERENCE in once else ""
-    parts = [str(job.model.key), numerics, policy, part, job.shards.key]
+    parts = [str(job.model.key), numerics, policy, f"{part}/{columns}", job.shards.key]
     return ReferenceCache(parts, len(shard), columns)
+
+
+class ReferenceFromBatch:
+    """Mixed into a TRL trainer, before TRL's class: the reference's log-probabilities come with the batch.
+
+    Given a PEFT model, TRL copies the adapter that it finds at construction into a second one, `ref`, which in a later
+    round would be that round's global model. That copy is removed.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if _TRL_REFERENCE in self.model.peft_config:
+            self.model.delete_adapter(_TRL_REFERENCE)
+        # Asked for at construction, TRL would hash the whole model and compute the values of a placeholder.
+        self.precompute_ref_logps = True

@@ -42,6 +42,12 @@ def test_a_site_says_how_its_files_are_written():
     assert at_site(run, site_items({"encoding": "", "delimiter": "tab"})).text_format == TextFormat("tab", "")
 
 
+def test_every_column_of_the_configuration_can_be_named_at_a_site():
+    """Those of documents and of rated answers too."""
+    own = at_site(SELECTION, site_items({"text-column": "body", "label-column": "vote"}))
+    assert own.columns == Columns(prompt="q", chosen="c", text="body", label="vote")
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

@@ -256,3 +256,17 @@ def test_dividing_fifty_clients_holds_each_row_once(tmp_path):
     rows = held(name=str(write(tmp_path / "many.jsonl", 1003)), clients=50, samples=777)
     assert Counter(map(len, rows)) == {16: 27, 15: 23}  # 777 = 27 · 16 + 23 · 15
     assert len(np.unique(np.concatenate(rows))) == 777
+
+
+def test_rows_can_be_divided_by_the_label_that_is_learnt(tmp_path):
+    """A column may be the thumb and the label of the partition at once: a client a thumb, False before True."""
+    file = tmp_path / "votes.jsonl"
+    rows = [{"prompt": f"p{number}", "completion": "c", "vote": number % 3 == 0} for number in range(9)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    natural = {"partition": "natural-id", "partition_column": "vote", "columns": Columns(label="vote"), "clients": 2}
+    down, up = (
+        client_data(selection(name=str(file), rows="rated", held_out=0, **natural), client) for client in (0, 1)
+    )
+    assert (down.label, up.label) == ("False", "True")
+    assert [row.desirable for row in up.train] == [True] * 3
+    assert [row.desirable for row in down.train] == [False] * 6

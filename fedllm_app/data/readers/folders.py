@@ -63,7 +63,7 @@ def files_of(folder: Path, split: str) -> FolderFiles:
     for path in _files_below(folder):
         relative = path.relative_to(folder)
         if format_of(path) and not _NO_ROWS.fullmatch(path.name):
-            found.setdefault(_split_of(relative, split), []).append(path)
+            found.setdefault(split_of(relative, split), []).append(path)
         elif not _NO_ROWS.fullmatch(path.name):
             others.append(path)
     if not found:
@@ -132,7 +132,7 @@ def _words(name: str) -> list[str]:
     return [word for word in words if word in _KINDS]
 
 
-def _split_of(relative: Path, wanted: str) -> str:
+def split_of(relative: Path, wanted: str) -> str:
     """The split that a file belongs to; "" for none. A name that says two things is a split of its own."""
     stem = re.split(r"[-.]", relative.name, maxsplit=1)[0]
     names = [relative.name, *reversed(relative.parts[:-1])]
