@@ -58,7 +58,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(nodes))
     chain = build_chain(config.update.steps, config.update.compress)
-    check_updates(chain, strategy)
+    check_updates(config, chain, strategy)
     start = starting_point(config)
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.round_timeout, strategy.pooled)

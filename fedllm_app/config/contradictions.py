@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from fedllm_app.class_paths import ClassPathError, NotImportable
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
 from fedllm_app.data.examples import Example
+from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.partition import LABELLED
-from fedllm_app.data.sources import BUILT_IN, set_names
-from fedllm_app.strategies.registry import (
-    minimum_clients,
-)
+from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.strategies.registry import build_strategy, minimum_clients
+from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.tasks import TASKS
+from fedllm_app.updates.chain import UpdateChain
+from fedllm_app.updates.table import COMPRESSIONS, build_chain
 
 
 def contradictions(config: Config) -> list[str]:
@@ -45,12 +48,43 @@ def contradictions(config: Config) -> list[str]:
             f"strategy.name = {config.strategy.name!r} needs at least {needed} clients a round, "
             f"the configuration has {taking_part}"
         )
-    return problems
+    return problems or _update_contradictions(config, clients.number or needed)
+
+
+def update_problems(config: Config, chain: UpdateChain, strategy: RoundStrategy) -> list[str]:
+    """Why update steps cannot work with the strategy, a sentence each that names both keys."""
+    update = config.update
+    given = dict.fromkeys(COMPRESSIONS, f"update.compress = {update.compress!r}")
+    steps = f"update.steps = {update.steps!r}"
+    return [
+        f"{given.get(name, steps)} does not work with strategy.name = {config.strategy.name!r}: {problem}"
+        for name, problem in chain.problems(strategy).items()
+    ]
+
+
+def _update_contradictions(config: Config, number: int) -> list[str]:
+    """The same, as far as their classes can be imported here; the server refuses what is wrong with the others."""
+    try:
+        chain = build_chain(config.update.steps, config.update.compress)
+    except NotImportable:
+        return []
+    except ClassPathError as error:
+        return [f"update.steps = {config.update.steps!r}: {error}"]
+    if not chain.steps:
+        return []
+    try:
+        strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
+    except ClassPathError:
+        return []
+    return update_problems(config, chain, strategy)
 
 
 def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) -> list[str]:
     """Ways to divide rows that the named data does not allow."""
-    problems = []
+    problems = [
+        f"data.{key} = {getattr(data, key)!r}: {problem}"
+        for key, problem in TextFormat(data.delimiter, data.encoding).problems().items()
+    ]
     names = set_names(data.name)
     if data.partition == "by-domain":
         if "" in names or BUILT_IN in names:
@@ -66,7 +100,8 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
     elif len(names) > 1:
         problems.append(
             f"data.name = {data.name!r} holds {len(names)} names and data.partition = {data.partition!r} divides one "
-            "set: name one, or set data.partition = 'by-domain' to give each client a set"
+            "set: give one name (in double quotes if it has a comma), or set data.partition = 'by-domain' to give each "
+            "client a set"
         )
     if data.partition in LABELLED and not data.partition_column:
         problems.append(
@@ -104,6 +139,17 @@ def _adapter_contradictions(config: Config) -> list[str]:
     for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
         if wanted and method != "lora":
             problems.append(f"lora.{key} = true: must be false with adapter.method = {method!r}")
+    if lora.aggregation == "ffa":
+        if method != "lora":
+            problems.append(
+                f"lora.aggregation = 'ffa': must be 'factors' with adapter.method = {method!r}, which has no "
+                "factors A and B"
+            )
+        if lora.dora:
+            problems.append(
+                "lora.dora = true: must be false with lora.aggregation = 'ffa'; DoRA divides by the norm of W + s·BA, "
+                "so that the mean of B is no longer the mean of the clients' weights"
+            )
     if config.model.double_quantization and config.model.quantization != "nf4":
         problems.append(
             "model.double-quantization = true: must be false with model.quantization = "
