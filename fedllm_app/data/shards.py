@@ -328,13 +328,13 @@ def _save(path: Path, shard: Shard | PairShard) -> None:
     Of a shard: its numbers, the reasons of refused rows as characters of JSON, starts, lengths, learnt spans, tokens.
     """
     pairs = isinstance(shard, PairShard)
-    parts: list = [[2, shard.equal] if pairs else [1, 0]]
-    for one in (shard.chosen, shard.rejected) if pairs else (shard,):
-        reasons = [ord(letter) for letter in json.dumps(one.refused.first)]
-        counts = [len(one), one.dropped, one.cut, one.refused.count, len(reasons), len(one.learnt)]
-        parts += [counts, reasons, one.starts, one.lengths, one.learnt.reshape(-1), one.tokens]
+    arrays: list = [[2, shard.equal] if pairs else [1, 0]]
+    for part in (shard.chosen, shard.rejected) if pairs else (shard,):
+        reasons = [ord(letter) for letter in json.dumps(part.refused.first)]
+        counts = [len(part), part.dropped, part.cut, part.refused.count, len(reasons), len(part.learnt)]
+        arrays += [counts, reasons, part.starts, part.lengths, part.learnt.reshape(-1), part.tokens]
     with atomic_path(path) as temporary:
-        np.save(temporary, np.concatenate(parts).astype(np.int32))
+        np.save(temporary, np.concatenate(arrays).astype(np.int32))
 
 
 def _load(path: Path) -> Shard | PairShard:
