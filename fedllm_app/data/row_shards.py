@@ -9,7 +9,7 @@ import numpy as np
 
 from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer, Row
 from fedllm_app.data.schemas import DataError
-from fedllm_app.data.shards import PairShard, Refusals, Shard, cached, join, tokenize, tokenize_pairs
+from fedllm_app.data.shards import PairShard, Shard, cached, join, tokenize, tokenize_pairs
 from fedllm_app.data.templates import Template
 from fedllm_app.data.tokenization import Tokenization
 from fedllm_app.data.windows import document_windows
@@ -128,8 +128,8 @@ class ShardMaker:
             raise DataError(f"data.learn-turns = 'all' must be 'last' for a task that trains on {kind} rows")
         return _MAKERS[kind](self, part, rows)
 
-    def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example]]) -> Shard:
-        """Prompts with one answer each."""
+    def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example | None]]) -> Shard:
+        """Prompts with one answer each; a None has the place of a row of another shard."""
 
         def make() -> Shard:
             how = self.tokenization
@@ -153,20 +153,11 @@ def _pairs(maker: ShardMaker, part: str, rows: Iterable[PreferencePair]) -> Pair
 
 def _rated(maker: ShardMaker, part: str, rows: Iterable[RatedAnswer]) -> RatedShard:
     def of(thumb: bool) -> Shard:
-        answers = (Example(row.prompt, row.completion) for row in rows if row.desirable == thumb)
+        answers = (Example(row.prompt, row.completion) if row.desirable == thumb else None for row in rows)
         return maker.answers(part, f"desirable={thumb}", lambda: answers)
 
     up, down = of(True), of(False)
-    first = [*_places_among_all(rows, up, True), *_places_among_all(rows, down, False)]
-    return RatedShard(up, down, Refusals(up.refused.count + down.refused.count, tuple(sorted(first))))
-
-
-def _places_among_all(rows: Iterable[RatedAnswer], shard: Shard, thumb: bool) -> list[tuple[int, str]]:
-    """The refused rows of a shard of one thumb, by their places among all rows."""
-    if not shard.refused.first:
-        return []
-    places = [place for place, row in enumerate(rows) if row.desirable == thumb]
-    return [(places[place], reason) for place, reason in shard.refused.first]
+    return RatedShard(up, down, up.refused + down.refused)
 
 
 def _documents(maker: ShardMaker, part: str, rows: Iterable[Document]) -> Shard:
