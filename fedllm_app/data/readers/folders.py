@@ -1,7 +1,7 @@
 """Which files of a folder are read: those of one split, found by the words in their names and their folders' names.
 
 The words are those of the Hub (train, training, validation, valid, dev, val, test, testing, eval, evaluation) and a few
-like them (testset, holdout), in small letters or capitals, anywhere between characters that are no letters. Where a
+like them (testset, holdout), in small letters or capitals, anywhere between characters that are not letters. Where a
 name says two things, nothing is guessed.
 """
 
@@ -112,7 +112,7 @@ def _chosen(found: dict[str, list[Path]], folder: Path, split: str) -> str:
         return ""
     training = [name for name in names if _kind(name) == _TRAIN]
     if len(training) != 1:
-        rest = f"; {len(found[''])} files belong to none" if "" in found else ""
+        rest = f" and {len(found[''])} files of none" if "" in found else ""
         raise AmbiguousSplit(
             f"{folder} holds the splits {', '.join(names)}{rest}: name the one to read (data.split), or the file "
             "itself (data.name)"
