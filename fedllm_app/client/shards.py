@@ -42,7 +42,9 @@ class ShardStore:
             raise EmptyShard(_nothing_left(train, data.train, self.tokenization.max_length))
         held_out = maker.make("held-out", self.selection.rows, data.held_out)
         refused = _first_refused(data.train, train) or _first_refused(data.held_out, held_out)
-        shards = ClientShards(data.label, data.schema, f"{key}", train, held_out, data.bad, refused)
+        shards = ClientShards(
+            data.label, data.schema, f"{key}", train, held_out, data.bad, data.duplicates, data.notes, refused
+        )
         # Of the set's rows only this client's are known here: the share may be larger, not smaller.
         unusable, share = data.bad + shards.refused, self.selection.max_bad_share
         if shards.refused and unusable > share * data.set_rows:

@@ -5,8 +5,9 @@ from pathlib import Path
 from fedllm_app.class_paths import ClassPathError, NotImportable
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
 from fedllm_app.data.examples import Example
+from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.partition import LABELLED
-from fedllm_app.data.sources import BUILT_IN, set_names
+from fedllm_app.data.readers.base import TextFormat
 from fedllm_app.strategies.registry import build_strategy, minimum_clients
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.tasks import TASKS
@@ -80,7 +81,10 @@ def _update_contradictions(config: Config, number: int) -> list[str]:
 
 def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) -> list[str]:
     """Ways to divide rows that the named data does not allow."""
-    problems = []
+    problems = [
+        f"data.{key} = {getattr(data, key)!r}: {problem}"
+        for key, problem in TextFormat(data.delimiter, data.encoding).problems().items()
+    ]
     names = set_names(data.name)
     if data.partition == "by-domain":
         if "" in names or BUILT_IN in names:
@@ -96,7 +100,8 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
     elif len(names) > 1:
         problems.append(
             f"data.name = {data.name!r} holds {len(names)} names and data.partition = {data.partition!r} divides one "
-            "set: name one, or set data.partition = 'by-domain' to give each client a set"
+            "set: give one name (in double quotes if it has a comma), or set data.partition = 'by-domain' to give each "
+            "client a set"
         )
     if data.partition in LABELLED and not data.partition_column:
         problems.append(

@@ -95,6 +95,8 @@ class DataConfig(_Section):
     chosen_column: str
     rejected_column: str
     split: str
+    delimiter: str
+    encoding: str
     max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)]
     examples_per_client: Positive
     held_out_examples: NotNegative

@@ -20,6 +20,7 @@ _ROWS = 20  # lines of clients in a table; more are summed up
 _COUNTS = {
     "examples": "examples",
     "held_out": "held-out",
+    "duplicates": "duplicates",
     "dropped": "too long",
     "cut": "cut",
     "bad": "bad rows",
@@ -36,6 +37,8 @@ def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     for client, (holding, _) in holdings.items():
         directory.journal("holds", client=client, **holding.to_config())
     log(INFO, "%s", _as_text(holdings_table({client: holding for client, (holding, _) in holdings.items()})))
+    for line in data_notes({client: holding.notes for client, (holding, _) in holdings.items()}):
+        log(INFO, "%s", line)
     groups = version_groups({client: versions for client, (_, versions) in holdings.items()})
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
@@ -84,6 +87,20 @@ def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
             "raise train.max-length"
         )
     return warnings
+
+
+def data_notes(notes: Mapping[int, str]) -> list[str]:
+    """A line for the clients whose data was read in the same way: what was found out, and what was not read."""
+    groups: dict[str, list[int]] = {}
+    for client, text in notes.items():
+        if text:
+            groups.setdefault(text, []).append(client)
+    lines = [
+        f"data of {'all clients' if len(clients) == len(notes) else _clients(clients)}: {text}"
+        for text, clients in groups.items()
+    ]
+    rest = len(lines) - _ROWS
+    return lines if rest <= 0 else [*lines[:_ROWS], f"data of more clients: {rest} notes, in the journal (holds)"]
 
 
 def version_groups(versions_of: Mapping[int, Sequence[str]]) -> list[tuple[list[str], list[int]]]:

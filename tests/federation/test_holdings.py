@@ -7,6 +7,7 @@ from rich.console import Console
 
 from fedllm_app.federation import holdings
 from fedllm_app.federation.holdings import (
+    data_notes,
     holdings_table,
     report_holdings,
     row_warnings,
@@ -20,7 +21,17 @@ SAME = ["fedllm_app c0de", "flwr 1.41.0", "torch 2.13.0"]
 
 
 def north(examples=10) -> ClientHolding:
-    return ClientHolding("north", "chat", examples, held_out=2, dropped=1, bad=3, tokens=100 * examples)
+    return ClientHolding(
+        "north",
+        "chat",
+        examples,
+        held_out=2,
+        dropped=1,
+        bad=3,
+        tokens=100 * examples,
+        duplicates=4,
+        notes="columns not read: id",
+    )
 
 
 def text(table) -> str:
@@ -39,7 +50,11 @@ def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, monkeypatch
     assert (journal[7]["client"], journal[7]["examples"], journal[7]["bad"], journal[7]["held-out"]) == (7, 17, 3, 2)
     assert "versions" not in journal[7]
     assert (journal[-1]["versions"], len(journal[-1]["clients"])) == (SAME, 50)
-    assert logged[1:] == ["versions of all clients: fedllm_app c0de, flwr 1.41.0, torch 2.13.0"]
+    assert logged[1:] == [
+        "data of all clients: columns not read: id",
+        "versions of all clients: fedllm_app c0de, flwr 1.41.0, torch 2.13.0",
+    ]
+    assert (journal[7]["duplicates"], journal[7]["notes"]) == (4, "columns not read: id")
     assert len(logged[0].splitlines()) < 30
 
 
@@ -100,3 +115,20 @@ def test_a_client_whose_answers_are_all_cut_is_named():
     every, most = replace(north(), cut=12, cut_training=10), replace(north(), cut=11, cut_training=9)
     (told,) = row_warnings({0: most, 3: every})
     assert "every completion of client 3 is cut at train.max-length" in told
+
+
+def test_notes_on_data_stand_once_for_the_clients_that_share_them():
+    """Two clients of one set, a third with a file of its own, a fourth of which there is nothing to tell."""
+    shared = "columns not read: id"
+    assert data_notes({0: shared, 1: "files not read: b.csv", 2: shared, 3: ""}) == [
+        f"data of clients 0, 2: {shared}",
+        "data of client 1: files not read: b.csv",
+    ]
+    assert data_notes({0: "", 1: ""}) == []
+    many = data_notes({client: f"note {client}" for client in range(30)})
+    assert (len(many), many[-1]) == (21, "data of more clients: 10 notes, in the journal (holds)")
+
+
+def test_the_numbers_of_a_line():
+    (line,) = [line for line in text(holdings_table({0: north()})).splitlines() if "north" in line]
+    assert line.replace("│", " ").split() == ["0", "north", "chat", "10", "2", "4", "1", "0", "3", "1,000"]
