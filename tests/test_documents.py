@@ -16,12 +16,6 @@ FILES_TO_COME = {
     "data/readers/",
     "data/readers/csv.py",
     "data/templates/",
-    "examples/",
-    "examples/own_correction.py",
-    "examples/own_strategy.py",
-    "examples/own_task.py",
-    "examples/own_update.py",
-    "tests/test_imports.py",
     "training/kto.py",
     "training/text.py",
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer, Row
 from fedllm_app.data.schemas import DataError
-from fedllm_app.data.shards import PairShard, Shard, cached, join, tokenize, tokenize_pairs
+from fedllm_app.data.shards import PairShard, Refusals, Shard, cached, join, tokenize, tokenize_pairs
 from fedllm_app.data.templates import Template
 from fedllm_app.data.tokenization import Tokenization
 from fedllm_app.data.windows import document_windows
