@@ -46,6 +46,10 @@ class ClientHolding:
         why.
     equal : int
         Preference pairs whose answers are equal when cut, which are left out.
+    duplicates : int
+        Held-out rows that equal another row of the set.
+    notes : str
+        How the data was read, and what of it was not read.
     """
 
     name: str
@@ -60,6 +64,8 @@ class ClientHolding:
     refused: int = 0
     first_refused: str = ""
     equal: int = 0
+    duplicates: int = 0
+    notes: str = ""
 
     def to_config(self) -> dict[str, int | str]:
         """As keys of a message or of a line of the journal."""

@@ -13,7 +13,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
-from fedllm_app.federation.holdings import report_holdings
+from fedllm_app.federation.holdings import evaluating_clients, report_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
 from fedllm_app.federation.roster import assign_clients, describe_clients, gather_nodes
 from fedllm_app.federation.rounds import Rounds
@@ -59,7 +59,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(nodes))
     chain = build_chain(config.update.steps, config.update.compress)
-    check_updates(chain, strategy)
+    check_updates(config, chain, strategy)
     prepare_bitsandbytes(config.model.quantization)
     start = starting_point(config)
     for note in start.notes:
@@ -85,7 +85,8 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     def save(checkpoint: Checkpoint) -> None:
         directory.checkpoint(checkpoint, start.merge(checkpoint.adapter), start.layout)
 
-    rounds = Rounds(strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save)
+    evaluating = evaluating_clients({client: holding for client, (holding, _) in holdings.items()})
+    rounds = Rounds(strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save, evaluating)
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
     final = rounds.run(start.adapter)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedllm_app.class_paths import ClassPathError, import_object, is_class_path
-from fedllm_app.data.examples import Example, PreferencePair
+from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer
 from fedllm_app.errors import UserError
 
 
@@ -55,6 +55,19 @@ TASKS: dict[str, TaskSpec] = {
         options="dpo",
         metrics=_REWARDS,
         needs_reference=True,
+    ),
+    "kto": TaskSpec(
+        RatedAnswer.kind,
+        "fedllm_app.training.kto.RatedAlignment",
+        options="kto",
+        metrics=_REWARDS,
+        needs_reference=True,
+    ),
+    "text": TaskSpec(
+        Document.kind,
+        "fedllm_app.training.text.ContinuedPretraining",
+        options="text",
+        metrics={"eval_loss": "loss", "perplexity": "perplexity"},
     ),
 }
 

@@ -26,7 +26,8 @@ def unreached(model: "PeftModel", method: str) -> list[str]:
     base = model.get_base_model()
     met: dict[str, bool] = dict.fromkeys(adapted_modules(model), False)
     handles = [
-        base.get_submodule(name).register_forward_hook(lambda *_, name=name: met.__setitem__(name, True)) for name in met
+        base.get_submodule(name).register_forward_hook(lambda *_, name=name: met.__setitem__(name, True))
+        for name in met
     ]
     model.eval()
     failure = _failure(model)

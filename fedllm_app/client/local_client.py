@@ -101,6 +101,8 @@ class LocalClient:
             refused=shards.refused,
             first_refused=shards.first_refused,
             equal=shards.train.equal + shards.held_out.equal,
+            duplicates=shards.duplicates,
+            notes="; ".join(shards.notes),
         )
 
     def train(self, assignment: Assignment, vectors: Vectors, progress: Progress) -> tuple[Vectors, Numbers]:

@@ -4,8 +4,8 @@ import numpy as np
 
 from fedllm_app.client.policy import check_pooling
 from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data
-from fedllm_app.data.row_shards import AnyShard, ShardMaker
-from fedllm_app.data.shards import EmptyShard, batches, join, walk
+from fedllm_app.data.row_shards import AnyShard, ShardMaker, join_rows
+from fedllm_app.data.shards import EmptyShard, batches, walk
 from fedllm_app.data.sources import TooManyBadRows
 from fedllm_app.data.templates import template_source
 from fedllm_app.data.tokenization import Tokenization
@@ -42,7 +42,9 @@ class ShardStore:
             raise EmptyShard(_nothing_left(train, data.train, self.tokenization.max_length))
         held_out = maker.make("held-out", self.selection.rows, data.held_out)
         refused = _first_refused(data.train, train) or _first_refused(data.held_out, held_out)
-        shards = ClientShards(data.label, data.schema, f"{key}", train, held_out, data.bad, refused)
+        shards = ClientShards(
+            data.label, data.schema, f"{key}", train, held_out, data.bad, data.duplicates, data.notes, refused
+        )
         # Of the set's rows only this client's are known here: the share may be larger, not smaller.
         unusable, share = data.bad + shards.refused, self.selection.max_bad_share
         if shards.refused and unusable > share * data.set_rows:
@@ -55,8 +57,8 @@ class ShardStore:
 
     def _pool(self, model: Resident) -> ClientShards:
         clients = [self.client(client, model) for client in range(self.selection.clients)]
-        train = join([shards.train for shards in clients])
-        held_out = join([shards.held_out for shards in clients])
+        train = join_rows([shards.train for shards in clients])
+        held_out = join_rows([shards.held_out for shards in clients])
         return ClientShards("pooled", clients[0].schema, " ".join(shards.key for shards in clients), train, held_out)
 
     def _key(self, data: ClientData, model: Resident) -> list:

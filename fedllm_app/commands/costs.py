@@ -1,8 +1,10 @@
 """What a configuration will cost, before anything runs: parameters, bytes, memory, steps, tokens, examples.
 
-Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then uses.
+Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then
+uses.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from fedllm_app.client.local_client import LocalClient
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig
 from fedllm_app.config.values import model_values
+from fedllm_app.federation.holdings import evaluating_clients
 from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.start import StartingPoint, check_updates, checked_start
 from fedllm_app.messages import ADAPTER, ARRAYS, Assignment, ClientHolding, record_bytes, vectors_record
@@ -46,7 +49,8 @@ class Traffic:
 @dataclass(frozen=True)
 class Plan:
     """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
-    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read."""
+    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read.
+    """
 
     trained: int
     frozen: int
@@ -68,7 +72,7 @@ class Plan:
 
 
 def make_plan(flat: FlatConfig) -> Plan:
-    """Find all figures of a configuration, given flat. `ConfigError`, and the errors of data and models, as in a run."""
+    """Find all figures of a flat configuration. `ConfigError`, and the errors of data and models, as in a run."""
     config = parse_run_config(flat)
     number = config.clients.number
     if not number:
@@ -78,7 +82,7 @@ def make_plan(flat: FlatConfig) -> Plan:
     process = process_bytes()
     holdings = {k: client.describe_rows(k) for k in range(number)}
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
-    check_updates(client.chain, strategy)
+    check_updates(config, client.chain, strategy)
     schedule = Schedule.of(config, number)
     work = _work(client, strategy, schedule)
     model = _skeleton(config, start)
@@ -87,7 +91,7 @@ def make_plan(flat: FlatConfig) -> Plan:
     return Plan(
         trained=trained,
         frozen=sum(parameter.numel() for parameter in model.parameters()) - trained,
-        traffic=_traffic(start, strategy, client.chain, schedule),
+        traffic=_traffic(start, strategy, client.chain, schedule, evaluating_clients(holdings)),
         memory=training_memory(
             model, work.rows, work.length, config.train.optimizer, values.quantization, values.double_quantization
         ),
@@ -155,14 +159,21 @@ class _NoState:
         return None
 
 
-def _traffic(start: StartingPoint, strategy: RoundStrategy, chain: UpdateChain, schedule: Schedule) -> Traffic:
+def _traffic(
+    start: StartingPoint,
+    strategy: RoundStrategy,
+    chain: UpdateChain,
+    schedule: Schedule,
+    evaluating: Collection[int],
+) -> Traffic:
     """Bytes as the run's ledger will count them."""
     zero = np.zeros(start.travelling.size, np.float32)
     vector = _bytes({ADAPTER: zero})
     message = vector * len(strategy.sent_arrays)
     reply = _bytes(chain.outgoing(dict.fromkeys(strategy.reply_arrays, zero), zero, _NoState())[0])
     trained = [strategy.taking_part(plan.clients) for plan in schedule.training()]
-    evaluated = [plan.clients for plan in map(schedule.round, range(schedule.rounds + 1)) if plan.evaluates]
+    evaluations = [plan for plan in map(schedule.round, range(schedule.rounds + 1)) if plan.evaluates]
+    evaluated = [[client for client in plan.clients if client in evaluating] for plan in evaluations]
     trainings = sum(map(len, trained))
     down = trainings * message + sum(map(len, evaluated)) * vector
     once = start.sent_once(range(schedule.clients))

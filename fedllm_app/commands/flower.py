@@ -79,9 +79,14 @@ def wait_until_healthy(port: int, process: subprocess.Popen, log_file: Path) -> 
 
 
 def flower_environment() -> dict[str, str]:
-    """This process's environment, set so that Flower uses the packages installed here instead of installing anew."""
+    """This process's environment, set so that Flower uses the packages installed here instead of installing anew.
+
+    A SuperLink of ours works in a directory of its own, so relative entries of PYTHONPATH are made absolute.
+    """
     beside_python = str(Path(sys.executable).parent)
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.environ | {
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in entries if entry),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": os.environ.get("FLWR_TELEMETRY_ENABLED", "0"),
         "RAY_USAGE_STATS_ENABLED": "0",

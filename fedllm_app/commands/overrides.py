@@ -9,7 +9,7 @@ import yaml
 
 from fedllm_app.config.parse import flatten
 from fedllm_app.config.sections import ConfigError, FlatConfig
-from fedllm_app.data.sources import NAMED_SETS, set_names
+from fedllm_app.data.named_sets import NAMED_SETS, set_names
 
 Value = bool | int | float | str
 

@@ -16,7 +16,8 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import data_selection
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share, row_labels
-from fedllm_app.data.sources import BUILT_IN
+from fedllm_app.data.named_sets import BUILT_IN
+from fedllm_app.federation.holdings import data_notes
 from fedllm_app.tasks import task_spec
 
 _ROWS = 30  # clients that are listed; of more, the first ones and a summary
@@ -26,13 +27,19 @@ _OTHERS = "others"
 
 @dataclass(frozen=True)
 class ClientRows:
-    """What one client would hold. `labels` counts its rows, held-out ones included, by label."""
+    """What one client would hold. `labels` counts its rows, held-out ones included, by label.
+
+    `bad`, `duplicates` and `notes` are those of `ClientData`.
+    """
 
     client: int
     name: str
     rows: int
     held_out: int
     labels: dict[str, int]
+    bad: int = 0
+    duplicates: int = 0
+    notes: str = ""
 
 
 def add_parser(subparsers) -> None:
@@ -54,6 +61,8 @@ def report_partition(config: Config, console: Console, plot: Path | None) -> Non
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
     clients = divide(data_selection(config, config.clients.number, task_spec(config.train.task).rows))
     console.print(partition_table(clients))
+    for line in data_notes({rows.client: rows.notes for rows in clients}):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if plot:
         plot_partition(clients, plot, f"{config.data.name}: {config.data.partition}")
         console.print(f"figure: {plot}", soft_wrap=True)
@@ -76,7 +85,16 @@ def _client_rows(selection: DataSelection, client: int) -> ClientRows:
         labels = dict(Counter(row_labels(share.source, selection.partition_column)[rows].tolist()))
     elif selection.partition == "by-domain":
         labels = {share.label: len(rows)}
-    return ClientRows(client, share.label, len(share.train), len(share.held_out), labels)
+    return ClientRows(
+        client,
+        share.label,
+        len(share.train),
+        len(share.held_out),
+        labels,
+        share.source.bad.count,
+        share.duplicates,
+        "; ".join(share.notes),
+    )
 
 
 def partition_table(clients: list[ClientRows]) -> Table:
@@ -84,29 +102,27 @@ def partition_table(clients: list[ClientRows]) -> Table:
     table = Table(title="who would hold what")
     table.add_column("client", justify="right")
     table.add_column("name")
-    for column in ("training rows", "held-out rows"):
+    for column in ("training rows", "held-out rows", "duplicates", "bad rows"):
         table.add_column(column, justify="right")
     table.add_column("labels")
     shown = clients if len(clients) <= _ROWS else clients[: _ROWS - 3]
     for rows in shown:
-        table.add_row(
-            str(rows.client), escape(rows.name), f"{rows.rows:,}", f"{rows.held_out:,}", escape(_shares(rows.labels))
-        )
+        counts = (f"{count:,}" for count in (rows.rows, rows.held_out, rows.duplicates, rows.bad))
+        table.add_row(str(rows.client), escape(rows.name), *counts, escape(_shares(rows.labels)))
     table.add_section()
     for name, summary in (("smallest", min), ("median", median), ("largest", max)) if len(shown) < len(clients) else ():
-        rows, held_out, labels = (
-            summary(counts)
-            for counts in zip(*((rows.rows, rows.held_out, len(rows.labels)) for rows in clients), strict=True)
-        )
-        table.add_row("", f"{name} of {len(clients)}", f"{rows:,.0f}", f"{held_out:,.0f}", f"{labels:.0f} labels")
-    total, held_out = sum(rows.rows for rows in clients), sum(rows.held_out for rows in clients)
-    table.add_row("", "together", f"{total:,}", f"{held_out:,}", "")
+        numbers = ((rows.rows, rows.held_out, rows.duplicates, rows.bad, len(rows.labels)) for rows in clients)
+        *counts, labels = (summary(column) for column in zip(*numbers, strict=True))
+        table.add_row("", f"{name} of {len(clients)}", *(f"{count:,.0f}" for count in counts), f"{labels:.0f} labels")
+    together = (sum(getattr(rows, key) for rows in clients) for key in ("rows", "held_out", "duplicates"))
+    table.add_row("", "together", *(f"{count:,}" for count in together), "", "")
     return table
 
 
 def _shares(labels: dict[str, int]) -> str:
     total = sum(labels.values())
-    return ", ".join(f"{name} {count / total:.0%}" for name, count in _largest(labels, _LABELS_IN_TABLE).items())
+    largest = _largest(labels, _LABELS_IN_TABLE)
+    return ", ".join(f"{name.strip() or '(none)'} {count / total:.0%}" for name, count in largest.items())
 
 
 def _largest(labels: dict[str, int], number: int) -> dict[str, int]:

@@ -6,7 +6,8 @@ from fedllm_app.adapters.peft_directory import weights_file
 from fedllm_app.adapters.start import read_settings
 from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
 from fedllm_app.config.sections import Config
-from fedllm_app.data.sources import BUILT_IN, DataNotFound, set_names
+from fedllm_app.data.named_sets import BUILT_IN, set_names
+from fedllm_app.data.origins import DataNotFound
 from fedllm_app.data.templates import template_source
 from fedllm_app.federation.start import checked_start
 from fedllm_app.models.base import locate_model

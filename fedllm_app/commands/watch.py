@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from fedllm_app.federation.holdings import holdings_table, versions_line
+from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
 from fedllm_app.messages import ClientHolding
 
+_RESETS = {"control_reset": "the control variate", "error_reset": "the rounding error of its updates"}
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
 
 
@@ -51,6 +52,7 @@ class Watch:
             "warning": self._warning,
             "ready": self._ready,
             "round-started": self._round_started,
+            "client": self._client,
             "round": self._round,
             "evaluation": self._evaluation,
             "refused": self._refused,
@@ -90,6 +92,8 @@ class Watch:
         self.per_round = min(self.per_round or event["clients"], event["clients"])
         holdings = {line["client"]: ClientHolding.from_config(line) for line in self._held}
         self.console.print(holdings_table(holdings))
+        for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         for line in self._versions:
             self.console.print(versions_line(line["versions"], line["clients"], event["clients"]), highlight=False)
         self.console.print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
@@ -97,6 +101,16 @@ class Watch:
     def _round_started(self, event: dict) -> None:
         self.current = event["round"]
         self._began = self._began or event["time"]
+
+    def _client(self, event: dict) -> None:
+        lost = [told for name, told in _RESETS.items() if event.get(name)]
+        if lost:
+            self.console.print(
+                f"  client {event['client']} ({event['name']}), round {event['round']}: lost {' and '.join(lost)} of "
+                "earlier rounds and starts at zero",
+                style="yellow",
+                highlight=False,
+            )
 
     def _round(self, event: dict) -> None:
         self.console.print(

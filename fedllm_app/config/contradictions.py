@@ -1,14 +1,21 @@
 """Values that are valid alone and impossible together."""
 
+from dataclasses import fields
 from pathlib import Path
 
+from fedllm_app.class_paths import ClassPathError, NotImportable, is_class_path
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
 from fedllm_app.config.without_effect import without_effect
-from fedllm_app.data.examples import Example
+from fedllm_app.data.examples import Document, Example
+from fedllm_app.data.named_sets import BUILT_IN, NAMED_SETS, set_names
 from fedllm_app.data.partition import LABELLED
-from fedllm_app.data.sources import BUILT_IN, set_names
-from fedllm_app.strategies.registry import minimum_clients
-from fedllm_app.tasks import TASKS
+from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.data.schemas import Columns, column_fields
+from fedllm_app.strategies.registry import build_strategy, minimum_clients
+from fedllm_app.strategies.round_strategy import RoundStrategy
+from fedllm_app.tasks import TASKS, task_spec
+from fedllm_app.updates.chain import UpdateChain
+from fedllm_app.updates.table import COMPRESSIONS, build_chain
 
 
 def contradictions(config: Config) -> list[str]:
@@ -34,6 +41,7 @@ def contradictions(config: Config) -> list[str]:
             "set evaluate.every = 0 for none"
         )
     problems += _data_contradictions(data, clients, train.task)
+    problems += _task_contradictions(config)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
         problems.append(f'run.directory = {directory!r}: must be an absolute path, or "" for a new directory')
@@ -49,12 +57,43 @@ def contradictions(config: Config) -> list[str]:
             f"strategy.name = {config.strategy.name!r} needs at least {needed} clients a round, "
             f"the configuration has {taking_part}"
         )
-    return problems
+    return problems or _update_contradictions(config, clients.number or needed)
+
+
+def update_problems(config: Config, chain: UpdateChain, strategy: RoundStrategy) -> list[str]:
+    """Why update steps cannot work with the strategy, a sentence each that names both keys."""
+    update = config.update
+    given = dict.fromkeys(COMPRESSIONS, f"update.compress = {update.compress!r}")
+    steps = f"update.steps = {update.steps!r}"
+    return [
+        f"{given.get(name, steps)} does not work with strategy.name = {config.strategy.name!r}: {problem}"
+        for name, problem in chain.problems(strategy).items()
+    ]
+
+
+def _update_contradictions(config: Config, number: int) -> list[str]:
+    """The same, as far as their classes can be imported here; the server refuses what is wrong with the others."""
+    try:
+        chain = build_chain(config.update.steps, config.update.compress)
+    except NotImportable:
+        return []
+    except ClassPathError as error:
+        return [f"update.steps = {config.update.steps!r}: {error}"]
+    if not chain.steps:
+        return []
+    try:
+        strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
+    except ClassPathError:
+        return []
+    return update_problems(config, chain, strategy)
 
 
 def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) -> list[str]:
     """Ways to divide rows that the named data does not allow."""
-    problems = []
+    problems = [
+        f"data.{key} = {getattr(data, key)!r}: {problem}"
+        for key, problem in TextFormat(data.delimiter, data.encoding).problems().items()
+    ]
     names = set_names(data.name)
     if data.partition == "by-domain":
         if "" in names or BUILT_IN in names:
@@ -70,7 +109,8 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
     elif len(names) > 1:
         problems.append(
             f"data.name = {data.name!r} holds {len(names)} names and data.partition = {data.partition!r} divides one "
-            "set: name one, or set data.partition = 'by-domain' to give each client a set"
+            "set: give one name (in double quotes if it has a comma), or set data.partition = 'by-domain' to give each "
+            "client a set"
         )
     if data.partition in LABELLED and not data.partition_column:
         problems.append(
@@ -94,6 +134,40 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
     return problems
 
 
+def _task_contradictions(config: Config) -> list[str]:
+    """Values that the task does not go with. What a task of the user's own needs is known when the run begins."""
+    task, data = config.train.task, config.data
+    if is_class_path(task):
+        return []
+    rows, problems = task_spec(task).rows, []
+    for name in set_names(data.name):
+        if name in NAMED_SETS and NAMED_SETS[name].rows != rows:
+            fitting = ", ".join(key for key, known in NAMED_SETS.items() if known.rows == rows) or "none"
+            problems.append(
+                f"data.name = {name!r} has {NAMED_SETS[name].rows} rows, and train.task = {task!r} needs {rows} rows; "
+                f"named sets that have them: {fitting}"
+            )
+    read = column_fields(rows)
+    for field in fields(Columns):
+        column = getattr(data, f"{field.name}_column")
+        if column and field.name not in read:
+            keys = ", ".join(f"data.{known.name}-column" for known in fields(Columns) if known.name in read)
+            problems.append(
+                f'data.{field.name}-column = {column!r}: must be "" with train.task = {task!r}, which reads {keys}'
+            )
+    if rows == Document.kind and data.system_prompt:
+        problems.append(
+            f'data.system-prompt = {data.system_prompt!r}: must be "" with train.task = {task!r}, which trains on text '
+            "as it stands; for a chat with the result, give it to fedllm chat --system-prompt"
+        )
+    if task == "kto" and config.kto.loss_type == "kto" and config.train.batch_size < 2:
+        problems.append(
+            "train.batch-size = 1: must be at least 2 with kto.loss-type = 'kto', which compares each row with another "
+            "of its batch; kto.loss-type = 'apo_zero_unpaired' does not"
+        )
+    return problems
+
+
 def _adapter_contradictions(config: Config) -> list[str]:
     """Values of model, adapter and LoRA that are fine alone and impossible together."""
     problems = []
@@ -104,6 +178,11 @@ def _adapter_contradictions(config: Config) -> list[str]:
         problems.append(
             f"lora.target-modules = {lora.target_modules!r}: must name modules below the language-model head, "
             "lm_head, which stays frozen"
+        )
+    if lora.aggregation == "ffa" and lora.dora:
+        problems.append(
+            "lora.dora = true: must be false with lora.aggregation = 'ffa'; DoRA divides by the norm of W + s·BA, "
+            "so that the mean of B is no longer the mean of the clients' weights"
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(

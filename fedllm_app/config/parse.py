@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fedllm_app.class_paths import ClassPathError, is_class_path
 from fedllm_app.config.contradictions import contradictions
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig, kebab
-from fedllm_app.data.sources import set_names
+from fedllm_app.data.named_sets import set_names
 from fedllm_app.strategies.class_path import Argument, parse_arguments
 from fedllm_app.strategies.registry import (
     STRATEGIES,

@@ -94,7 +94,11 @@ class DataConfig(_Section):
     messages_column: str
     chosen_column: str
     rejected_column: str
+    text_column: str
+    label_column: str
     split: str
+    delimiter: str
+    encoding: str
     max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)]
     examples_per_client: Positive
     held_out_examples: NotNegative
@@ -180,6 +184,21 @@ class DpoConfig(_Section):
     ]
 
 
+class KtoConfig(_Section):
+    """Answers with a thumb up or down (Ethayarajh et al. 2024): as `DpoConfig`, and a weight for each kind."""
+
+    beta: Annotated[float, Field(gt=0)]
+    loss_type: Literal["kto", "apo_zero_unpaired"]
+    desirable_weight: Annotated[float, Field(gt=0)]
+    undesirable_weight: Annotated[float, Field(gt=0)]
+
+
+class TextConfig(_Section):
+    """Continued pretraining: whether a window may hold several documents."""
+
+    packing: bool
+
+
 class UpdateConfig(_Section):
     """What happens to an update between training and sending: own steps by class path, then compression."""
 
@@ -216,6 +235,8 @@ class Config(_Section):
     clients: ClientsConfig
     train: TrainConfig
     dpo: DpoConfig
+    kto: KtoConfig
+    text: TextConfig
     update: UpdateConfig
     evaluate: EvaluateConfig
     strategy: StrategyConfig

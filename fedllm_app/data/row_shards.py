@@ -1,7 +1,7 @@
 """How the rows of each kind become a tokenized shard. Every piece is cached on disk under all that it depends on."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,14 +18,86 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, kw_only=True)
-class RatedShard(Shard):
-    """Tokenized rated answers: `desirable` (n,) bool, the thumb of each."""
+@dataclass(frozen=True)
+class RatedShard:
+    """Tokenized rated answers: those with a thumb up and those with a thumb down, evenly mixed.
 
-    desirable: np.ndarray
+    However many rows are taken from the beginning, both kinds are among them in the proportion of the whole, so that
+    the first held-out rows stand for all of them.
+    """
+
+    up: Shard
+    down: Shard
+    refused: Refusals = Refusals()
+
+    def __len__(self) -> int:
+        return len(self.up) + len(self.down)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Shape (n,): the place of each row in `up` and `down` laid end to end."""
+        shares = [(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in (self.up, self.down)]
+        return np.argsort(np.concatenate(shares), kind="stable")
+
+    @property
+    def desirable(self) -> np.ndarray:
+        """Shape (n,), bool: whether each row has a thumb up."""
+        return self.places < len(self.up)
+
+    @property
+    def one_kind(self) -> bool:
+        """Whether all rows have the same thumb."""
+        return not len(self.up) or not len(self.down)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row."""
+        return np.concatenate([self.up.lengths, self.down.lengths])[self.places]
+
+    @property
+    def dropped(self) -> int:
+        """Rows whose prompt left no room for a completion."""
+        return self.up.dropped + self.down.dropped
+
+    @property
+    def cut(self) -> int:
+        """Rows whose completion is cut."""
+        return self.up.cut + self.down.cut
+
+    @property
+    def equal(self) -> int:
+        """Pairs that are equal when cut: there are none among single answers."""
+        return 0
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that a model reads of a row to learn from it."""
+        return 1
+
+    @property
+    def total(self) -> int:
+        """Number of all tokens."""
+        return self.up.total + self.down.total
+
+    def tokens_of(self, indices: np.ndarray) -> int:
+        """Number of the tokens of the rows at `indices`."""
+        return int(self.lengths[indices].sum())
+
+    def example(self, index: int) -> tuple[np.ndarray, int]:
+        """Token ids of one row and the position of its first completion token."""
+        place = self.places[index]
+        return self.up.example(place) if place < len(self.up) else self.down.example(place - len(self.up))
 
 
 AnyShard = Shard | PairShard | RatedShard
+
+
+def join_rows(shards: Sequence[AnyShard]) -> AnyShard:
+    """Shards of one kind of rows as one."""
+    if isinstance(shards[0], RatedShard):
+        up, down = join([shard.up for shard in shards]), join([shard.down for shard in shards])
+        return RatedShard(up, down, Refusals(sum(shard.refused.count for shard in shards)))
+    return join(shards)
 
 
 @dataclass(frozen=True)
@@ -56,8 +128,8 @@ class ShardMaker:
             raise DataError(f"data.learn-turns = 'all' must be 'last' for a task that trains on {kind} rows")
         return _MAKERS[kind](self, part, rows)
 
-    def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example]]) -> Shard:
-        """Prompts with one answer each."""
+    def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example | None]]) -> Shard:
+        """Prompts with one answer each; a None has the place of a row of another shard."""
 
         def make() -> Shard:
             how = self.tokenization
@@ -81,24 +153,11 @@ def _pairs(maker: ShardMaker, part: str, rows: Iterable[PreferencePair]) -> Pair
 
 def _rated(maker: ShardMaker, part: str, rows: Iterable[RatedAnswer]) -> RatedShard:
     def of(thumb: bool) -> Shard:
-        answers = (Example(row.prompt, row.completion) for row in rows if row.desirable == thumb)
+        answers = (Example(row.prompt, row.completion) if row.desirable == thumb else None for row in rows)
         return maker.answers(part, f"desirable={thumb}", lambda: answers)
 
     up, down = of(True), of(False)
-    first = [*_places_among_all(rows, up, True), *_places_among_all(rows, down, False)]
-    both = replace(join([up, down]), refused=Refusals(up.refused.count + down.refused.count, tuple(sorted(first))))
-    return RatedShard(
-        **{name: getattr(both, name) for name in both.__dataclass_fields__},
-        desirable=np.repeat([True, False], [len(up), len(down)]),
-    )
-
-
-def _places_among_all(rows: Iterable[RatedAnswer], shard: Shard, thumb: bool) -> list[tuple[int, str]]:
-    """The refused rows of a shard of one thumb, by their places among all rows."""
-    if not shard.refused.first:
-        return []
-    places = [place for place, row in enumerate(rows) if row.desirable == thumb]
-    return [(places[place], reason) for place, reason in shard.refused.first]
+    return RatedShard(up, down, up.refused + down.refused)
 
 
 def _documents(maker: ShardMaker, part: str, rows: Iterable[Document]) -> Shard:

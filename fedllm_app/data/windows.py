@@ -1,18 +1,22 @@
 """Documents cut into windows for continued pretraining, without losing a token."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.data.control_tokens import ControlTokens, Text
 from fedllm_app.data.shards import Shard
+from fedllm_app.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK = 256  # documents tokenized at a time
+_CHUNK = 1 << 20  # characters tokenized at a time: as Python lists, tokens take ten times the room of their array
+
+
+class NoEndToken(UserError):
+    """The tokenizer has no token that ends a document."""
 
 
 def document_windows(
@@ -41,30 +45,46 @@ def document_windows(
     Returns
     -------
     Shard
-        With `starts` of 1; `dropped` counts documents that have no token to predict.
+        With `starts` of 1; `dropped` counts documents of whose text the tokenizer leaves nothing.
+
+    Raises
+    ------
+    NoEndToken
+        The tokenizer has none.
     """
-    documents = _tokenized(texts, ControlTokens(tokenizer), special_tokens_in_text)
-    dropped = 0
-    pieces: list[np.ndarray] = []
-    if packing:
-        pieces = _cut(np.concatenate([np.zeros(0, np.int32), *documents]), max_length)
-    else:
-        for document in documents:
-            windows = _cut(document, max_length)
-            dropped += not windows
-            pieces += windows
+    controls = ControlTokens(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise NoEndToken("the tokenizer has no end token (eos_token), so no document could end")
+    documents, dropped = [], 0
+    for ids in _tokenized(texts, controls, special_tokens_in_text):
+        dropped += not ids
+        if ids:
+            documents.append(np.asarray([*controls.begin, *ids, tokenizer.eos_token_id], np.int32))
+    if packing and documents:
+        documents = [np.concatenate(documents)]
+    pieces = [window for document in documents for window in _cut(document, max_length)]
     tokens = np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
     offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int64)
     return Shard(tokens, offsets, np.ones(len(pieces), np.int32), dropped)
 
 
-def _tokenized(texts: Iterable[str], controls: ControlTokens, special_tokens_in_text: bool) -> Iterator[np.ndarray]:
-    end = [controls.tokenizer.eos_token_id]
-    remaining = iter(texts)
-    while chunk := list(islice(remaining, _CHUNK)):
+def _tokenized(texts: Iterable[str], controls: ControlTokens, special_tokens_in_text: bool) -> Iterator[list[int]]:
+    for chunk in _chunks(texts):
         written = [Text(text) if special_tokens_in_text else controls.as_text(text) for text in chunk]
         for tokens in controls.encode(written):
-            yield np.asarray(list(chain(controls.begin, tokens.ids, end)), np.int32)
+            yield list(tokens.ids)
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    chunk, characters = [], 0
+    for text in texts:
+        chunk.append(text)
+        characters += len(text)
+        if characters >= _CHUNK:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def _cut(tokens: np.ndarray, max_length: int) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ _ROWS = 20  # lines of clients in a table; more are summed up
 _COUNTS = {
     "examples": "examples",
     "held_out": "held-out",
+    "duplicates": "duplicates",
     "dropped": "too long",
     "cut": "cut",
     "bad": "bad rows",
@@ -36,12 +37,14 @@ def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     for client, (holding, _) in holdings.items():
         directory.journal("holds", client=client, **holding.to_config())
     log(INFO, "%s", _as_text(holdings_table({client: holding for client, (holding, _) in holdings.items()})))
+    for line in data_notes({client: holding.notes for client, (holding, _) in holdings.items()}):
+        log(INFO, "%s", line)
     groups = version_groups({client: versions for client, (_, versions) in holdings.items()})
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(holdings)))
-    warnings = [*row_warnings({client: holding for client, (holding, _) in holdings.items()}), version_warning(groups)]
-    for warning in filter(None, warnings):
+    held = {client: holding for client, (holding, _) in holdings.items()}
+    for warning in filter(None, [*row_warnings(held), version_warning(groups), held_out_warning(held)]):
         directory.journal("warning", reason=warning)
         log(WARNING, warning)
 
@@ -86,6 +89,20 @@ def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
     return warnings
 
 
+def data_notes(notes: Mapping[int, str]) -> list[str]:
+    """A line for the clients whose data was read in the same way: what was found out, and what was not read."""
+    groups: dict[str, list[int]] = {}
+    for client, text in notes.items():
+        if text:
+            groups.setdefault(text, []).append(client)
+    lines = [
+        f"data of {'all clients' if len(clients) == len(notes) else _clients(clients)}: {text}"
+        for text, clients in groups.items()
+    ]
+    rest = len(lines) - _ROWS
+    return lines if rest <= 0 else [*lines[:_ROWS], f"data of more clients: {rest} notes, in the journal (holds)"]
+
+
 def version_groups(versions_of: Mapping[int, Sequence[str]]) -> list[tuple[list[str], list[int]]]:
     """The different sets of versions, and the clients that have each, the most frequent set first."""
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -106,6 +123,20 @@ def version_warning(groups: Sequence[tuple[Sequence[str], Sequence[int]]]) -> st
         if len(found) > 1
     ]
     return f"the clients have different versions of: {'; '.join(different)}" if different else ""
+
+
+def evaluating_clients(holdings: Mapping[int, ClientHolding]) -> frozenset[int]:
+    """The clients that have held-out rows, so that they can evaluate."""
+    return frozenset(client for client, holding in holdings.items() if holding.held_out)
+
+
+def held_out_warning(holdings: Mapping[int, ClientHolding]) -> str:
+    """A sentence that names the clients that cannot evaluate; "" where all can."""
+    without = sorted(holdings.keys() - evaluating_clients(holdings))
+    if not without:
+        return ""
+    has, takes = ("has", "takes") if len(without) == 1 else ("have", "take")
+    return f"{_clients(without)} {has} no held-out rows and {takes} no part in evaluations"
 
 
 def versions_line(versions: Iterable[str], clients: Sequence[int], total: int) -> str:

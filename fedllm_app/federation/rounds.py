@@ -1,11 +1,11 @@
 """The round loop around any strategy: draw, send, gather, aggregate, evaluate, save.
 
-The strategy keeps Flower's four methods. It is shown a grid whose nodes are the clients already drawn for the round, and
-gets only replies that the exchange has checked; everything else that a run of weeks needs happens here.
+The strategy keeps Flower's four methods. It is shown a grid whose nodes are the clients already drawn for the round,
+and gets only replies that the exchange has checked; everything else that a run of weeks needs happens here.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,8 @@ class Rounds:
         Hash of the layout of the vector that travels.
     save : Callable[[Checkpoint], None]
         Writes a checkpoint.
+    evaluating : Collection[int] | None
+        The clients that have held-out rows, which alone are asked to evaluate; None for all.
     """
 
     strategy: RoundStrategy
@@ -75,6 +77,7 @@ class Rounds:
     once: SentOnce
     manifest: str
     save: Callable[[Checkpoint], None]
+    evaluating: Collection[int] | None = None
 
     def run(self, initial: np.ndarray) -> np.ndarray:
         """Run all rounds from the packed adapter `initial` and return the last global adapter."""
@@ -116,11 +119,15 @@ class Rounds:
             seconds=time.perf_counter() - started,
             bytes_down=self.ledger.totals.down,
             bytes_up=self.ledger.totals.up,
+            **journal_keys(self.strategy.round_numbers()),
         )
         return arrays
 
     def _evaluate(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
-        grid = DrawnClients(plan.clients)
+        clients = [client for client in plan.clients if self.evaluating is None or client in self.evaluating]
+        if not clients:
+            return
+        grid = DrawnClients(clients)
         configured = self.strategy.configure_evaluate(plan.number, arrays, ConfigRecord(), grid)
         request = self._request(MessageType.EVALUATE, configured, plan.number, 0.0)
         if not request.contents:

@@ -1,8 +1,6 @@
 """Value alignment: TRL's DPOTrainer on a resident model, with the reference's log-probabilities from a cache.
 
-The reference policy of federated DPO is fixed for the whole run: the base with the starting adapter. Given a PEFT
-model, TRL copies the adapter that it finds at construction into a second one named `ref`, which in a later round would
-be that round's global model. Here that copy is removed at once, and every batch brings the reference's values along.
+The reference policy of federated DPO is fixed for the whole run: the base with the starting adapter.
 """
 
 from dataclasses import replace
@@ -15,14 +13,11 @@ from trl import DPOConfig, DPOTrainer
 
 from fedllm_app.config.sections import Config, TrainConfig
 from fedllm_app.data.shards import PairShard
-from fedllm_app.training.references import ReferenceCache, reference_cache
+from fedllm_app.training.references import ReferenceCache, ReferenceFromBatch, reference_cache
 from fedllm_app.training.resident import Resident
 from fedllm_app.training.scoring import completion_log_probs_of
 from fedllm_app.training.task import Job, Numbers, Task, TrainResult
 from fedllm_app.training.trainer import InGivenOrder, resident_trainer, train_round, training_arguments
-
-_TRL_REFERENCE = "ref"
-
 
 _LOGGED = {
     "rewards/accuracies": "reward-accuracy",
@@ -55,15 +50,8 @@ class ValueAlignment(Task):
         return evaluate_dpo(job.model, job.shards.held_out, job.adapter, job.reference, references, self.beta, examples)
 
 
-class PreferenceTrainer(InGivenOrder, DPOTrainer):
+class PreferenceTrainer(ReferenceFromBatch, InGivenOrder, DPOTrainer):
     """DPOTrainer that takes the reference's log-probabilities from the batch."""
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        if _TRL_REFERENCE in self.model.peft_config:
-            self.model.delete_adapter(_TRL_REFERENCE)
-        # Asked for at construction, TRL would hash the whole model and compute the values of a placeholder.
-        self.precompute_ref_logps = True
 
 
 def dpo_trainer(
@@ -75,7 +63,8 @@ def dpo_trainer(
     def arguments() -> DPOConfig:
         return DPOConfig(**training_arguments(train), **loss, max_length=None)
 
-    placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]})
+    # Tokens that merged across two texts would make TRL warn about the user's template.
+    placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]})
     key = (train, beta, loss_type, label_smoothing)
     return resident_trainer(resident, key, PreferenceTrainer, arguments, placeholder)
 

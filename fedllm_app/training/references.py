@@ -5,10 +5,12 @@ import hashlib
 import numpy as np
 import torch
 
-from fedllm_app.messages import REFERENCE
+from fedllm_app.messages import HOME, REFERENCE
 from fedllm_app.paths import home
 from fedllm_app.training.client_state import save_array
 from fedllm_app.training.task import Job
+
+_TRL_REFERENCE = "ref"
 
 
 class ReferenceCache:
@@ -44,5 +46,23 @@ def reference_cache(job: Job, part: str, columns: int) -> ReferenceCache:
     # Threads and dtype change the last bits of a log-probability.
     numerics = f"{job.model.model.dtype}/{torch.get_num_threads()}"
     shard = job.shards.train if part == "train" else job.shards.held_out
-    parts = [str(job.model.key), numerics, job.assignment.once.get(REFERENCE, ""), part, job.shards.key]
+    once = job.assignment.once
+    # Factors that stay at home belong to the reference policy. Without a starting adapter it is the base alone.
+    policy = once[REFERENCE] + once.get(HOME, "") if REFERENCE in once else ""
+    parts = [str(job.model.key), numerics, policy, f"{part}/{columns}", job.shards.key]
     return ReferenceCache(parts, len(shard), columns)
+
+
+class ReferenceFromBatch:
+    """Mixed into a TRL trainer, before TRL's class: the reference's log-probabilities come with the batch.
+
+    Given a PEFT model, TRL copies the adapter that it finds at construction into a second one, `ref`, which in a later
+    round would be that round's global model. That copy is removed.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if _TRL_REFERENCE in self.model.peft_config:
+            self.model.delete_adapter(_TRL_REFERENCE)
+        # Asked for at construction, TRL would hash the whole model and compute the values of a placeholder.
+        self.precompute_ref_logps = True

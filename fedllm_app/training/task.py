@@ -60,6 +60,8 @@ class ClientShards:
     train: AnyShard
     held_out: AnyShard
     bad: int = 0
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
     first_refused: str = ""
 
     @property

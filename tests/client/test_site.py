@@ -1,10 +1,13 @@
 """What a site says of its own data."""
 
+from dataclasses import replace
+
 import pytest
 
 from fedllm_app.client.site import SiteConfigError, at_site, site_items
 from fedllm_app.data.client_rows import DataSelection
-from fedllm_app.data.sources import Columns
+from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.data.schemas import Columns
 
 SELECTION = DataSelection(
     "alpaca", Columns(prompt="q", chosen="c"), 4, 1, 10, 3, 0.0, "sft", split="train", partition="iid", samples=9
@@ -32,6 +35,19 @@ def test_columns_and_split_alone_leave_the_partition():
     assert own.columns == Columns(prompt="", chosen="c", rejected="r")
 
 
+def test_a_site_says_how_its_files_are_written():
+    run = replace(SELECTION, text_format=TextFormat(delimiter="|", encoding="latin-1"))
+    own = at_site(run, site_items({"delimiter": ";"}))
+    assert own.text_format == TextFormat(";", "latin-1")
+    assert at_site(run, site_items({"encoding": "", "delimiter": "tab"})).text_format == TextFormat("tab", "")
+
+
+def test_every_column_of_the_configuration_can_be_named_at_a_site():
+    """Those of documents and of rated answers too."""
+    own = at_site(SELECTION, site_items({"text-column": "body", "label-column": "vote"}))
+    assert own.columns == Columns(prompt="q", chosen="c", text="body", label="vote")
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [
@@ -39,6 +55,8 @@ def test_columns_and_split_alone_leave_the_partition():
         ({"data-path": ""}, "data-path = '': must be an absolute path"),
         ({"data-path": 7}, "data-path = 7: must be text"),
         ({"site": 3}, "site = 3: must be text"),
+        ({"delimiter": ";;"}, "delimiter = ';;': must be one character"),
+        ({"encoding": "utf-99"}, "encoding = 'utf-99': must be an encoding that Python knows"),
         ({"data_path": "/x"}, "data_path: unknown key; did you mean data-path?"),
         ({"promt-column": "x"}, "promt-column: unknown key; did you mean prompt-column?"),
     ],

@@ -186,8 +186,8 @@ def test_quantization_is_that_of_the_run(save_run):
 
 
 def test_temperature_draws_from_the_whole_vocabulary(save_run):
-    """At a high temperature all 300 tokens are about as likely: of the 128 letters of ASCII, a share 1 / e is in none of
-    300 draws, which leaves 81. The fifty likeliest alone would be 50. At zero there is one.
+    """At a high temperature all 300 tokens are about as likely: of the 128 letters of ASCII, a share 1 / e is in none
+    of 300 draws, which leaves 81. The fifty likeliest alone would be 50. At zero there is one.
     """
     chat = opened(save_run())
     prompts = encode_prompts([HI] * 300, chat.template, chat.tokenizer, None)

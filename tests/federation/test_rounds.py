@@ -74,7 +74,9 @@ class Loop:
 def loop(tmp_path, make_grid):
     """A function that makes the loop of some clients."""
 
-    def make(clients, strategy="fedavg", number=2, arrival=None, reference=None, timeout=5.0, **schedule):
+    def make(
+        clients, strategy="fedavg", number=2, arrival=None, reference=None, timeout=5.0, evaluating=None, **schedule
+    ):
         plan = {
             "rounds": 1,
             "per_round": 0,
@@ -102,9 +104,8 @@ def loop(tmp_path, make_grid):
             chain=chain,
             once=once,
         )
-        rounds = Rounds(
-            strategy, Schedule(clients=number, **plan | schedule), exchange, ledger, chain, once, "m", saved.append
-        )
+        plan = Schedule(clients=number, **plan | schedule)
+        rounds = Rounds(strategy, plan, exchange, ledger, chain, once, "m", saved.append, evaluating)
         return Loop(rounds, grid, saved)
 
     return make
@@ -262,6 +263,24 @@ def test_evaluations(loop):
     assert told == [(0, [0, 1], 1.75), (2, [0, 1], 1.75), (3, [0, 1], 1.75)]
     assert len(events(rounds, "client-evaluation")) == 6
     assert rounds.totals.positions == {0: 15, 1: 15}
+
+
+def test_clients_without_held_out_rows_are_not_asked_to_evaluate(loop):
+    """Client 1 alone has some: its loss of 2 is the mean, and nothing is sent to client 0 but to train."""
+    clients = Clients()
+    rounds = loop(clients, evaluate_every=1, evaluating={1})
+    rounds.run(START)
+    told = [(event["round"], event["clients"], event["eval_loss"]) for event in events(rounds, "evaluation")]
+    assert told == [(0, [1], 2.0), (1, [1], 2.0)]
+    assert [job.client for kind, job in clients.assigned if kind == "evaluate"] == [1, 1]
+    assert [job.client for job in clients.trained()] == [0, 1]
+    assert events(rounds, "refused") == []
+
+
+def test_where_no_client_has_held_out_rows_the_run_goes_on_without_evaluations(loop):
+    rounds = loop(Clients(), evaluate_every=1, evaluating=frozenset())
+    np.testing.assert_allclose(rounds.run(START), [1.4, 2.0], rtol=1e-6)
+    assert events(rounds, "evaluation", "client-evaluation") == []
 
 
 def test_a_failed_evaluation_costs_its_client_only(loop):
