@@ -123,12 +123,12 @@ def test_sites_train_in_one_run(sites):
     for client, name in enumerate(("rome", "oslo")):
         context = sites(name)
         manifest = ask(context, "query.describe", client=client, clients=2).content[CONFIG]["manifest"]
-        view = client_app._local_client(context, 2).model.manifest
+        adapter = client_app._local_client(context, 2).model.adapter.read()
         assignment = Assignment(
             client=client, clients=2, server_round=1, position=0, learning_rate=1e-3, manifest=manifest
         )
         content = RecordDict({CONFIG: ConfigRecord(assignment.to_config())})
-        content[ARRAYS] = adapter_record(np.zeros(view.size, np.float32))
+        content[ARRAYS] = adapter_record(adapter)
         message = Message(content, dst_node_id=11, message_type="train")
         message.metadata._message_id = "asked"
         answer = client_app.app(message, context)

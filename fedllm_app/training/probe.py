@@ -60,13 +60,14 @@ def check_trainable(model: "PeftModel", method: str) -> None:
     """
     row = probe_row(model.get_base_model())
     try:
-        log_probs, _, _ = score_completions(model, row, row)
+        with torch.enable_grad():  # a caller may only want to score rows
+            loss = score_completions(model, row, row)[0].sum()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # as above
         raise misfit(model, method, error) from error
-    if log_probs.requires_grad:
-        log_probs.sum().backward()
+    if loss.requires_grad:
+        loss.backward()
     idle = untrained(model, method)
     model.zero_grad(set_to_none=True)
     if idle:

@@ -114,6 +114,7 @@ def test_the_end_token_is_learnt_where_it_is_the_padding_too(
     tokenizer = client.model.tokenizer
     end = tokenizer.eos_token_id
     assert tokenizer.pad_token_id == end
+    assert client.model.model is not None  # loaded, with a row of its own that is no client's
     seen, score = [], head.completion_log_probs
 
     def record(base, labels, **inputs):
@@ -143,8 +144,7 @@ def test_the_end_token_is_learnt_where_it_is_the_padding_too(
 def test_a_released_model_is_gone(make_client, assign):
     """Garbage collection passes over what is there while a model is used, and not any more once it is released."""
     client = make_client()
-    start = np.zeros(client.model.manifest.size, np.float32)
-    client.train(assign(client), {ADAPTER: start}, lambda *_: None)
+    client.train(assign(client), {ADAPTER: client.model.adapter.read()}, lambda *_: None)
     model = weakref.ref(client.model.model)
     assert gc.get_freeze_count() > 0
     resident_module.release()
