@@ -21,7 +21,15 @@ import numpy as np
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.methods import AdapterValues, adapter_layout, add_adapter, check_dora
 from fedllm_app.adapters.view import AdapterView
-from fedllm_app.models.base import ModelLocation, ModelValues, load_model, load_model_config, load_tokenizer, locate_model, stop_ids
+from fedllm_app.models.base import (
+    ModelLocation,
+    ModelValues,
+    load_model,
+    load_model_config,
+    load_tokenizer,
+    locate_model,
+    stop_ids,
+)
 from fedllm_app.models.check import tokenizer_notes
 from fedllm_app.models.files import UnusableModel
 from fedllm_app.process_cache import PROCESS_CACHE

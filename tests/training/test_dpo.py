@@ -135,7 +135,9 @@ def test_references_are_computed_once_per_pair(make_client, assign, monkeypatch)
     untrained = draw_adapter(client.model.manifest, seed=0)  # B is zero: the base itself
     for server_round in (1, 2):
         client.train(
-            assign(client, server_round=server_round, position=2 * (server_round - 1)), {ADAPTER: untrained}, lambda *_: None
+            assign(client, server_round=server_round, position=2 * (server_round - 1)),
+            {ADAPTER: untrained},
+            lambda *_: None,
         )
     assert computed == [4, 4]
     resumed = make_client(run_id=2, train__task="dpo")

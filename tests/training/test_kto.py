@@ -214,7 +214,9 @@ def test_references_of_rows_are_computed_once(make_client, assign, monkeypatch):
     untrained = draw_adapter(client.model.manifest, seed=0)  # B is zero: the base itself
     for server_round in (1, 2):
         position = 2 * (server_round - 1)
-        client.train(assign(client, server_round=server_round, position=position), {ADAPTER: untrained}, lambda *_: None)
+        client.train(
+            assign(client, server_round=server_round, position=position), {ADAPTER: untrained}, lambda *_: None
+        )
     assert computed == [(RatedShard, 4), (Shard, 4)] * 2
     resumed = make_client(run_id=2, train__task="kto", train__max_length=256)
     resumed.train(assign(resumed, server_round=2, position=2), {ADAPTER: untrained}, lambda *_: None)
