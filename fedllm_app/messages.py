@@ -6,7 +6,7 @@ where Flower has them, so that its own strategies work on these messages as they
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -39,6 +39,19 @@ class ClientHolding:
         Rows that have no room for an answer within `train.max-length`.
     bad : int
         Unusable rows of the set that its rows are from, of which other clients may have shares.
+    cut, cut_training : int
+        Rows, and training rows among them, whose answer is cut at `train.max-length`: they do not teach to stop.
+    refused : int
+        Rows that cannot be written as tokens, because the template refuses them; `first_refused` names one and says
+        why.
+    equal : int
+        Preference pairs whose answers are equal when cut, which are left out.
+    one_kind : bool
+        Whether the training rows are rated answers that all have the same label.
+    duplicates : int
+        Held-out rows that equal another row of the set.
+    notes : str
+        How the data was read, and what of it was not read.
     """
 
     name: str
@@ -48,6 +61,14 @@ class ClientHolding:
     dropped: int
     bad: int
     tokens: int
+    cut: int = 0
+    cut_training: int = 0
+    refused: int = 0
+    first_refused: str = ""
+    equal: int = 0
+    one_kind: bool = False
+    duplicates: int = 0
+    notes: str = ""
 
     def to_config(self) -> dict[str, int | str]:
         """As keys of a message or of a line of the journal."""
@@ -55,9 +76,11 @@ class ClientHolding:
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> "ClientHolding":
-        """Read `to_config`; other keys are left alone. BadMessage if one is missing."""
+        """Read `to_config`; other keys are left alone. BadMessage if one without a default is missing."""
+        keys = {field.name: field.name.replace("_", "-") for field in fields(cls)}
+        wanted = [field.name for field in fields(cls) if field.default is MISSING or keys[field.name] in config]
         try:
-            return cls(**{field.name: config[field.name.replace("_", "-")] for field in fields(cls)})
+            return cls(**{name: config[keys[name]] for name in wanted})
         except KeyError as error:
             raise BadMessage(f"a client's description of its data lacks {error}") from None
 
@@ -69,9 +92,9 @@ class Assignment:
     `position` is the number of optimizer steps of this client that entered the global model so far: all that has to be
     remembered of a client between rounds, and kept by the server, so that a restarted site goes on where it stopped.
     `state_version` is the round of this client's last accepted reply (0: none): the version that state on the client's
-    disk must have. `once` are hashes, by name, of arrays that the server sends a client once and the client keeps, such as
-    the adapter of a reference policy. `asked` is the whole configuration of the message, in which strategies have keys of
-    their own.
+    disk must have. `once` are hashes, by name, of arrays that the server sends a client once and the client keeps, such
+    as the adapter of a reference policy. `config` is the whole configuration of the message, in which strategies have
+    keys of their own.
     """
 
     client: int
@@ -83,7 +106,7 @@ class Assignment:
     state_version: int = 0
     once: Mapping[str, str] = field(default_factory=dict)
     pooled: bool = False
-    asked: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
+    config: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
 
     def to_config(self) -> dict[str, int | float | str | bool]:
         """The keys of the message's ConfigRecord that the round loop sets; strategies add their own."""
@@ -113,7 +136,7 @@ class Assignment:
                 state_version=config["state-version"],
                 once={key.removeprefix(_ONCE): str(config[key]) for key in config if key.startswith(_ONCE)},
                 pooled=config.get("pooled", False),
-                asked=dict(config),
+                config=dict(config),
             )
         except KeyError as error:
             raise BadMessage(f"the message's configuration lacks {error}") from None

@@ -32,7 +32,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment from its configuration to its result file."""
     config = parse_run_config(context.run_config)
-    prompt = PromptRecord.of(config.data.template, config.data.system_prompt)
+    prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
     directory = RunDirectory(Path(config.run.directory or home() / "runs" / str(context.run_id)), prompt)
     directory.create(context.run_config)
     log(INFO, "run directory: %s", directory.path)
@@ -40,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: int) -> None:
-    """Run `config` over the nodes of a grid into a new run directory; whatever ends it early is journaled and raised."""
+    """Run `config` over the nodes of a grid into a new run directory; what ends it early is journaled and raised."""
     started = time.time()
     directory.journal("started", run_id=run_id, rounds=config.train.rounds, strategy=config.strategy.name)
     try:
@@ -58,7 +58,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(nodes))
     chain = build_chain(config.update.steps, config.update.compress)
-    check_updates(chain, strategy)
+    check_updates(config, chain, strategy)
     start = starting_point(config)
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.round_timeout, strategy.pooled)

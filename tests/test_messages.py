@@ -41,7 +41,7 @@ def test_assignment_round_trip():
 def test_assignment_takes_the_keys_of_strategies():
     config = JOB.to_config() | {"proximal-mu": 0.25, "pooled": True}
     read = Assignment.from_message(request(**config))
-    assert (read.asked["proximal-mu"], read.pooled) == (0.25, True)
+    assert (read.config["proximal-mu"], read.pooled) == (0.25, True)
 
 
 @pytest.mark.parametrize("key", [key for key in JOB.to_config() if key != "once.reference"])

@@ -171,6 +171,11 @@ def is_a_factor(name: str) -> bool:
     return any(a in name for a, _ in _FACTOR_NAMES)
 
 
+def is_embedding_factor(name: str) -> bool:
+    """Whether a tensor is a factor of LoRA on an embedding, where A starts at zero and B does not."""
+    return any(factor in name for factor in _FACTOR_NAMES[1])
+
+
 def is_b_factor(name: str) -> bool:
     """Whether a tensor is a factor B of LoRA."""
     return any(b in name for _, b in _FACTOR_NAMES)

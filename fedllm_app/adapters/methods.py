@@ -97,7 +97,7 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
 
 @contextmanager
 def peft_asks_by_an_old_name() -> Iterator[None]:
-    """While PEFT wraps a model: it asks under a name that transformers 6 will not have, of which transformers 5 warns."""
+    """While PEFT wraps a model: it asks by a name that transformers 6 will not have, and transformers 5 warns of it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
@@ -179,8 +179,8 @@ def initial_adapter(
 def draw_adapter(manifest: Manifest, seed: int) -> np.ndarray:
     """The seeded initial adapter of a layout of LoRA or (IA)³, without the base model's weights.
 
-    LoRA as its paper and PEFT start it: `A` uniform on ±1/√fan_in (Kaiming uniform with a = √5), `B` zero; (IA)³ at
-    one. Either way the first forward pass is the base model's.
+    LoRA as its paper and PEFT start it: `A` uniform on ±1/√fan_in (Kaiming uniform with a = √5), `B` zero; on an
+    embedding, `A` zero and `B` standard normal; (IA)³ at one. In each case the first forward pass is the base model's.
     """
     random = np.random.default_rng([seed, 0])
     tensors = {}
@@ -188,6 +188,8 @@ def draw_adapter(manifest: Manifest, seed: int) -> np.ndarray:
         if "lora_A" in name:
             bound = 1.0 / math.sqrt(shape[-1])
             tensors[name] = random.uniform(-bound, bound, shape).astype(np.float32)
+        elif "lora_embedding_B" in name:
+            tensors[name] = random.standard_normal(shape).astype(np.float32)
         else:
             tensors[name] = (np.ones if "ia3_l" in name else np.zeros)(shape, np.float32)
     return manifest.pack(tensors)

@@ -68,25 +68,22 @@ class AdapterView:
 
 def adapter_parameters(model: "peft.PeftModel") -> tuple[list["torch.nn.Parameter"], list[str]]:
     """The adapter's parameters and their names, in the manifest's order. AdapterError if others are trained as well."""
-    # What PEFT names shares storage with the parameters. The parameters themselves are kept: a trainer may give them
-    # other storage.
-    by_address = {parameter.data_ptr(): parameter for parameter in model.parameters()}
-    named = _named_tensors(model)
-    found = [by_address[tensor.data_ptr()] for tensor in named.values()]
+    named = _named_parameters(model)
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    if not trained <= {id(parameter) for parameter in found}:
-        raise AdapterError(f"{len(trained)} tensors of the model are trained, its adapter has {len(named)}")
-    return found, list(named)
+    others = trained - {id(parameter) for parameter in named.values()}
+    if others:
+        raise AdapterError(f"{len(others)} tensors of the model are trained and do not belong to its adapter")
+    return list(named.values()), list(named)
 
 
 def manifest_of(model: "peft.PeftModel") -> Manifest:
     """The layout of a model's adapter; the model may be without storage (on the meta device)."""
-    named = _named_tensors(model)
-    return Manifest(tuple(named), tuple(tuple(tensor.shape) for tensor in named.values()))
+    named = _named_parameters(model)
+    return Manifest(tuple(named), tuple(tuple(parameter.shape) for parameter in named.values()))
 
 
-def _named_tensors(model: "peft.PeftModel") -> dict[str, "torch.Tensor"]:
-    """The adapter's tensors by name: as PEFT saves them, or the parameters of the encoder of a prompt method.
+def _named_parameters(model: "peft.PeftModel") -> dict[str, "torch.nn.Parameter"]:
+    """The adapter's parameters by the names that PEFT saves them under, or those of the encoder of a prompt method.
 
     There PEFT saves the encoder's output, the virtual tokens, which are not what is trained.
     """
@@ -95,4 +92,5 @@ def _named_tensors(model: "peft.PeftModel") -> dict[str, "torch.Tensor"]:
     if model.active_peft_config.is_prompt_learning:
         encoder = model.prompt_encoder[model.active_adapter]
         return {ENCODER + name: parameter for name, parameter in encoder.named_parameters()}
-    return get_peft_model_state_dict(model, save_embedding_layers=False)
+    # keep_vars: the parameters themselves, not tensors that share their storage, which a trainer may replace.
+    return get_peft_model_state_dict(model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False)

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from fedllm_app.adapters.layout import Layout
-from fedllm_app.adapters.methods import adapter_layout, initial_adapter
+from fedllm_app.adapters.methods import adapter_layout, draw_adapter
 from fedllm_app.class_paths import class_paths, import_class
 from fedllm_app.client.local_client import LocalClient
 from fedllm_app.client.shards import ShardStore
@@ -11,7 +10,7 @@ from fedllm_app.client.site import SiteItems, at_site
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.config.values import adapter_values, data_selection, model_values, tokenization
-from fedllm_app.models.base import load_model, locate_model
+from fedllm_app.models.base import locate_model
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.tasks import task_spec
@@ -63,7 +62,6 @@ def _build(run_id: int, flat: dict, clients: int, site: SiteItems) -> LocalClien
 
 def _drawn_home(config: Config) -> np.ndarray:
     """The part of a newly drawn adapter that stays at home, as the server draws it from the same seed."""
-    values = adapter_values(config)
-    layout: Layout = adapter_layout(locate_model(config.model.name, config.model.trust_remote_code), values)
-    full = initial_adapter(layout, values, config.run.seed, lambda: load_model(model_values(config)))
-    return full[layout.slots(home_part(layout, config.lora.aggregation))]
+    location = locate_model(config.model.name, config.model.trust_remote_code)
+    layout = adapter_layout(location, adapter_values(config))
+    return draw_adapter(layout.manifest, config.run.seed)[layout.slots(home_part(layout, config.lora.aggregation))]

@@ -70,7 +70,7 @@ class LocalClient:
 
     def shards(self, client: int) -> ClientShards:
         """A client's tokenized rows."""
-        return self.store.of(client, self.model)
+        return self.store.client(client, self.model)
 
     def pooled_shards(self) -> ClientShards:
         """The rows of all clients, as if one owned them."""
@@ -96,6 +96,14 @@ class LocalClient:
             dropped=shards.train.dropped + shards.held_out.dropped,
             bad=shards.bad,
             tokens=shards.train.total,
+            cut=shards.train.cut + shards.held_out.cut,
+            cut_training=shards.train.cut,
+            refused=shards.refused,
+            first_refused=shards.first_refused,
+            equal=shards.train.equal + shards.held_out.equal,
+            one_kind=shards.train.one_kind,
+            duplicates=shards.duplicates,
+            notes="; ".join(shards.notes),
         )
 
     def train(self, assignment: Assignment, vectors: Vectors, progress: Progress) -> tuple[Vectors, Numbers]:
@@ -163,7 +171,7 @@ class LocalClient:
 
     def _corrections(self, assignment: Assignment, vectors: Vectors) -> list[Correction]:
         local_round = LocalRound(
-            asked=assignment.asked,
+            config=assignment.config,
             vectors=vectors,
             pieces=self.model.adapter.pieces,
             state=self._state(assignment),
@@ -181,7 +189,7 @@ class LocalClient:
     def _sent_once(
         self, name: str, assignment: Assignment, vectors: Vectors, derive: Callable[[], np.ndarray] | None = None
     ) -> np.ndarray | None:
-        """An array that the server sends once: from this message, from disk, or derived here; None if the run has none."""
+        """An array that the server sends once: from the message, from disk or derived; None if the run has none."""
         if name not in assignment.once:
             return None
         state = self._state(assignment)

@@ -42,8 +42,8 @@ class Tail:
             return []
         with open(self.path, "rb") as file:
             file.seek(self._offset)
-            whole = file.read().rpartition(b"\n")[0]
-        if not whole:
+            complete = file.read().rpartition(b"\n")[0]
+        if not complete:
             return []
-        self._offset += len(whole) + 1
-        return [json.loads(line) for line in whole.splitlines()]
+        self._offset += len(complete) + 1
+        return [json.loads(line) for line in complete.splitlines()]

@@ -3,9 +3,10 @@
 import numpy as np
 
 from fedllm_app.client.policy import check_pooling
-from fedllm_app.data.client_rows import ClientData, DataSelection, client_data
-from fedllm_app.data.row_shards import ShardMaker, join_rows
+from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data
+from fedllm_app.data.row_shards import AnyShard, ShardMaker, join_rows
 from fedllm_app.data.shards import EmptyShard, batches, walk
+from fedllm_app.data.sources import TooManyBadRows
 from fedllm_app.data.templates import template_source
 from fedllm_app.data.tokenization import Tokenization
 from fedllm_app.process_cache import PROCESS_CACHE
@@ -21,7 +22,7 @@ class ShardStore:
     def __init__(self, selection: DataSelection, tokenization: Tokenization) -> None:
         self.selection, self.tokenization = selection, tokenization
 
-    def of(self, client: int, model: Resident) -> ClientShards:
+    def client(self, client: int, model: Resident) -> ClientShards:
         """The shards of a client."""
         key = (self.selection, self.tokenization, model.key, client)
         return PROCESS_CACHE.get("client shards", key, lambda: self._make(client, model), keep=_OPEN)
@@ -35,18 +36,27 @@ class ShardStore:
     def _make(self, client: int, model: Resident) -> ClientShards:
         data = client_data(self.selection, client)
         key = self._key(data, model)
-        maker = ShardMaker(model.tokenizer, self.tokenization, key)
+        maker = ShardMaker(model.tokenizer, self.tokenization, key, model.stops)
         train = maker.make("train", self.selection.rows, data.train)
         if not len(train):
-            raise EmptyShard(
-                f"none of its {train.dropped} rows has room for a completion within train.max-length = "
-                f"{self.tokenization.max_length} tokens"
-            )
+            raise EmptyShard(_nothing_left(train, data.train, self.tokenization.max_length))
         held_out = maker.make("held-out", self.selection.rows, data.held_out)
-        return ClientShards(data.label, data.schema, f"{key}", train, held_out, data.bad)
+        refused = _first_refused(data.train, train) or _first_refused(data.held_out, held_out)
+        shards = ClientShards(
+            data.label, data.schema, f"{key}", train, held_out, data.bad, data.duplicates, data.notes, refused
+        )
+        # Of the set's rows only this client's are known here: the share may be larger, not smaller.
+        unusable, share = data.bad + shards.refused, self.selection.max_bad_share
+        if shards.refused and unusable > share * data.set_rows:
+            raise TooManyBadRows(
+                f"{unusable} of the {data.set_rows} rows of its data cannot be used, more than data.max-bad-share = "
+                f"{share}: the template refuses {shards.refused} of them, the first is {refused}. Repair them, choose "
+                "another data.template, or raise data.max-bad-share"
+            )
+        return shards
 
     def _pool(self, model: Resident) -> ClientShards:
-        clients = [self.of(client, model) for client in range(self.selection.clients)]
+        clients = [self.client(client, model) for client in range(self.selection.clients)]
         train = join_rows([shards.train for shards in clients])
         held_out = join_rows([shards.held_out for shards in clients])
         return ClientShards("pooled", clients[0].schema, " ".join(shards.key for shards in clients), train, held_out)
@@ -54,7 +64,24 @@ class ShardStore:
     def _key(self, data: ClientData, model: Resident) -> list:
         tokens = self.tokenization
         template = template_source(tokens.template) or tokens.template
-        return [model.tokenizer_hash, data.fingerprint, template, tokens.system_prompt, tokens.max_length]
+        choices = [tokens.system_prompt, tokens.max_length, tokens.special_tokens_in_text, tokens.learn_turns]
+        return [model.tokenizer_hash, model.stops, data.fingerprint, template, *choices]
+
+
+def _first_refused(rows: Rows, shard: AnyShard) -> str:
+    """The first row that cannot be written as tokens, and why; "" if there is none."""
+    return next((f"row {rows.number(place)}: {reason}" for place, reason in shard.refused.first), "")
+
+
+def _nothing_left(shard: AnyShard, rows: Rows, max_length: int) -> str:
+    """Why no row is left to train on."""
+    reasons = (
+        (shard.dropped, f"leave no room for a completion within train.max-length = {max_length} tokens"),
+        (shard.refused.count, f"are refused by the template, the first is {_first_refused(rows, shard)}"),
+        (shard.equal, f"are pairs whose answers are equal within train.max-length = {max_length} tokens"),
+    )
+    told = "; ".join(f"{count} {reason}" for count, reason in reasons if count)
+    return f"none of its {len(rows)} training rows can be used: {told}"
 
 
 def round_indices(

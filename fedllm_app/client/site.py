@@ -9,13 +9,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from fedllm_app.data.client_rows import DataSelection
-from fedllm_app.data.schemas import Columns, DataError
+from fedllm_app.data.errors import DataError
+from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.data.schemas import Columns
 
 NodeConfig = Mapping[str, bool | int | float | str]
 SiteItems = tuple[tuple[str, str], ...]
 
 _COLUMNS = {f"{field.name}-column": field.name for field in fields(Columns)}
-_KEYS = ("data-path", "data-split", "site", *_COLUMNS)
+_TEXT_FORMAT = ("delimiter", "encoding")
+_KEYS = ("data-path", "data-split", "site", *_TEXT_FORMAT, *_COLUMNS)
 _FLOWERS_OWN = ("partition-id", "num-partitions")
 
 
@@ -37,22 +40,30 @@ def site_items(node_config: NodeConfig) -> SiteItems:
     for key, value in node_config.items():
         if key in _KEYS:
             if not isinstance(value, str):
-                raise SiteConfigError(f"node-config {key} = {value!r}: accepted is text in single quotes")
+                raise SiteConfigError(f"node-config {key} = {value!r}: must be text in single quotes")
             items.append((key, value))
         elif key not in _FLOWERS_OWN and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
             # Left unnoticed, the site would train on other data than its own.
             raise SiteConfigError(f"node-config {key}: unknown key; did you mean {near[0]}?")
+    text_format = TextFormat(**{key: value for key, value in items if key in _TEXT_FORMAT})
+    for key, problem in text_format.problems().items():
+        raise SiteConfigError(f"node-config {key} = {getattr(text_format, key)!r}: {problem}")
     path = dict(items).get("data-path", "/")
     if not Path(path).is_absolute():
-        raise SiteConfigError(f"node-config data-path = {path!r}: accepted is an absolute path on the node's machine")
+        raise SiteConfigError(f"node-config data-path = {path!r}: must be an absolute path on the node's machine")
     return tuple(sorted(items))
 
 
 def at_site(selection: DataSelection, items: SiteItems) -> DataSelection:
-    """The selection with the site's own path, columns and split; a site that names a path owns all of it."""
-    said = dict(items)
-    columns = {field: said[key] for key, field in _COLUMNS.items() if key in said}
-    changes: dict[str, object] = {"site": said.get("site", ""), "split": said.get("data-split", selection.split)}
-    if "data-path" in said:
-        changes |= {"name": said["data-path"], "whole": True}
+    """The selection with the site's own path, columns, split and text format; a site that names a path owns all of it."""
+    settings = dict(items)
+    columns = {field: settings[key] for key, field in _COLUMNS.items() if key in settings}
+    changes: dict[str, object] = {
+        "site": settings.get("site", ""),
+        "split": settings.get("data-split", selection.split),
+    }
+    if "data-path" in settings:
+        changes |= {"name": settings["data-path"], "whole": True}
+    text_format = {key: settings[key] for key in _TEXT_FORMAT if key in settings}
+    changes["text_format"] = replace(selection.text_format, **text_format)
     return replace(selection, columns=replace(selection.columns, **columns), **changes)

@@ -56,27 +56,27 @@ def converse(chat: Chat, console: Console) -> None:
     """Answer what is typed, turn by turn, until an empty line or the end of the input."""
     with console.status("loading the model"):
         name, _, _ = chat.template.name, chat.context, chat.model
-    what = "the base model" if chat.base else str(chat.source.adapter)
-    told = f"{what}, template {name}. An empty line ends, {_RESET} begins anew."
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    model = "the base model" if chat.base else str(chat.source.adapter)
+    greeting = f"{model}, template {name}. An empty line ends, {_RESET} begins anew."
+    console.print(greeting, markup=False, highlight=False, soft_wrap=True)
 
     def show(piece: str) -> None:
         console.file.write(piece)  # as it is: rich would change tabs and :names:
         console.file.flush()
 
     turns: list[Turn] = []
-    while said := _typed(console):
-        if said == _RESET:
+    while text := _typed(console):
+        if text == _RESET:
             turns = []
             continue
-        asked = [*turns, ("user", said)]
+        conversation = [*turns, ("user", text)]
         try:
-            answer = chat.answer(asked, show)
+            answer = chat.answer(conversation, show)
         except (ContextTooLong, TemplateError) as error:
             console.print(str(error), style="red", markup=False, highlight=False, emoji=False)
             continue
         console.print()
-        turns = [*asked, ("assistant", answer)]
+        turns = [*conversation, ("assistant", answer)]
 
 
 def _typed(console: Console) -> str:

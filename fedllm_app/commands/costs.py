@@ -1,6 +1,7 @@
 """What a configuration will cost, before anything runs: parameters, bytes, memory, steps, tokens, examples.
 
-Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then uses.
+Model weights are never loaded. Data is: the clients' rows are read and tokenized, into the cache that the run then
+uses.
 """
 
 from collections.abc import Collection
@@ -47,7 +48,8 @@ class Traffic:
 @dataclass(frozen=True)
 class Plan:
     """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
-    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read."""
+    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read.
+    """
 
     trained: int
     frozen: int
@@ -68,7 +70,7 @@ class Plan:
 
 
 def make_plan(flat: FlatConfig) -> Plan:
-    """Find all figures of a configuration, given flat. `ConfigError`, and the errors of data and models, as in a run."""
+    """Find all figures of a flat configuration. `ConfigError`, and the errors of data and models, as in a run."""
     config = parse_run_config(flat)
     number = config.clients.number
     if not number:
@@ -79,7 +81,7 @@ def make_plan(flat: FlatConfig) -> Plan:
     process = process_bytes()
     holdings = {k: client.describe_rows(k) for k in range(number)}
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
-    check_updates(client.chain, strategy)
+    check_updates(config, client.chain, strategy)
     schedule = Schedule.of(config, number)
     work = _work(client, strategy, schedule)
     model = _skeleton(config)

@@ -1,9 +1,10 @@
-"""`fedllm demo`, the main job: federate four domains, train each client alone for as many steps, and compare what came out."""
+"""`fedllm demo`, the main job: federate four domains, train each client alone for as many steps, and compare."""
 
 import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def demo(config: Config, directory: Path, run: RunIt, console: Console) -> None:
     run({"run.directory": str(directory / "alone"), "strategy.name": "local", "strategy.arguments": ""})
     console.rule(f"3/3 {QUESTIONS} held-out questions a domain, the same for every model")
     set_threads(0)
-    model = resident(resident_key(config))
+    model = resident(replace(resident_key(config), aggregation="factors"))  # saved adapters are whole
     models = load_models(directory, model.manifest)
     comparison = compare(config, model, models, console)
     figure = directory / "training.png"

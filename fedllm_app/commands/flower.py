@@ -79,9 +79,14 @@ def wait_until_healthy(port: int, process: subprocess.Popen, log_file: Path) -> 
 
 
 def flower_environment() -> dict[str, str]:
-    """This process's environment, set so that Flower uses the packages installed here instead of installing anew."""
+    """This process's environment, set so that Flower uses the packages installed here instead of installing anew.
+
+    A SuperLink of ours works in a directory of its own, so relative entries of PYTHONPATH are made absolute.
+    """
     beside_python = str(Path(sys.executable).parent)
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.environ | {
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in entries if entry),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": os.environ.get("FLWR_TELEMETRY_ENABLED", "0"),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -104,19 +109,19 @@ def flower_command(name: str) -> str:
 def submit_run(app: Path, connection: str | None, options: Sequence[str], environment: dict[str, str]) -> int:
     """`flwr run` and the id of the run that it started. `LaunchError` with Flower's words if it did not."""
     command = [flower_command("flwr"), "run", str(app), *([connection] if connection else []), *options]
-    said = _flwr_json(command, environment)
-    if not said.get("success"):
-        raise LaunchError(f"flwr run failed: {said.get('error-message') or said}")
-    return int(said["run-id"])
+    answer = _flwr_json(command, environment)
+    if not answer.get("success"):
+        raise LaunchError(f"flwr run failed: {answer.get('error-message') or answer}")
+    return int(answer["run-id"])
 
 
 def run_status(run_id: int, connection: str | None, environment: dict[str, str]) -> tuple[str, str]:
     """Flower's status of a run, such as "running" or "finished:completed", and what it says of the reason."""
     command = [flower_command("flwr"), "list", *([connection] if connection else []), "--run-id", str(run_id)]
-    said = _flwr_json(command, environment)
-    if not said.get("success") or not said.get("runs"):
-        raise LaunchError(f"flwr list failed: {said.get('error-message') or said}")
-    return str(said["runs"][0]["status"]), str(said["runs"][0]["status-details"])
+    answer = _flwr_json(command, environment)
+    if not answer.get("success") or not answer.get("runs"):
+        raise LaunchError(f"flwr list failed: {answer.get('error-message') or answer}")
+    return str(answer["runs"][0]["status"]), str(answer["runs"][0]["status-details"])
 
 
 def end_process_tree(pid: int) -> None:

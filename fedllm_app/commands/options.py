@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedllm_app.commands.overrides import read_overrides
+from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.config.parse import default_run_config
 
 Subcommand = Callable[[argparse.Namespace, Console], int]
@@ -17,14 +17,25 @@ def add_app_parser(subparsers, name: str, subcommand: Subcommand, summary: str) 
     """A subcommand that reads the app's configuration: its parser has the options `app` and `--run-config`."""
     parser = subparsers.add_parser(name, help=summary)
     parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
-    parser.add_argument("--run-config", "-c", action="append", help="a TOML file, or 'key=value key=value'")
+    parser.add_argument(
+        "--run-config",
+        "-c",
+        action="extend",
+        nargs="+",
+        metavar="CONFIG",
+        help="TOML or YAML files and key=value pairs; later ones win",
+    )
     parser.set_defaults(command=subcommand)
     return parser
 
 
-def run_config(parsed: argparse.Namespace) -> dict[str, bool | int | float | str]:
-    """The app's defaults with the overrides of `--run-config`, flat."""
-    return default_run_config(Path(parsed.app).resolve()) | read_overrides(parsed.run_config or [])
+def run_config(parsed: argparse.Namespace, local: bool = True) -> dict[str, bool | int | float | str]:
+    """The app's defaults with the overrides of `--run-config`, flat; relative paths are those of this directory.
+
+    `local` tells that the run directory is on this machine.
+    """
+    defaults = default_run_config(Path(parsed.app).resolve())
+    return resolve_paths(defaults | read_overrides(parsed.run_config or [], defaults), Path.cwd(), local)
 
 
 def positive_integer(text: str) -> int:

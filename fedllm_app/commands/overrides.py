@@ -1,33 +1,130 @@
-"""What `--run-config` gives: TOML files and key=value pairs."""
+"""What `--run-config` gives: TOML and YAML files, and key=value pairs; later ones win."""
 
+import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from fedllm_app.config.parse import flatten
-from fedllm_app.config.sections import ConfigError
+from fedllm_app.config.sections import ConfigError, FlatConfig
+from fedllm_app.data.named_sets import NAMED_SETS, set_names
+
+Value = bool | int | float | str
+
+_KEY = r"[A-Za-z][\w-]*(?:\.[\w-]+)+"
+_PAIR = re.compile(rf"({_KEY})=(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\S*)(?=\s|$)")
+_NEXT_KEY = re.compile(rf"\s{_KEY}=")
+_FILES = (".toml", ".yaml", ".yml")
 
 
-def read_overrides(given: list[str]) -> dict[str, bool | int | float | str]:
-    """Merge `--run-config` values: TOML files and "key=value key=value" strings, later ones win."""
-    import click
-    from flwr.common.config import parse_config_args
+def read_overrides(given: Sequence[str], defaults: FlatConfig) -> dict[str, Value]:
+    """Merge the values of `--run-config`.
 
-    merged: dict[str, bool | int | float | str] = {}
-    for value in given:
-        path = Path(value).expanduser()
-        if value.endswith(".toml"):
-            if not path.is_file():
-                raise ConfigError([f"--run-config {value}: there is no such file"])
-            try:
-                merged |= flatten(tomllib.loads(path.read_text(encoding="utf-8")))
-            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise ConfigError([f"--run-config {value}: {error}"]) from error
-        else:
-            try:
-                pairs = parse_config_args([value])
-            except click.ClickException:
-                pairs = {}
-            if not pairs:
-                raise ConfigError([f"--run-config {value}: accepted is 'key=value key=value', text in double quotes"])
-            merged |= pairs
+    Parameters
+    ----------
+    given : Sequence[str]
+        Each a .toml, .yaml or .yml file, or "key=value key=value". Text needs quotes only if it contains blanks and
+        other pairs follow it.
+    defaults : FlatConfig
+        The configuration that is overridden: where a default is text, the value is text as it stands.
+
+    Raises
+    ------
+    ConfigError
+        A file that is missing or broken, or text that is no pair, with what to write instead.
+    """
+    merged: dict[str, Value] = {}
+    for text in given:
+        merged |= _read_file(text) if text.endswith(_FILES) and "=" not in text else _read_pairs(text, defaults)
     return merged
+
+
+def _read_file(text: str) -> dict[str, Value]:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ConfigError([f"--run-config {text}: there is no such file; give the path of a TOML or YAML file"])
+    try:
+        content = path.read_text(encoding="utf-8")
+        nested = tomllib.loads(content) if path.suffix == ".toml" else yaml.safe_load(content)
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"--run-config {text}: cannot be read as {path.suffix[1:].upper()}: {error}"]) from error
+    if not isinstance(nested, Mapping):
+        raise ConfigError([f"--run-config {text}: must hold keys and values, such as train: {{rounds: 3}}"])
+    return flatten(nested)
+
+
+def _read_pairs(text: str, defaults: FlatConfig) -> dict[str, Value]:
+    first = re.match(rf"\s*({_KEY})=", text)
+    if first is None:
+        raise ConfigError([f"--run-config {text}: {_hint(text)}"])
+    if not _NEXT_KEY.search(text, first.end()) and text[first.end() : first.end() + 1] not in ("'", '"'):
+        pairs = [(first[1], text[first.end() :].strip())]  # one pair: blanks belong to its value
+    else:
+        pairs, end = [], 0
+        for pair in _PAIR.finditer(text):
+            if text[end : pair.start()].strip():
+                break
+            pairs.append((pair[1], pair[2]))
+            end = pair.end()
+        if text[end:].strip():
+            raise ConfigError(
+                [
+                    f"--run-config {text}: cannot read {text[end:].strip()!r}; put text with blanks in quotes: key='two words'"
+                ]
+            )
+    empty = [key for key, value in pairs if not value]
+    if empty:
+        raise ConfigError([f"--run-config {text}: {empty[0]} has no value; write {empty[0]}='' for an empty text"])
+    return {key: _value(value, defaults.get(key)) for key, value in pairs}
+
+
+def _value(text: str, default: object) -> Value:
+    """A TOML value, or text as it stands."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    if isinstance(value, str):
+        return value
+    return text if isinstance(default, str) or not isinstance(value, Value) else value
+
+
+def _hint(text: str) -> str:
+    if Path(text).is_dir():
+        return "is a directory; the app's directory comes before --run-config"
+    if ":" in text:
+        return "must be key=value, with '=' instead of ':'"
+    if "=" in text:
+        return f"{text.partition('=')[0].strip()!r} is no key; keys have a section and a name: train.rounds=3"
+    return "must be a .toml, .yaml or .yml file, or key=value pairs: train.rounds=3 strategy.name=fedprox"
+
+
+def resolve_paths(flat: Mapping[str, Value], here: Path, local: bool) -> dict[str, Value]:
+    """The configuration with paths that are relative to the directory `here` made absolute.
+
+    The processes of a run work in other directories. With `local` false, the run directory is on another machine and
+    stays as it is.
+    """
+    resolved = dict(flat)
+    for key in ("run.directory", "adapter.start") if local else ("adapter.start",):
+        if resolved.get(key):
+            resolved[key] = _absolute(str(resolved[key]), here)
+    template = str(resolved.get("data.template", ""))
+    if template.endswith(".jinja"):
+        resolved["data.template"] = _absolute(template, here)
+    model = str(resolved.get("model.name", ""))
+    if (here / model).joinpath("config.json").is_file():
+        resolved["model.name"] = _absolute(model, here)
+    names = str(resolved.get("data.name", ""))
+    if any(name and name not in NAMED_SETS and (here / name).exists() for name in set_names(names)):
+        resolved["data.name"] = ",".join(
+            _absolute(name, here) if name not in NAMED_SETS and (here / name).exists() else name
+            for name in set_names(names)
+        )
+    return resolved
+
+
+def _absolute(text: str, here: Path) -> str:
+    return str((here / Path(text).expanduser()).resolve())

@@ -16,7 +16,8 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import data_selection
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share, row_labels
-from fedllm_app.data.sources import BUILT_IN
+from fedllm_app.data.named_sets import BUILT_IN
+from fedllm_app.federation.holdings import data_notes
 from fedllm_app.tasks import task_spec
 
 _ROWS = 30  # clients that are listed; of more, the first ones and a summary
@@ -26,13 +27,19 @@ _OTHERS = "others"
 
 @dataclass(frozen=True)
 class ClientRows:
-    """What one client would hold. `labels` counts its rows, held-out ones included, by label."""
+    """What one client would hold. `labels` counts its rows, held-out ones included, by label.
+
+    `bad`, `duplicates` and `notes` are those of `ClientData`.
+    """
 
     client: int
     name: str
     rows: int
     held_out: int
     labels: dict[str, int]
+    bad: int = 0
+    duplicates: int = 0
+    notes: str = ""
 
 
 def add_parser(subparsers) -> None:
@@ -54,6 +61,8 @@ def report_partition(config: Config, console: Console, plot: Path | None) -> Non
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
     clients = divide(data_selection(config, config.clients.number, task_spec(config.train.task).rows))
     console.print(partition_table(clients))
+    for line in data_notes({rows.client: rows.notes for rows in clients}):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if plot:
         plot_partition(clients, plot, f"{config.data.name}: {config.data.partition}")
         console.print(f"figure: {plot}", soft_wrap=True)
@@ -76,7 +85,16 @@ def _client_rows(selection: DataSelection, client: int) -> ClientRows:
         labels = dict(Counter(row_labels(share.source, selection.partition_column)[rows].tolist()))
     elif selection.partition == "by-domain":
         labels = {share.label: len(rows)}
-    return ClientRows(client, share.label, len(share.train), len(share.held_out), labels)
+    return ClientRows(
+        client,
+        share.label,
+        len(share.train),
+        len(share.held_out),
+        labels,
+        share.source.bad.count,
+        share.duplicates,
+        "; ".join(share.notes),
+    )
 
 
 def partition_table(clients: list[ClientRows]) -> Table:
@@ -84,28 +102,27 @@ def partition_table(clients: list[ClientRows]) -> Table:
     table = Table(title="who would hold what")
     table.add_column("client", justify="right")
     table.add_column("name")
-    for column in ("training rows", "held-out rows"):
+    for column in ("training rows", "held-out rows", "duplicates", "bad rows"):
         table.add_column(column, justify="right")
     table.add_column("labels")
     shown = clients if len(clients) <= _ROWS else clients[: _ROWS - 3]
-    for one in shown:
-        table.add_row(
-            str(one.client), escape(one.name), f"{one.rows:,}", f"{one.held_out:,}", escape(_shares(one.labels))
-        )
+    for rows in shown:
+        counts = (f"{count:,}" for count in (rows.rows, rows.held_out, rows.duplicates, rows.bad))
+        table.add_row(str(rows.client), escape(rows.name), *counts, escape(_shares(rows.labels)))
     table.add_section()
-    for name, of in (("smallest", min), ("median", median), ("largest", max)) if len(shown) < len(clients) else ():
-        rows, held_out, labels = (
-            of(counts) for counts in zip(*((one.rows, one.held_out, len(one.labels)) for one in clients), strict=True)
-        )
-        table.add_row("", f"{name} of {len(clients)}", f"{rows:,.0f}", f"{held_out:,.0f}", f"{labels:.0f} labels")
-    total, held_out = sum(one.rows for one in clients), sum(one.held_out for one in clients)
-    table.add_row("", "together", f"{total:,}", f"{held_out:,}", "")
+    for name, summary in (("smallest", min), ("median", median), ("largest", max)) if len(shown) < len(clients) else ():
+        numbers = ((rows.rows, rows.held_out, rows.duplicates, rows.bad, len(rows.labels)) for rows in clients)
+        *counts, labels = (summary(column) for column in zip(*numbers, strict=True))
+        table.add_row("", f"{name} of {len(clients)}", *(f"{count:,.0f}" for count in counts), f"{labels:.0f} labels")
+    together = (sum(getattr(rows, key) for rows in clients) for key in ("rows", "held_out", "duplicates"))
+    table.add_row("", "together", *(f"{count:,}" for count in together), "", "")
     return table
 
 
 def _shares(labels: dict[str, int]) -> str:
     total = sum(labels.values())
-    return ", ".join(f"{name} {count / total:.0%}" for name, count in _largest(labels, _LABELS_IN_TABLE).items())
+    largest = _largest(labels, _LABELS_IN_TABLE)
+    return ", ".join(f"{name.strip() or '(none)'} {count / total:.0%}" for name, count in largest.items())
 
 
 def _largest(labels: dict[str, int], number: int) -> dict[str, int]:
@@ -123,7 +140,7 @@ def plot_partition(clients: list[ClientRows], file: Path, title: str) -> None:
     parts = _stacks(clients)
     figure = Figure(figsize=(min(16.0, 4.0 + 0.25 * len(clients)), 4.0), layout="constrained")
     axes = figure.subplots()
-    numbers, below = [one.client for one in clients], np.zeros(len(clients))
+    numbers, below = [rows.client for rows in clients], np.zeros(len(clients))
     for place, (name, counts) in enumerate(parts.items()):
         axes.bar(numbers, counts, bottom=below, label=name, color=f"C{place}" if name != _OTHERS else "lightgrey")
         below += counts
@@ -136,13 +153,13 @@ def plot_partition(clients: list[ClientRows], file: Path, title: str) -> None:
 
 def _stacks(clients: list[ClientRows]) -> dict[str, np.ndarray]:
     """The rows of every client by what the bars are stacked of, the most frequent first."""
-    total = sum((Counter(one.labels) for one in clients), Counter())
+    total = sum((Counter(rows.labels) for rows in clients), Counter())
     if not total:
         return {
-            "training": np.array([one.rows for one in clients]),
-            "held out": np.array([one.held_out for one in clients]),
+            "training": np.array([rows.rows for rows in clients]),
+            "held out": np.array([rows.held_out for rows in clients]),
         }
     kept = [name for name in _largest(dict(total), _LABELS_IN_PLOT) if name in total]
-    stacks = {name: np.array([one.labels.get(name, 0) for one in clients]) for name in kept}
-    rest = np.array([sum(one.labels.values()) for one in clients]) - sum(stacks.values())
+    stacks = {name: np.array([rows.labels.get(name, 0) for rows in clients]) for name in kept}
+    rest = np.array([sum(rows.labels.values()) for rows in clients]) - sum(stacks.values())
     return stacks | ({_OTHERS: rest} if rest.any() else {})

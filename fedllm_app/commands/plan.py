@@ -8,7 +8,7 @@ from rich.table import Table
 
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.config.parse import parse_run_config
-from fedllm_app.federation.holdings import holdings_table
+from fedllm_app.federation.holdings import data_notes, holdings_table, row_warnings
 from fedllm_app.models.quantization import prepare_bitsandbytes
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def show_plan(plan: "Plan", console: Console) -> None:
         table.add_row(label, value)
     console.print(table)
     console.print(holdings_table(plan.holdings))
+    for line in data_notes({client: holding.notes for client, holding in plan.holdings.items()}):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for warning in row_warnings(plan.holdings):
+        console.print(warning, style="yellow", markup=False, highlight=False)
 
 
 def _mb(size: int) -> str:

@@ -10,15 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedllm_app.class_paths import NotImportable, is_class_path
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
 from fedllm_app.commands.options import add_app_parser, run_config
+from fedllm_app.commands.start_checks import check_start
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.runs.directory import RunDirectory, read_result
-from fedllm_app.strategies.class_path import check_class_path
 from fedllm_app.tasks import task_spec
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
@@ -36,8 +35,9 @@ def add_parser(subparsers) -> None:
 
 def _run(parsed: argparse.Namespace, console: Console) -> int:
     """What `flwr run` does, and then wait, show progress and report how the run ended."""
-    flat = run_config(parsed)
-    if not flat["run.directory"] and is_local(parsed.superlink):
+    local = is_local(parsed.superlink)
+    flat = run_config(parsed, local)
+    if not flat["run.directory"] and local:
         flat["run.directory"] = str(new_directory(str(flat["strategy.name"])))
     app = Path(parsed.app).resolve()
     return 0 if run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation) else 1
@@ -60,17 +60,15 @@ def run_to_end(
     local = is_local(connection)
     if not local and not config.run.directory:
         raise LaunchError(
-            "run.directory = '': accepted over a connection is an absolute path on the SuperLink's machine, such as "
+            "run.directory = '': over a connection it must be an absolute path on the SuperLink's machine, such as "
             "'/runs/first'"
         )
     directory = RunDirectory(Path(config.run.directory))
-    if directory.journal_file.exists():
+    if directory.began():
         raise LaunchError(f"run.directory = {config.run.directory!r} holds another run; name a new directory")
-    if is_class_path(config.strategy.name):
-        try:
-            check_class_path(config.strategy.name, config.strategy.hyper)
-        except NotImportable:
-            pass  # it need not be installed here, only where the ServerApp runs, which refuses it if it is not
+    check_start(config, local)
+    if local:
+        directory.put_failed_start_aside()
     log_file = directory.path / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
@@ -83,22 +81,22 @@ def run_to_end(
             environment = superlink.environment if superlink else flower_environment()
             run_id = submit_run(app, connection, options, environment)
             if not local:
-                told = (
+                notice = (
                     f"what the server says: flwr log {run_id} {connection or ''}; the run goes on if this command ends"
                 )
-                console.print(told, markup=False, highlight=False)
+                console.print(notice, markup=False, highlight=False)
             finished = _follow(run_id, directory, config, console, connection, environment)
     result = read_result(directory.path)
-    where = "its files" if directory.journal_file.exists() else "its files, on the SuperLink's machine"
+    files = "its files" if directory.journal_file.exists() else "its files, on the SuperLink's machine"
     if result is not None:
         console.print(summary(result, str(directory.path)))
     elif finished:
-        console.print(f"the run finished; {where}: {directory.path}", markup=False, highlight=False)
+        console.print(f"the run finished; {files}: {directory.path}", markup=False, highlight=False)
     else:
         journal = Tail(directory.journal_file).new()
         if local and not any(event["event"] == "failed" for event in journal):  # else its reason was shown
             console.print(f"the end of {log_file}:\n{tail(log_file)}", markup=False, highlight=False)
-        console.print(f"the run failed; {where}: {directory.path}", style="red", markup=False, highlight=False)
+        console.print(f"the run failed; {files}: {directory.path}", style="red", markup=False, highlight=False)
     return finished
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from fedllm_app.federation.holdings import holdings_table, versions_line
+from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
 from fedllm_app.messages import ClientHolding
 
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
@@ -90,6 +90,8 @@ class Watch:
         self.per_round = min(self.per_round or event["clients"], event["clients"])
         holdings = {line["client"]: ClientHolding.from_config(line) for line in self._held}
         self.console.print(holdings_table(holdings))
+        for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         for line in self._versions:
             self.console.print(versions_line(line["versions"], line["clients"], event["clients"]), highlight=False)
         self.console.print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")

@@ -3,16 +3,18 @@
 from dataclasses import fields
 from pathlib import Path
 
-from fedllm_app.class_paths import is_class_path
+from fedllm_app.class_paths import ClassPathError, NotImportable, is_class_path
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
-from fedllm_app.data.examples import Document
+from fedllm_app.data.examples import Document, Example
+from fedllm_app.data.named_sets import BUILT_IN, NAMED_SETS, set_names
 from fedllm_app.data.partition import LABELLED
+from fedllm_app.data.readers.base import TextFormat
 from fedllm_app.data.schemas import Columns, column_fields
-from fedllm_app.data.sources import BUILT_IN, NAMED_SETS, set_names
-from fedllm_app.strategies.registry import (
-    minimum_clients,
-)
-from fedllm_app.tasks import task_spec
+from fedllm_app.strategies.registry import build_strategy, minimum_clients
+from fedllm_app.strategies.round_strategy import RoundStrategy
+from fedllm_app.tasks import TASKS, task_spec
+from fedllm_app.updates.chain import UpdateChain
+from fedllm_app.updates.table import COMPRESSIONS, build_chain
 
 
 def contradictions(config: Config) -> list[str]:
@@ -21,11 +23,11 @@ def contradictions(config: Config) -> list[str]:
     clients, train, data = config.clients, config.train, config.data
     if clients.number and clients.per_round > clients.number:
         problems.append(
-            f"clients.per-round = {clients.per_round}: accepted is 0 (all) to clients.number = {clients.number}"
+            f"clients.per-round = {clients.per_round}: must be between 0 (all) and clients.number = {clients.number}"
         )
     if train.min_learning_rate > train.learning_rate:
         problems.append(
-            f"train.min-learning-rate = {train.min_learning_rate}: accepted is at most "
+            f"train.min-learning-rate = {train.min_learning_rate}: must be at most "
             f"train.learning-rate = {train.learning_rate}"
         )
     if config.evaluate.every and not (data.held_out_examples or data.held_out_share):
@@ -33,14 +35,14 @@ def contradictions(config: Config) -> list[str]:
             "evaluate.every > 0 needs data.held-out-examples of at least 1 or a data.held-out-share above 0; "
             "set evaluate.every = 0 for none"
         )
-    problems += _data_contradictions(data, clients)
+    problems += _data_contradictions(data, clients, train.task)
     problems += _task_contradictions(config)
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
-        problems.append(f'run.directory = {directory!r}: accepted is an absolute path, or "" for a new one')
+        problems.append(f'run.directory = {directory!r}: must be an absolute path, or "" for a new directory')
     start = config.adapter.start
     if start and not Path(start).is_absolute():
-        problems.append(f"adapter.start = {start!r}: accepted is an absolute path")
+        problems.append(f"adapter.start = {start!r}: must be an absolute path")
     problems += _adapter_contradictions(config)
     taking_part = clients.per_round or clients.number
     needed = minimum_clients(config.strategy.name, config.strategy.hyper)
@@ -49,42 +51,78 @@ def contradictions(config: Config) -> list[str]:
             f"strategy.name = {config.strategy.name!r} needs at least {needed} clients a round, "
             f"the configuration has {taking_part}"
         )
-    return problems
+    return problems or _update_contradictions(config, clients.number or needed)
 
 
-def _data_contradictions(data: DataConfig, clients: ClientsConfig) -> list[str]:
+def update_problems(config: Config, chain: UpdateChain, strategy: RoundStrategy) -> list[str]:
+    """Why update steps cannot work with the strategy, a sentence each that names both keys."""
+    update = config.update
+    given = dict.fromkeys(COMPRESSIONS, f"update.compress = {update.compress!r}")
+    steps = f"update.steps = {update.steps!r}"
+    return [
+        f"{given.get(name, steps)} does not work with strategy.name = {config.strategy.name!r}: {problem}"
+        for name, problem in chain.problems(strategy).items()
+    ]
+
+
+def _update_contradictions(config: Config, number: int) -> list[str]:
+    """The same, as far as their classes can be imported here; the server refuses what is wrong with the others."""
+    try:
+        chain = build_chain(config.update.steps, config.update.compress)
+    except NotImportable:
+        return []
+    except ClassPathError as error:
+        return [f"update.steps = {config.update.steps!r}: {error}"]
+    if not chain.steps:
+        return []
+    try:
+        strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
+    except ClassPathError:
+        return []
+    return update_problems(config, chain, strategy)
+
+
+def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) -> list[str]:
     """Ways to divide rows that the named data does not allow."""
-    problems = []
+    problems = [
+        f"data.{key} = {getattr(data, key)!r}: {problem}"
+        for key, problem in TextFormat(data.delimiter, data.encoding).problems().items()
+    ]
     names = set_names(data.name)
     if data.partition == "by-domain":
         if "" in names or BUILT_IN in names:
             problems.append(
-                f"data.name = {data.name!r}: accepted with data.partition = 'by-domain' is sets separated by commas: "
+                f"data.name = {data.name!r}: data.partition = 'by-domain' needs sets separated by commas: "
                 "absolute paths, named sets, Hub ids"
             )
         if clients.number != len(names):
             problems.append(
                 f"clients.number = {clients.number}: data.partition = 'by-domain' gives each client one set and "
-                f"data.name holds {len(names)}: accepted is {len(names)}, or 0"
+                f"data.name holds {len(names)}: it must be {len(names)}, or 0"
             )
     elif len(names) > 1:
         problems.append(
             f"data.name = {data.name!r} holds {len(names)} names and data.partition = {data.partition!r} divides one "
-            "set: accepted is one name, or data.partition = 'by-domain' for a client a set"
+            "set: give one name (in double quotes if it has a comma), or set data.partition = 'by-domain' to give each "
+            "client a set"
         )
     if data.partition in LABELLED and not data.partition_column:
         problems.append(
-            f"data.partition = {data.partition!r} divides by a label: accepted for data.partition-column is the name "
+            f"data.partition = {data.partition!r} divides by a label: data.partition-column must be the name "
             "of a column, not ''"
         )
     if data.name == BUILT_IN and data.partition not in ("iid", "by-domain"):
         problems.append(
-            f"data.partition = {data.partition!r}: accepted with data.name = '{BUILT_IN}' is 'iid', because the "
+            f"data.partition = {data.partition!r}: must be 'iid' with data.name = '{BUILT_IN}', because the "
             "built-in corpus gives every client one domain"
+        )
+    if data.learn_turns == "all" and task in TASKS and TASKS[task].rows != Example.kind:
+        problems.append(
+            f"data.learn-turns = 'all': must be 'last' with train.task = {task!r}, which does not learn conversations"
         )
     if data.name == BUILT_IN and data.samples:
         problems.append(
-            f"data.samples = {data.samples}: accepted with data.name = '{BUILT_IN}' is 0; the rows of the built-in "
+            f"data.samples = {data.samples}: must be 0 with data.name = '{BUILT_IN}'; the rows of the built-in "
             "corpus are set by data.examples-per-client"
         )
     return problems
@@ -129,28 +167,39 @@ def _adapter_contradictions(config: Config) -> list[str]:
     problems = []
     lora, method, train = config.lora, config.adapter.method, config.train
     if not lora.targets:
-        problems.append(f"lora.target-modules = {lora.target_modules!r}: accepted is names or all-linear")
+        problems.append(f"lora.target-modules = {lora.target_modules!r}: must be names of modules, or all-linear")
     if method == "lora" and "lm_head" in lora.targets:
         problems.append(
-            f"lora.target-modules = {lora.target_modules!r}: accepted is modules below the language-model head, lm_head, "
-            "which stays frozen"
+            f"lora.target-modules = {lora.target_modules!r}: must name modules below the language-model head, "
+            "lm_head, which stays frozen"
         )
     for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
         if wanted and method != "lora":
-            problems.append(f"lora.{key} = true: accepted is false with adapter.method = {method!r}")
+            problems.append(f"lora.{key} = true: must be false with adapter.method = {method!r}")
+    if lora.aggregation == "ffa":
+        if method != "lora":
+            problems.append(
+                f"lora.aggregation = 'ffa': must be 'factors' with adapter.method = {method!r}, which has no "
+                "factors A and B"
+            )
+        if lora.dora:
+            problems.append(
+                "lora.dora = true: must be false with lora.aggregation = 'ffa'; DoRA divides by the norm of W + s·BA, "
+                "so that the mean of B is no longer the mean of the clients' weights"
+            )
     if config.model.double_quantization and config.model.quantization != "nf4":
         problems.append(
-            "model.double-quantization = true: accepted is false with model.quantization = "
+            "model.double-quantization = true: must be false with model.quantization = "
             f"{config.model.quantization!r}; it quantizes the scales of nf4"
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(
-            "train.gradient-checkpointing = true: accepted is false with adapter.method = 'prefix-tuning', whose prefix "
-            "travels in the attention cache, which checkpointed layers have not"
+            "train.gradient-checkpointing = true: must be false with adapter.method = 'prefix-tuning', whose "
+            "prefix travels in the attention cache, which checkpointed layers have not"
         )
     if method in PROMPT_METHODS and config.adapter.virtual_tokens >= train.max_length:
         problems.append(
-            f"adapter.virtual-tokens = {config.adapter.virtual_tokens}: accepted is less than train.max-length = "
+            f"adapter.virtual-tokens = {config.adapter.virtual_tokens}: must be less than train.max-length = "
             f"{train.max_length}"
         )
     return problems

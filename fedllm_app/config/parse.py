@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fedllm_app.class_paths import ClassPathError, is_class_path
 from fedllm_app.config.contradictions import contradictions
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig, kebab
-from fedllm_app.data.sources import set_names
+from fedllm_app.data.named_sets import set_names
 from fedllm_app.strategies.class_path import Argument, parse_arguments
 from fedllm_app.strategies.registry import (
     STRATEGIES,
@@ -116,7 +116,7 @@ def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argumen
         own = strategy_spec(name).hyperparameters if name in STRATEGIES else ()
         keys = ", ".join(f"strategy.{name}.{parameter.name}" for parameter in own)
         return {}, [
-            f'strategy.arguments = {text!r}: accepted with strategy.name = {name!r} is "", because only a class path '
+            f'strategy.arguments = {text!r}: must be "" with strategy.name = {name!r}, because only a class path '
             "takes arguments; hyper-parameters of a name have keys of their own, strategy.<name>.<hyper>: "
             f"{keys or 'none'}"
         ]
@@ -124,7 +124,7 @@ def _class_path_arguments(name: object, text: object) -> tuple[dict[str, Argumen
         return parse_arguments(text), []
     except ClassPathError as error:
         return {}, [
-            f"strategy.arguments = {text!r}: {error}; accepted is name=value, separated by commas, text in quotes: "
+            f"strategy.arguments = {text!r}: {error}; write name=value, separated by commas, text in quotes: "
             "eta=0.01, name='x', flag=true"
         ]
 
@@ -139,7 +139,7 @@ def _known_keys() -> list[str]:
 
 
 def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
-    """A sentence for each key of one pydantic error: the key, the value received, what is accepted."""
+    """A sentence for each key of one pydantic error: the key, the value received, what it must be."""
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         section = len(entry["loc"]) == 1
@@ -147,8 +147,8 @@ def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
         return [_unknown(key.rstrip("."), known) for key in keys]
     if entry["type"] == "missing":
         return [f"{key}: missing; pyproject.toml sets a default for every key"]
-    accepted = entry["msg"].removeprefix("Input should be ")
-    return [f"{key} = {entry['input']!r}: accepted is {accepted}"]
+    expected = entry["msg"].removeprefix("Input should be ")
+    return [f"{key} = {entry['input']!r}: must be {expected}"]
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -97,6 +97,8 @@ class DataConfig(_Section):
     text_column: str
     label_column: str
     split: str
+    delimiter: str
+    encoding: str
     max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)]
     examples_per_client: Positive
     held_out_examples: NotNegative
@@ -107,6 +109,8 @@ class DataConfig(_Section):
     samples: NotNegative
     template: Annotated[str, Field(min_length=1)]
     system_prompt: str
+    special_tokens_in_text: bool
+    learn_turns: Literal["last", "all"]
 
 
 class ClientsConfig(_Section):

@@ -8,6 +8,7 @@ from dataclasses import fields
 from fedllm_app.adapters.methods import AdapterValues
 from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.data.client_rows import DataSelection
+from fedllm_app.data.readers.base import TextFormat
 from fedllm_app.data.schemas import Columns
 from fedllm_app.data.tokenization import Tokenization
 from fedllm_app.models.base import ModelLocation, ModelValues, choose_attention, context_length
@@ -30,7 +31,7 @@ def check_context(config: Config, location: ModelLocation) -> None:
         given, together = f"{given} and adapter.virtual-tokens = {virtual}", " together"
     raise ConfigError(
         [
-            f"{given}: accepted is at most {context}{together}, the positions of model.name = {config.model.name!r} "
+            f"{given}: must be at most {context}{together}, the positions of model.name = {config.model.name!r} "
             "(max_position_embeddings)"
         ]
     )
@@ -48,16 +49,28 @@ def data_selection(config: Config, clients: int, rows: str) -> DataSelection:
     data = config.data.model_dump()
     columns = Columns(**{field.name: data.pop(f"{field.name}_column") for field in fields(Columns)})
     held_out = data.pop("held_out_examples")
-    for name in ("template", "system_prompt"):
+    text_format = TextFormat(data.pop("delimiter"), data.pop("encoding"))
+    for name in ("template", "system_prompt", "special_tokens_in_text", "learn_turns"):
         del data[name]  # of the tokens, below
-    return DataSelection(**data, columns=columns, held_out=held_out, clients=clients, seed=config.run.seed, rows=rows)
+    return DataSelection(
+        **data,
+        columns=columns,
+        held_out=held_out,
+        clients=clients,
+        seed=config.run.seed,
+        rows=rows,
+        text_format=text_format,
+    )
 
 
 def tokenization(config: Config) -> Tokenization:
     """How this configuration turns rows into tokens."""
+    data = config.data
     return Tokenization(
-        template=config.data.template,
-        system_prompt=config.data.system_prompt or None,
+        template=data.template,
+        system_prompt=data.system_prompt or None,
         max_length=config.train.max_length,
+        special_tokens_in_text=data.special_tokens_in_text,
+        learn_turns=data.learn_turns,
         packing=config.text.packing,
     )

@@ -11,8 +11,11 @@ import numpy as np
 
 from fedllm_app.data.corpus_rows import CorpusShare
 from fedllm_app.data.examples import Row
+from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.partition import choose_rows, partition, split_held_out
-from fedllm_app.data.sources import BUILT_IN, Columns, Source, open_source, set_names
+from fedllm_app.data.readers.base import FOUND, TextFormat
+from fedllm_app.data.schemas import Columns
+from fedllm_app.data.sources import Source, open_source
 from fedllm_app.paths import atomic_path, home
 from fedllm_app.process_cache import PROCESS_CACHE
 
@@ -45,13 +48,15 @@ class DataSelection:
     held_out_share: float = 0.0
     site: str = ""
     whole: bool = False
+    text_format: TextFormat = FOUND
 
 
 @dataclass(frozen=True)
 class ClientData:
     """One client's rows: what it is called, where they come from, and a fingerprint that names them exactly.
 
-    `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of.
+    `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of,
+    and `set_rows` all rows of that set.
     """
 
     label: str
@@ -60,20 +65,28 @@ class ClientData:
     train: "Rows"
     held_out: "Rows"
     bad: int = 0
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
+    set_rows: int = 0
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that are read only when they are asked for."""
+    """Rows that are read only when they are asked for; `numbers` are their places in the set, None for its order."""
 
     count: int
     read: Callable[[], Iterator[Row]]
+    numbers: np.ndarray | None = None
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.read())
+
+    def number(self, place: int) -> int:
+        """The number, from 1, of the row at `place` among the usable rows of the set."""
+        return 1 + (place if self.numbers is None else int(self.numbers[place]))
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,17 @@ class Share:
     source: Source
     train: np.ndarray
     held_out: np.ndarray
+    label_column: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on how the source was read."""
+        return self.source.notes(self.label_column)
+
+    @property
+    def duplicates(self) -> int:
+        """How many held-out rows equal another row of the source: as few as its rows allow."""
+        return int(np.isin(self.held_out, self.source.repeated).sum())
 
 
 def client_data(selection: DataSelection, client: int) -> ClientData:
@@ -97,9 +121,12 @@ def client_data(selection: DataSelection, client: int) -> ClientData:
         label=share.label,
         schema=share.source.schema,
         fingerprint=hashlib.sha256(share.source.fingerprint.encode() + rows).hexdigest(),
-        train=Rows(len(share.train), functools.partial(share.source.examples, share.train)),
-        held_out=Rows(len(share.held_out), functools.partial(share.source.examples, share.held_out)),
+        train=Rows(len(share.train), functools.partial(share.source.examples, share.train), share.train),
+        held_out=Rows(len(share.held_out), functools.partial(share.source.examples, share.held_out), share.held_out),
         bad=share.source.bad.count,
+        duplicates=share.duplicates,
+        notes=tuple(share.notes),
+        set_rows=share.source.bad.total,
     )
 
 
@@ -107,27 +134,35 @@ def client_share(selection: DataSelection, client: int) -> Share:
     """The part of client number `client` in the set that it has rows of; not for the built-in corpus."""
     source = open_set(selection, client)
     mine = _rows(selection, source, client)
-    train, held_out = split_held_out(mine, _held_out_share(selection, len(mine)), selection.seed)
-    return Share(_label(selection, source, client, mine), source, train, held_out)
+    train, held_out = split_held_out(mine, _held_out_share(selection, len(mine)), selection.seed, source.repeated)
+    label_column = "" if selection.whole else selection.partition_column
+    return Share(_label(selection, source, client, mine), source, train, held_out, label_column)
 
 
 def open_set(selection: DataSelection, client: int) -> Source:
     """The set that a client has rows of, converted on the first call of any process."""
-    name = set_names(selection.name)[client] if _has_own_set(selection) else selection.name
-    return _source(name, selection.rows, selection.columns, selection.split, selection.max_bad_share)
+    name = _set_name(selection, client)
+    key = (home(), name, selection.rows, selection.columns, selection.split, selection.max_bad_share)
+    return PROCESS_CACHE.get("source", (*key, selection.text_format), lambda: _open(selection, name), keep=2)
 
 
-def _source(name: str, rows: str, columns: Columns, split: str, max_bad_share: float) -> Source:
-    def open_it() -> Source:
-        return open_source(
-            name, rows=rows, columns=columns, split=split, max_bad_share=max_bad_share, cache_dir=home() / "sources"
-        )
+def _open(selection: DataSelection, name: str) -> Source:
+    return open_source(
+        name,
+        rows=selection.rows,
+        columns=selection.columns,
+        split=selection.split,
+        max_bad_share=selection.max_bad_share,
+        text_format=selection.text_format,
+        cache_dir=home() / "sources",
+    )
 
-    return PROCESS_CACHE.get("source", (home(), name, rows, columns, split, max_bad_share), open_it, keep=2)
 
-
-def _has_own_set(selection: DataSelection) -> bool:
-    return selection.partition == "by-domain" and not selection.whole
+def _set_name(selection: DataSelection, client: int) -> str:
+    """The name of the set that a client has rows of; that of a site's own is a path as it stands."""
+    if selection.whole:
+        return selection.name
+    return set_names(selection.name)[client if selection.partition == "by-domain" else 0]
 
 
 def _rows(selection: DataSelection, source: Source, client: int) -> np.ndarray:
@@ -182,7 +217,7 @@ def _label(selection: DataSelection, source: Source, client: int, mine: np.ndarr
         return selection.site
     if selection.partition == "natural-id" and not selection.whole:
         return str(row_labels(source, selection.partition_column)[mine[0]])
-    return Path(set_names(selection.name)[client] if _has_own_set(selection) else selection.name).stem
+    return Path(_set_name(selection, client)).stem
 
 
 def _corpus_data(selection: DataSelection, client: int) -> ClientData:
@@ -194,4 +229,5 @@ def _corpus_data(selection: DataSelection, client: int) -> ClientData:
         fingerprint=share.fingerprint,
         train=Rows(share.examples, functools.partial(share.read, "train")),
         held_out=Rows(held_out, functools.partial(share.read, "held-out")),
+        set_rows=share.examples + held_out,
     )

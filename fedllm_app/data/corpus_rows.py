@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_app.data import corpus
+from fedllm_app.data import corpus, domains
 from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer, Row
 
 
@@ -60,4 +60,6 @@ def corpus_row(question: corpus.Question, kind: str, number: int) -> Row:
 
 
 def _corpus_version() -> str:
-    return hashlib.sha256(Path(corpus.__file__).read_bytes()).hexdigest()[:16]
+    """A hash over all that the questions are made of, so that shards of another corpus are not taken from the cache."""
+    files = [Path(corpus.__file__), *sorted(Path(domains.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

@@ -6,6 +6,7 @@ Everything is a function of its arguments: every process that asks gets the same
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,10 +89,13 @@ def choose_rows(source_size: int, samples: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, 5]).choice(source_size, samples, replace=False))
 
 
-def split_held_out(indices: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_held_out(
+    indices: np.ndarray, share: float, seed: int, repeated: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Split a client's rows into (training, held out); `share`, rounded to whole rows, is held out.
 
-    Both parts are ascending and depend on nothing but the arguments.
+    Both parts are ascending and depend on nothing but the arguments. `repeated`, ascending, are rows that are equal to
+    another one: they are held out last, because the equal row may be trained on.
 
     Raises
     ------
@@ -104,7 +108,14 @@ def split_held_out(indices: np.ndarray, share: float, seed: int) -> tuple[np.nda
     if count >= len(indices):
         raise PartitionError(f"holding out {share:.0%} of {len(indices)} rows leaves none to train on: hold out less")
     drawn = np.random.default_rng([seed, 2]).permutation(len(indices))
+    if repeated is not None:
+        drawn = _repeated_last(drawn, np.isin(indices, repeated))
     return np.sort(indices[drawn[count:]]), np.sort(indices[drawn[:count]])
+
+
+def _repeated_last(drawn: np.ndarray, repeated: np.ndarray) -> np.ndarray:
+    """The drawn places with those of repeated rows at the end, in the order drawn otherwise."""
+    return drawn[np.argsort(repeated[drawn], kind="stable")]
 
 
 def _iid(size: int, clients: int, rng: np.random.Generator, labels: Any, alpha: float) -> list[np.ndarray]:
@@ -128,7 +139,10 @@ def _dirichlet(size: int, clients: int, rng: np.random.Generator, labels: Any, a
     if not alpha > 0:
         raise PartitionError(f"alpha of method 'dirichlet' must be above 0, got {alpha}")
     drawn = DirichletPartitioner(clients, "label", float(alpha), min_partition_size=1, seed=int(rng.integers(2**31)))
-    return _by(drawn, rng.permutation(size), labels, clients)
+    with warnings.catch_warnings():
+        # Drawing again until every client has a row is what is wanted here.
+        warnings.filterwarnings("ignore", "The specified min_partition_size", UserWarning)
+        return _by(drawn, rng.permutation(size), labels, clients)
 
 
 def _by(partitioner: Any, rows: np.ndarray, labels: np.ndarray | None, clients: int) -> list[np.ndarray]:
@@ -157,6 +171,12 @@ def _shard(size: int, clients: int, rng: np.random.Generator, labels: Any, alpha
 
 def _natural_id(size: int, clients: int, rng: np.random.Generator, labels: Any, alpha: float) -> list[np.ndarray]:
     values = np.unique(labels)
+    without = sum(np.count_nonzero(labels == value) for value in values if not value.strip())
+    if without:
+        raise PartitionError(
+            f"method 'natural-id' makes one client per label, and {without} of {size} rows have none: fill in the "
+            "label column, or leave these rows out of the data"
+        )
     if len(values) != clients:
         raise PartitionError(
             f"method 'natural-id' makes one client per label, and there are {len(values)} labels for {clients} clients:"

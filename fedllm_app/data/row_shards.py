@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer, Row
-from fedllm_app.data.shards import PairShard, Shard, cached, join, tokenize
-from fedllm_app.data.templates import get_template
+from fedllm_app.data.schemas import DataError
+from fedllm_app.data.shards import PairShard, Refusals, Shard, cached, join, tokenize, tokenize_pairs
+from fedllm_app.data.templates import Template
 from fedllm_app.data.tokenization import Tokenization
 from fedllm_app.data.windows import document_windows
 
@@ -23,10 +24,18 @@ class RatedShard:
 
     However many rows are taken from the beginning, both kinds are among them in the proportion of the whole, so that
     the first held-out rows stand for all of them.
+
+    Attributes
+    ----------
+    up, down : Shard
+        The rows of each kind.
+    refused : Refusals
+        Rows of both kinds that are not here because they cannot be written as tokens.
     """
 
     up: Shard
     down: Shard
+    refused: Refusals = Refusals()
 
     def __len__(self) -> int:
         return len(self.up) + len(self.down)
@@ -58,6 +67,16 @@ class RatedShard:
         return self.up.dropped + self.down.dropped
 
     @property
+    def cut(self) -> int:
+        """Rows whose completion is cut at the maximum length."""
+        return self.up.cut + self.down.cut
+
+    @property
+    def equal(self) -> int:
+        """See `PairShard`."""
+        return 0
+
+    @property
     def sequences(self) -> int:
         """Sequences that a model reads of a row to learn from it."""
         return 1
@@ -83,7 +102,8 @@ AnyShard = Shard | PairShard | RatedShard
 def join_rows(shards: Sequence[AnyShard]) -> AnyShard:
     """Shards of one kind of rows as one."""
     if isinstance(shards[0], RatedShard):
-        return RatedShard(join([shard.up for shard in shards]), join([shard.down for shard in shards]))
+        refused = Refusals(sum(shard.refused.count for shard in shards))
+        return RatedShard(join([shard.up for shard in shards]), join([shard.down for shard in shards]), refused)
     return join(shards)
 
 
@@ -95,14 +115,24 @@ class ShardMaker:
     ----------
     key : list
         Everything that the tokens depend on beside the part and the column: tokenizer, rows, template, lengths.
+    stops : tuple[int, ...]
+        Ids at which the model's files say that generation stops.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     tokenization: Tokenization
     key: list
+    stops: tuple[int, ...] = ()
+
+    @cached_property
+    def template(self) -> Template:
+        """The template, bound to the tokenizer."""
+        return self.tokenization.bind(self.tokenizer, self.stops)
 
     def make(self, part: str, kind: str, rows: Iterable[Row]) -> AnyShard:
         """The shard of a part ("train", "held-out") whose rows are of a kind; `rows` is read if it is not cached."""
+        if self.tokenization.learn_turns == "all" and kind != Example.kind:
+            raise DataError(f"data.learn-turns = 'all' must be 'last' for a task that trains on {kind} rows")
         return _MAKERS[kind](self, part, rows)
 
     def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example]]) -> Shard:
@@ -110,8 +140,7 @@ class ShardMaker:
 
         def make() -> Shard:
             how = self.tokenization
-            template = get_template(how.template, self.tokenizer)
-            return tokenize(rows(), template, self.tokenizer, how.max_length, how.system_prompt)
+            return tokenize(rows(), self.template, self.tokenizer, how.max_length, how.system_prompt, how.learn_turns)
 
         return cached([part, column, *self.key], make)
 
@@ -121,10 +150,12 @@ def _examples(maker: ShardMaker, part: str, rows: Iterable[Example]) -> Shard:
 
 
 def _pairs(maker: ShardMaker, part: str, rows: Iterable[PreferencePair]) -> PairShard:
-    def side(column: str) -> Shard:
-        return maker.answers(part, column, lambda: (Example(row.prompt, getattr(row, column)) for row in rows))
+    how = maker.tokenization
 
-    return PairShard(side("chosen"), side("rejected"))
+    def make() -> PairShard:
+        return tokenize_pairs(rows, maker.template, maker.tokenizer, how.max_length, how.system_prompt)
+
+    return cached([part, "pairs", *maker.key], make)
 
 
 def _rated(maker: ShardMaker, part: str, rows: Iterable[RatedAnswer]) -> RatedShard:
@@ -132,14 +163,25 @@ def _rated(maker: ShardMaker, part: str, rows: Iterable[RatedAnswer]) -> RatedSh
         answers = (Example(row.prompt, row.completion) for row in rows if row.desirable == thumb)
         return maker.answers(part, f"desirable={thumb}", lambda: answers)
 
-    return RatedShard(of(True), of(False))
+    up, down = of(True), of(False)
+    first = [*_places_among_all(rows, up, True), *_places_among_all(rows, down, False)]
+    return RatedShard(up, down, Refusals(up.refused.count + down.refused.count, tuple(sorted(first))))
+
+
+def _places_among_all(rows: Iterable[RatedAnswer], shard: Shard, thumb: bool) -> list[tuple[int, str]]:
+    """The refused rows of a shard of one thumb, by their places among all rows."""
+    if not shard.refused.first:
+        return []
+    places = [place for place, row in enumerate(rows) if row.desirable == thumb]
+    return [(places[place], reason) for place, reason in shard.refused.first]
 
 
 def _documents(maker: ShardMaker, part: str, rows: Iterable[Document]) -> Shard:
     how = maker.tokenization
 
     def make() -> Shard:
-        return document_windows((row.text for row in rows), maker.tokenizer, how.max_length, how.packing)
+        texts = (row.text for row in rows)
+        return document_windows(texts, maker.tokenizer, how.max_length, how.packing, how.special_tokens_in_text)
 
     return cached([part, "text", how.packing, *maker.key], make)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedllm_app.data.control_tokens import ControlTokens, Text
 from fedllm_app.data.shards import Shard
 from fedllm_app.errors import UserError
 
@@ -19,13 +20,17 @@ class NoEndToken(UserError):
 
 
 def document_windows(
-    texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, packing: bool
+    texts: Iterable[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    packing: bool,
+    special_tokens_in_text: bool = False,
 ) -> Shard:
     """Tokenize documents and cut them into windows in which every position but the first is predicted.
 
-    A document is its text, after the begin token where the tokenizer puts one before a text, and then the end token.
-    The next window begins with the last token of the one before, so that each token of a document is predicted once,
-    from the tokens before it in its window.
+    A document is its text between what the tokenizer puts before a text, if anything, and its end token. The next
+    window begins with the last token of the one before, so that each token of a document is predicted once, from the
+    tokens before it in its window.
 
     Parameters
     ----------
@@ -34,6 +39,8 @@ def document_windows(
     packing : bool
         Lay documents end to end and cut the whole: windows are full, and a window may hold the end of one document and
         the beginning of the next, with the end token between them. Otherwise every window is of one document.
+    special_tokens_in_text : bool
+        Whether control tokens that are spelled out in a document are meant as such; otherwise they are text.
 
     Returns
     -------
@@ -47,12 +54,12 @@ def document_windows(
     """
     if tokenizer.eos_token_id is None:
         raise NoEndToken("the tokenizer has no end token (eos_token), so no document could end")
-    begin = _begin(tokenizer)
+    controls = ControlTokens(tokenizer)
     documents, dropped = [], 0
-    for ids in _tokenized(texts, tokenizer):
+    for ids in _tokenized(texts, controls, special_tokens_in_text):
         dropped += not ids
         if ids:
-            documents.append(np.asarray([*begin, *ids, tokenizer.eos_token_id], np.int32))
+            documents.append(np.asarray([*controls.begin, *ids, tokenizer.eos_token_id], np.int32))
     if packing and documents:
         documents = [np.concatenate(documents)]
     pieces = [window for document in documents for window in _cut(document, max_length)]
@@ -61,15 +68,10 @@ def document_windows(
     return Shard(tokens, offsets, np.ones(len(pieces), np.int32), dropped)
 
 
-def _begin(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """What the tokenizer puts before a text; some have a begin token and do not."""
-    begin = tokenizer.bos_token_id
-    return [begin] if begin is not None and tokenizer.encode("a")[:1] == [begin] else []
-
-
-def _tokenized(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[int]]:
+def _tokenized(texts: Iterable[str], controls: ControlTokens, special_tokens_in_text: bool) -> Iterator[list[int]]:
     for chunk in _chunks(texts):
-        yield from tokenizer(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        written = [Text(text) if special_tokens_in_text else controls.as_text(text) for text in chunk]
+        yield from (tokens.ids for tokens in controls.encode(written))
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Models side by side on the built-in corpus: the same held-out questions for base, clients alone and federated model."""
+"""Models side by side on the built-in corpus: base, clients alone and federated model, asked the same questions."""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from rich.console import Console
 from fedllm_app.config.sections import Config
 from fedllm_app.config.values import tokenization
 from fedllm_app.data import corpus
-from fedllm_app.data.templates import get_template
 from fedllm_app.training.resident import Resident
 
 QUESTIONS = 60  # held-out questions a domain
@@ -48,7 +47,7 @@ def compare(config: Config, model: Resident, models: dict[str, np.ndarray | None
     from fedllm_app.training.scoring import score_rows
 
     how = tokenization(config)
-    template = get_template(how.template, model.tokenizer)
+    template = how.bind(model.tokenizer, model.stops)
     shards = {}
     for domain, asked in held_out_questions(config).items():
         rows = [Example((("user", question.instruction),), question.answer) for question in asked]
@@ -71,14 +70,14 @@ def sample_answers(
     config: Config, model: Resident, models: dict[str, np.ndarray | None], comparison: Comparison, console: Console
 ) -> dict[str, str]:
     """Have base and federated model answer a question that only the latter gets right, if there is one."""
-    from fedllm_app.data.shards import encode_prompts
+    from fedllm_app.data.encoding import encode_prompts
     from fedllm_app.evaluation.generation import generate
 
     asked = [question for questions in held_out_questions(config).values() for question in questions]
     base, federated = (np.concatenate(list(comparison.exact[name].values())) for name in ("base", "federated"))
     chosen = asked[int(np.argmax(federated & ~base))]
     how = tokenization(config)
-    template = get_template(how.template, model.tokenizer)
+    template = how.bind(model.tokenizer, model.stops)
     prompts = encode_prompts([[("user", chosen.instruction)]], template, model.tokenizer, how.system_prompt)
     sample = {"question": chosen.instruction, "expected": chosen.answer}
     console.print(f"a held-out question: {chosen.instruction}", markup=False, highlight=False)

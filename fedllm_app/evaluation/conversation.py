@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import check_dora, peft_asks_by_an_old_name
-from fedllm_app.data.shards import encode_prompts
+from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.data.templates import Template, TemplateError, Turn, get_template
 from fedllm_app.evaluation.generation import ContextTooLong, generate
-from fedllm_app.models.base import ModelLocation, ModelValues, context_length, load_model, load_tokenizer, locate_model
+from fedllm_app.models.base import (
+    ModelLocation,
+    ModelValues,
+    context_length,
+    load_model,
+    load_tokenizer,
+    locate_model,
+    stop_ids,
+)
 from fedllm_app.models.packaged import ModelNotFound
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.runs.directory import (
@@ -102,11 +110,11 @@ def _find_adapter(path: Path, client: int | None) -> Path:
     adapter = adapter_directory(path)
     if not (adapter / "adapter_config.json").is_file():
         raise AdapterError(
-            f"{adapter} holds no adapter (adapter_config.json): accepted is a finished run's directory, a checkpoint "
+            f"{adapter} holds no adapter (adapter_config.json): it must be a finished run's directory, a checkpoint "
             "of one, or a PEFT directory"
         )
     if not any((adapter / f"adapter_model.{ending}").is_file() for ending in ("safetensors", "bin")):
-        raise AdapterError(f"{adapter} holds no weights: accepted is a directory with adapter_model.safetensors")
+        raise AdapterError(f"{adapter} holds no weights: it must contain adapter_model.safetensors")
     run = run_of(adapter)
     if run and read_run_config(run)["strategy.name"] == "local" and adapter.parent.name != "adapters":
         raise AdapterError(
@@ -158,7 +166,7 @@ def _prompt(adapter: Path, template: str | None, system_prompt: str | None) -> P
     recorded = recorded_template(adapter)
     if template:
         name = str(Path(template).expanduser().resolve()) if template.endswith(".jinja") else template
-        prompt = PromptRecord(name, recorded.system_prompt if recorded else "", None)
+        prompt = replace(recorded or PromptRecord(name, "", None), template=name, text=None)
     elif recorded is None:
         raise TemplateError(f"{adapter} does not say how its prompts were written: name its template with --template")
     else:
@@ -201,7 +209,13 @@ class Chat:
         """The template, bound to the tokenizer. `TemplateError` if it is not there or does not suit."""
         prompt = self.source.prompt
         try:
-            return get_template(prompt.template, self.tokenizer, prompt.text)
+            return get_template(
+                prompt.template,
+                self.tokenizer,
+                prompt.text,
+                special_tokens_in_text=prompt.special_tokens_in_text,
+                stops=stop_ids(self.location),
+            )
         except TemplateError as error:
             raise TemplateError(f"{error}; --template names another") from error
 

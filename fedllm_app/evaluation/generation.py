@@ -25,7 +25,7 @@ def generate(
     temperature: float = 0.0,
     show: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Answer a batch of prompts, each up to the template's end token.
+    """Answer a batch of prompts, each up to a token that ends the template's turns or the model's texts.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def generate(
     Returns
     -------
     list[str]
-        The answers, without special tokens and without what the template puts before an answer.
+        The answers, without special tokens and without what the template puts before and behind an answer.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -58,17 +58,24 @@ def generate(
             max_new_tokens=max_new_tokens,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.convert_tokens_to_ids(template.end),
+            eos_token_id=list(_stops(tokenizer, template)),
             streamer=_Stream(tokenizer, template, show) if show else None,
             **sampling,
         )
     return [_answer(ids, tokenizer, template) for ids in output[:, padded[0].shape[1] :].tolist()]
 
 
+def _stops(tokenizer: "PreTrainedTokenizerBase", template: "Template") -> dict[int, None]:
+    return dict.fromkeys([tokenizer.convert_tokens_to_ids(template.end), *template.stops])
+
+
 def _answer(ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: "Template") -> str:
     # Text as it was generated: in a conversation it is rendered and tokenized again.
-    text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text.removeprefix(template.completion_prefix)
+    stops = _stops(tokenizer, template)
+    said = ids[: next((place for place, token in enumerate(ids) if token in stops), len(ids))]
+    text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = text.removeprefix(template.controls.remove(template.completion_prefix))
+    return text.removesuffix(template.closing) if len(said) < len(ids) else text
 
 
 class _Stream:
@@ -86,9 +93,11 @@ class _Stream:
             return
         self.ids += tokens.reshape(-1).tolist()
         text = _answer(self.ids, self.tokenizer, self.template)
-        # The next token may complete a character, or what stands before the answer.
-        if not text.endswith("\N{REPLACEMENT CHARACTER}") and not self.template.completion_prefix.startswith(text):
-            self._show(text)
+        # The next token may complete a character, what stands before the answer, or what stands behind it.
+        before = self.template.controls.remove(self.template.completion_prefix)
+        held = len(self.template.closing)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}") and not before.startswith(text):
+            self._show(text[: max(len(text) - held, self.shown)])
 
     def end(self) -> None:
         """Show what was held back."""

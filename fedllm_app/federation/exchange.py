@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedllm_app.federation.ledger import Ledger
-from fedllm_app.federation.reply_checks import array_problem, reply_problem
+from fedllm_app.federation.reply_checks import UnreadableArray, array_problem, reply_arrays, reply_problem
 from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.federation.transport import ask
 from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, vectors_record
@@ -39,8 +39,8 @@ class RoundRequest:
 class Exchange(ABC):
     """Sends the messages of a round and hands on what the strategy aggregates.
 
-    An exchange that forms a sum (secure aggregation, in several phases) hands on one reply that stands for all; it needs
-    a strategy whose `needs_single_replies` is false.
+    An exchange that forms a sum (secure aggregation, in several phases) hands on one reply that stands for all; it
+    needs a strategy whose `needs_single_replies` is false.
     """
 
     gives_single_replies: bool = True
@@ -115,10 +115,9 @@ class PlainExchange(Exchange):
         if problem is not None or kind != MessageType.TRAIN:
             return None, problem
         x = sent[ARRAYS][ADAPTER].numpy()
-        arrays = {name: array.numpy() for name, array in answer.content.get(ARRAYS, {}).items()}
         try:
-            vectors = self.chain.incoming(arrays, x)
-        except UpdateError as error:
+            vectors = self.chain.incoming(reply_arrays(answer), x)
+        except (UnreadableArray, UpdateError) as error:
             return None, str(error)
         problem = array_problem(vectors, x.size, self.required)
         changed = problem is None and bool(self.chain.steps)

@@ -20,10 +20,16 @@ _ROWS = 20  # lines of clients in a table; more are summed up
 _COUNTS = {
     "examples": "examples",
     "held_out": "held-out",
+    "duplicates": "duplicates",
     "dropped": "too long",
+    "cut": "cut",
     "bad": "bad rows",
+    "refused": "refused by template",
+    "equal": "equal pairs",
     "tokens": "tokens",
 }
+_RARE = ("refused", "equal")  # columns that are shown where a client has any
+_NAMED = 3  # clients that a warning names
 
 
 def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
@@ -31,12 +37,14 @@ def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     for client, (holding, _) in holdings.items():
         directory.journal("holds", client=client, **holding.to_config())
     log(INFO, "%s", _as_text(holdings_table({client: holding for client, (holding, _) in holdings.items()})))
+    for line in data_notes({client: holding.notes for client, (holding, _) in holdings.items()}):
+        log(INFO, "%s", line)
     groups = version_groups({client: versions for client, (_, versions) in holdings.items()})
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(holdings)))
     held = {client: holding for client, (holding, _) in holdings.items()}
-    for warning in filter(None, (version_warning(groups), held_out_warning(held))):
+    for warning in filter(None, (*row_warnings(held), held_out_warning(held), version_warning(groups))):
         directory.journal("warning", reason=warning)
         log(WARNING, warning)
 
@@ -46,19 +54,57 @@ def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the
     table = Table(title=title)
     for column in ("client", "name", "schema"):
         table.add_column(column, justify="right" if column == "client" else "left")
-    for heading in _COUNTS.values():
-        table.add_column(heading, justify="right")
     lines = list(holdings.items())
+    columns = [name for name in _COUNTS if name not in _RARE or any(getattr(holding, name) for _, holding in lines)]
+    for name in columns:
+        table.add_column(_COUNTS[name], justify="right")
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
     for client, holding in shown:
-        counts = (f"{getattr(holding, name):,}" for name in _COUNTS)
+        counts = (f"{getattr(holding, name):,}" for name in columns)
         table.add_row(str(client), escape(holding.name), escape(holding.schema), *counts)
     if len(shown) < len(lines):
         table.add_section()
         for label, summary in (("smallest", min), ("median", median), ("largest", max)):
-            counts = (summary([getattr(holding, name) for _, holding in lines]) for name in _COUNTS)
+            counts = (summary([getattr(holding, name) for _, holding in lines]) for name in columns)
             table.add_row("", f"{label} of {len(lines)}", "", *(f"{count:,.0f}" for count in counts))
     return table
+
+
+def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
+    """Sentences about rows that teach less than their number says: refused ones, all cut, all labelled alike."""
+    warnings = []
+    refused = {client: holding for client, holding in holdings.items() if holding.refused}
+    if refused:
+        rows = sum(holding.refused for holding in refused.values())
+        named = "; ".join(f"client {client}: {refused[client].first_refused}" for client in list(refused)[:_NAMED])
+        warnings.append(
+            f"the template refuses {rows} rows of {_clients(list(refused))}, which are left out. First ones: {named}"
+        )
+    cut = [client for client, holding in holdings.items() if holding.cut_training == holding.examples]
+    if cut:
+        warnings.append(
+            f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
+            "raise train.max-length"
+        )
+    one_kind = [client for client, holding in holdings.items() if holding.one_kind]
+    if one_kind:
+        rows = "training rows have one kind of label only, so they teach no difference between good and bad answers"
+        warnings.append(f"{_clients(one_kind)}: the {rows}")
+    return warnings
+
+
+def data_notes(notes: Mapping[int, str]) -> list[str]:
+    """A line for the clients whose data was read in the same way: what was found out, and what was not read."""
+    groups: dict[str, list[int]] = {}
+    for client, text in notes.items():
+        if text:
+            groups.setdefault(text, []).append(client)
+    lines = [
+        f"data of {'all clients' if len(clients) == len(notes) else _clients(clients)}: {text}"
+        for text, clients in groups.items()
+    ]
+    rest = len(lines) - _ROWS
+    return lines if rest <= 0 else [*lines[:_ROWS], f"data of more clients: {rest} notes, in the journal (holds)"]
 
 
 def version_groups(versions_of: Mapping[int, Sequence[str]]) -> list[tuple[list[str], list[int]]]:
@@ -97,10 +143,10 @@ def held_out_warning(holdings: Mapping[int, ClientHolding]) -> str:
     return f"{_clients(without)} {has} no held-out rows and {takes} no part in evaluations"
 
 
-def versions_line(versions: Iterable[str], clients: Sequence[int], of: int) -> str:
+def versions_line(versions: Iterable[str], clients: Sequence[int], total: int) -> str:
     """One line for the clients that share these versions."""
-    who = "all clients" if len(clients) == of else _clients(clients)
-    return f"versions of {who}: {', '.join(versions)}"
+    owners = "all clients" if len(clients) == total else _clients(clients)
+    return f"versions of {owners}: {', '.join(versions)}"
 
 
 def _clients(clients: Sequence[int]) -> str:

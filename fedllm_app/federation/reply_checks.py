@@ -3,9 +3,26 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 
-from fedllm_app.messages import CONFIG, EXAMPLES, METRICS
+from fedllm_app.errors import UserError
+from fedllm_app.messages import ARRAYS, CONFIG, EXAMPLES, METRICS
+
+
+class UnreadableArray(UserError):
+    """An array of a reply whose bytes are no NumPy array."""
+
+
+def reply_arrays(answer: Message) -> dict[str, np.ndarray]:
+    """The arrays of a reply by name; none if it carries none. UnreadableArray if one cannot be read."""
+    record = answer.content.get(ARRAYS)
+    arrays = {}
+    for name, array in record.items() if isinstance(record, ArrayRecord) else ():
+        try:
+            arrays[name] = array.numpy()
+        except (TypeError, ValueError, EOFError) as error:
+            raise UnreadableArray(f"the array {name} of the reply cannot be read: {error}") from error
+    return arrays
 
 
 def reply_problem(answer: Message, manifest: str) -> str | None:
@@ -23,9 +40,9 @@ def reply_problem(answer: Message, manifest: str) -> str | None:
     examples = content[METRICS][EXAMPLES]
     if not isinstance(examples, int | float) or not np.isfinite(examples) or examples <= 0:
         return f"{EXAMPLES} is {examples!r}"
-    odd = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
-    if odd:
-        return f"{odd[0]} is not finite"
+    infinite = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
+    if infinite:
+        return f"{infinite[0]} is not finite"
     return None
 
 

@@ -46,7 +46,7 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
     first = _identify(grid, wait_for_nodes(grid, 1, timeout), timeout)
     expected = first[0].partitions or clients
     if not expected:
-        raise RosterError("clients.number = 0 in a deployment: accepted is the number of sites that take part")
+        raise RosterError("clients.number = 0 in a deployment: it must be the number of sites that take part")
     known = {node.node_id: node for node in first}
     new = [node_id for node_id in wait_for_nodes(grid, expected, timeout) if node_id not in known]
     known.update({node.node_id: node for node in _identify(grid, new, timeout)})

@@ -1,7 +1,7 @@
 """The round loop around any strategy: draw, send, gather, aggregate, evaluate, save.
 
-The strategy keeps Flower's four methods. It is shown a grid whose nodes are the clients already drawn for the round, and
-gets only replies that the exchange has checked; everything else that a run of weeks needs happens here.
+The strategy keeps Flower's four methods. It is shown a grid whose nodes are the clients already drawn for the round,
+and gets only replies that the exchange has checked; everything else that a run of weeks needs happens here.
 """
 
 import time
@@ -119,6 +119,7 @@ class Rounds:
             seconds=time.perf_counter() - started,
             bytes_down=self.ledger.totals.down,
             bytes_up=self.ledger.totals.up,
+            **journal_keys(self.strategy.round_numbers()),
         )
         return arrays
 

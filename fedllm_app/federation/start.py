@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedllm_app.adapters.layout import Layout
+from fedllm_app.adapters.layout import Layout, is_embedding_factor
 from fedllm_app.adapters.methods import adapter_layout, initial_adapter
 from fedllm_app.adapters.peft_directory import load_peft_directory
+from fedllm_app.config.contradictions import update_problems
 from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import adapter_values, check_context, model_values
 from fedllm_app.federation.sent_once import SentOnce
@@ -81,18 +82,27 @@ def starting_point(config: Config) -> StartingPoint:
 def unfilled_start(config: Config, location: ModelLocation) -> StartingPoint:
     """The starting point with zeros for the adapter: enough to know layouts and bytes."""
     layout = adapter_layout(location, adapter_values(config))
+    home = home_part(layout, config.lora.aggregation)
+    untrained = [name for name in home.manifest.names if is_embedding_factor(name)]
+    if untrained and not config.adapter.start:
+        raise ConfigError(
+            [
+                f"lora.target-modules = {config.lora.target_modules!r}: must name no embedding with lora.aggregation = "
+                f"{config.lora.aggregation!r}; {untrained[0]} would stay at zero, and nothing would be trained there"
+            ]
+        )
     return StartingPoint(
         layout=layout,
         travelling=travelling_part(layout, config.lora.aggregation),
-        home=home_part(layout, config.lora.aggregation),
+        home=home,
         full=np.zeros(layout.size, np.float32),
         drawn=not config.adapter.start,
         compared=task_spec(config.train.task).needs_reference,
     )
 
 
-def check_updates(chain: UpdateChain, strategy: RoundStrategy) -> None:
+def check_updates(config: Config, chain: UpdateChain, strategy: RoundStrategy) -> None:
     """Refuse update steps that cannot work with the strategy. ConfigError with every reason."""
-    problems = chain.problems(strategy)
+    problems = update_problems(config, chain, strategy)
     if problems:
-        raise ConfigError([f"update: {problem}" for problem in problems])
+        raise ConfigError(problems)

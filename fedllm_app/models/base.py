@@ -39,7 +39,8 @@ class ModelValues:
 class ModelLocation:
     """What transformers' `from_pretrained` is given: a directory or a Hub id.
 
-    `name` is the model's name as configured, which adapters record: of a built-in model the directory is this machine's.
+    `name` is the model's name as configured, which adapters record: of a built-in model the directory is this
+    machine's.
     """
 
     reference: str
@@ -107,6 +108,40 @@ def context_length(location: ModelLocation) -> int | None:
         return {"context": getattr(text, "max_position_embeddings", None)}
 
     return found_once(location, "context", find)["context"]
+
+
+def stop_ids(location: ModelLocation) -> tuple[int, ...]:
+    """Ids of the tokens at which the model's files say that generation stops: end tokens, of text or of a turn.
+
+    They stand in generation_config.json, or else in config.json.
+    """
+    file = _file_of(location, "generation_config.json")
+    try:
+        settings = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelNotFound(f"{file} cannot be read: {error}; repair it, or remove it") from error
+    named = settings.get("eos_token_id")
+    if named is None:
+
+        def find() -> dict:
+            return {"stops": getattr(load_model_config(location).get_text_config(), "eos_token_id", None)}
+
+        named = found_once(location, "stops", find)["stops"]
+    return tuple(named) if isinstance(named, list) else () if named is None else (named,)
+
+
+def _file_of(location: ModelLocation, name: str) -> Path | None:
+    """A file beside a model's weights; None where it has no such file."""
+    if Path(location.reference).is_dir():
+        file = Path(location.reference) / name
+        return file if file.is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(location.reference, name))
+    except EntryNotFoundError:  # also where the model was loaded before and there is no connection now
+        return None
 
 
 def load_tokenizer(location: ModelLocation) -> "PreTrainedTokenizerBase":
@@ -212,7 +247,7 @@ def _found(auto_class, location: ModelLocation, **options):
         return auto_class.from_pretrained(location.reference, trust_remote_code=location.trust_remote_code, **options)
     except (OSError, ValueError) as error:
         raise ModelNotFound(
-            f"model.name = {location.reference!r} could not be loaded ({str(error).splitlines()[0]}). Give the absolute "
-            f"path of a directory with config.json, tokenizer and safetensors, a Hub id that this machine can reach, "
-            f"or one of {', '.join(PACKAGED_MODELS)}"
+            f"model.name = {location.reference!r} could not be loaded ({str(error).splitlines()[0]}). Give the "
+            f"absolute path of a directory with config.json, tokenizer and safetensors, a Hub id that this machine can "
+            f"reach, or one of {', '.join(PACKAGED_MODELS)}"
         ) from error

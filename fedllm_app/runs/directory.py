@@ -26,6 +26,8 @@ _CONFIG_FILE = "config.json"
 _RESULT_FILE = "result.json"
 _JOURNAL_FILE = "journal.jsonl"
 _PROMPT_FILE = "prompt.json"
+_FAILED_START_FILE = "failed-start.jsonl"  # the journal of a run that failed before its first round
+_BEGAN = "ready"
 
 
 class RunDirectoryExists(UserError):
@@ -37,21 +39,23 @@ class PromptRecord:
     """How the prompts that an adapter was trained on were written.
 
     `template` and `system_prompt` as configured; `text` is the content of a Jinja file, None for a template by name and
-    for a file that is not on the server's machine.
+    for a file that is not on the server's machine. `special_tokens_in_text` says whether control tokens that were
+    spelled out in the rows' text were meant as such.
     """
 
     template: str
     system_prompt: str
     text: str | None
+    special_tokens_in_text: bool = False
 
     @classmethod
-    def of(cls, template: str, system_prompt: str) -> "PromptRecord":
-        """The record of a run's `data.template` and `data.system-prompt`."""
+    def of(cls, template: str, system_prompt: str, special_tokens_in_text: bool = False) -> "PromptRecord":
+        """The record of a run's `data.template`, `data.system-prompt` and `data.special-tokens-in-text`."""
         try:
             text = template_source(template)
         except TemplateError:
             text = None  # the clients, which need it, say what is wrong
-        return cls(template, system_prompt, text)
+        return cls(template, system_prompt, text, special_tokens_in_text)
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,23 @@ class RunDirectory:
         """The result, written last."""
         return self.path / _RESULT_FILE
 
+    def began(self) -> bool:
+        """Whether a run here came as far as its first round. One that failed before leaves the directory free."""
+        return self.journal_file.exists() and any(event["event"] == _BEGAN for event in read_journal(self.path))
+
+    def put_failed_start_aside(self) -> None:
+        """Rename the journal of a run that failed before its first round, so that another run can begin here."""
+        if self.journal_file.exists() and not self.began():
+            self.journal_file.replace(self.path / _FAILED_START_FILE)
+
     def create(self, config: Mapping[str, object]) -> None:
         """Begin a run: an absolute path whose directory holds no other run."""
         if not self.path.is_absolute():
-            raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: accepted is an absolute path")
-        if self.journal_file.exists():
+            raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
+        if self.began():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r} holds another run; name a new directory")
         self.path.mkdir(parents=True, exist_ok=True)
+        self.put_failed_start_aside()
         write_text(self.path / _CONFIG_FILE, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 
     def journal(self, event: str, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""What the round loop asks of a strategy beside Flower's four methods, and the wrapper that answers for foreign ones."""
+"""What the round loop asks of a strategy beside Flower's four methods, and the wrapper that answers for others."""
 
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
@@ -44,7 +44,7 @@ class RoundStrategy:
     fixed_coordinates: ClassVar[bool] = True
 
     def bind(self, layout: Layout) -> None:
-        """Receive the layout of the vector that travels: names, shapes, the factors A and B of each module, their scale.
+        """Receive the layout of the vector that travels: names, shapes, factors A and B of each module, their scale.
 
         Called once, before round 1. Most strategies work coordinate by coordinate and need none of it.
         """
@@ -52,6 +52,10 @@ class RoundStrategy:
     def taking_part(self, clients: list[int]) -> list[int]:
         """Return which of the clients drawn for a round are sent a message to train."""
         return clients
+
+    def round_numbers(self) -> Mapping[str, int | float]:
+        """Return numbers about the last aggregation, which the journal's line of the round holds under their names."""
+        return {}
 
     def state_arrays(self) -> State:
         """Return what a checkpoint must hold, arrays of any shape by name; numbers are arrays of shape ()."""

@@ -36,7 +36,8 @@ class ClientState:
         """
         save_array(self._path(name, version), array)
         for other in self.directory.glob(f"{name}-*.npy"):
-            if other not in (self._path(name, version), self._path(name, keep)):
+            number = other.stem.removeprefix(f"{name}-")  # no number: a version of an array with a longer name
+            if number.isdecimal() and int(number) not in (version, keep):
                 other.unlink(missing_ok=True)
 
     def kept(self, name: str) -> np.ndarray | None:

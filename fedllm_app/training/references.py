@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import torch
 
-from fedllm_app.messages import REFERENCE
+from fedllm_app.messages import HOME, REFERENCE
 from fedllm_app.paths import home
 from fedllm_app.training.client_state import save_array
 from fedllm_app.training.task import Job
@@ -46,7 +46,10 @@ def reference_cache(job: Job, part: str, columns: int) -> ReferenceCache:
     # Threads and dtype change the last bits of a log-probability.
     numerics = f"{job.model.model.dtype}/{torch.get_num_threads()}"
     shard = job.shards.train if part == "train" else job.shards.held_out
-    parts = [str(job.model.key), numerics, job.assignment.once.get(REFERENCE, ""), f"{part}/{columns}", job.shards.key]
+    once = job.assignment.once
+    # Factors that stay at home belong to the reference policy. Without a starting adapter it is the base alone.
+    policy = once[REFERENCE] + once.get(HOME, "") if REFERENCE in once else ""
+    parts = [str(job.model.key), numerics, policy, f"{part}/{columns}", job.shards.key]
     return ReferenceCache(parts, len(shard), columns)
 
 

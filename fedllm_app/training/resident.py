@@ -20,7 +20,7 @@ import numpy as np
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, check_dora, peft_config
 from fedllm_app.adapters.view import AdapterView
-from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model
+from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model, stop_ids
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.updates.parts import AGGREGATIONS
 
@@ -53,6 +53,11 @@ class Resident:
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The base model's tokenizer."""
         return load_tokenizer(locate_model(self.key.model.name, self.key.model.trust_remote_code))
+
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        """Ids at which the base model's files say that generation stops."""
+        return stop_ids(locate_model(self.key.model.name, self.key.model.trust_remote_code))
 
     @cached_property
     def tokenizer_hash(self) -> str:

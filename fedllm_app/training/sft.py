@@ -5,13 +5,11 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from fedllm_app.config.sections import Config, TrainConfig
-from fedllm_app.data.shards import Shard
+from fedllm_app.data.shards import Row, Shard, row_labels
 from fedllm_app.training.resident import Resident
 from fedllm_app.training.scoring import score_rows
 from fedllm_app.training.task import Job, Numbers, Task, TrainResult
 from fedllm_app.training.trainer import InGivenOrder, resident_trainer, train_round, training_arguments
-
-Row = tuple[np.ndarray, int]  # token ids, position of the first completion token
 
 
 class InstructionTuning(Task):
@@ -22,7 +20,7 @@ class InstructionTuning(Task):
 
     def train(self, job: Job, indices: np.ndarray) -> TrainResult:
         """See `Task`."""
-        rows = [job.shards.train.example(index) for index in indices]
+        rows = [job.shards.train.row(index) for index in indices]
         return train_round(job, sft_trainer(job.model, job.train), sft_dataset(rows))
 
     def evaluate(self, job: Job, examples: int) -> Numbers:
@@ -45,9 +43,8 @@ def sft_trainer(resident: Resident, train: TrainConfig) -> InstructionTrainer:
 
 
 def sft_dataset(rows: list[Row]) -> Dataset:
-    """Rows as TRL takes them: labels are the tokens, -100 on the prompt."""
-    labels = [np.concatenate([np.full(start, -100), ids[start:]]) for ids, start in rows]
-    return Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": labels})
+    """Rows as TRL takes them: labels are the learnt tokens, -100 elsewhere."""
+    return Dataset.from_dict({"input_ids": [row[0] for row in rows], "labels": [row_labels(*row) for row in rows]})
 
 
 def evaluate_sft(resident: Resident, shard: Shard, adapter: np.ndarray, examples: int) -> dict[str, int | float]:

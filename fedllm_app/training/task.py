@@ -50,7 +50,8 @@ class TrainResult:
 class ClientShards:
     """A client's tokenized rows, what it is called, and a key that names the training rows exactly.
 
-    `bad` counts the unusable rows of the set that they are from.
+    `bad` counts the unusable rows of the set that they are from; `first_refused` names the first row that cannot be
+    written as tokens, and why, without anything of what it says.
     """
 
     label: str
@@ -59,6 +60,14 @@ class ClientShards:
     train: AnyShard
     held_out: AnyShard
     bad: int = 0
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
+    first_refused: str = ""
+
+    @property
+    def refused(self) -> int:
+        """Rows that cannot be written as tokens."""
+        return self.train.refused.count + self.held_out.refused.count
 
 
 @dataclass(frozen=True)

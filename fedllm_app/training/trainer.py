@@ -88,6 +88,7 @@ def train_round(job: Job, trainer: Trainer, dataset: Dataset) -> TrainResult:
     callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, RoundCallback))
     view = job.model.adapter
     view.write(job.adapter)
+    freeze_home(job.model.model, job.model.key.aggregation)  # PEFT unfreezes the whole adapter when it is switched on
     callback.begin(job.corrections, view.parameters, job.progress)
     trainer.train_dataset = dataset
     trainer.args.learning_rate = job.assignment.learning_rate
@@ -132,8 +133,8 @@ def resident_trainer(
             view.restore(vector)  # on a quantized base, TRL has cast it to bfloat16
         freeze_home(resident.model, resident.key.aggregation)
         resident.trainers[key] = trainer
-        # Trainers collect garbage in every round, which among the objects of some thousand imported modules takes a third
-        # of a second. All that is there now stays until the model is released.
+        # Trainers collect garbage in every round, which among the objects of some thousand imported modules takes a
+        # third of a second. All that is there now stays until the model is released.
         gc.freeze()
     return resident.trainers[key]
 

@@ -16,17 +16,18 @@ class UpdateChain:
 
     steps: tuple[UpdateStep, ...] = ()
 
-    def problems(self, strategy: RoundStrategy) -> list[str]:
-        """Why the steps and the strategy cannot work together, a sentence each."""
-        return [problem for step in self.steps if (problem := step.problem(strategy))]
+    def problems(self, strategy: RoundStrategy) -> dict[str, str]:
+        """Why steps cannot work with the strategy: a sentence by the name of the step."""
+        found = {step.name: step.problem(strategy) for step in self.steps}
+        return {name: problem for name, problem in found.items() if problem}
 
     def outgoing(self, vectors: Mapping[str, np.ndarray], x: np.ndarray, state: StepState) -> tuple[Arrays, Numbers]:
-        """The client's half: what to send for its new adapter and other arrays, given the adapter `x` that it received."""
+        """The client's half: what to send for its new adapter and other arrays, given the adapter `x` that it got."""
         arrays, numbers = dict(vectors), {}
         if self.steps:
             arrays[ADAPTER] = arrays[ADAPTER] - x
         for step in self.steps:
-            arrays, more = step.on_client(arrays, state)
+            arrays, more = step.on_client(arrays, _NamedState(state, step.name))
             numbers |= more
         return arrays, numbers
 
@@ -55,3 +56,21 @@ class UpdateChain:
             prefix = f"{step.name}/"
             own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
             step.load_state_arrays(own)
+
+
+@dataclass(frozen=True)
+class _NamedState:
+    """The part of a client's state that belongs to one step."""
+
+    state: StepState
+    name: str
+
+    @property
+    def expected(self) -> bool:
+        return self.state.expected
+
+    def load(self, name: str) -> np.ndarray | None:
+        return self.state.load(f"{self.name}.{name}")
+
+    def save(self, name: str, array: np.ndarray) -> None:
+        self.state.save(f"{self.name}.{name}", array)

@@ -19,7 +19,7 @@ class Int8Blocks(UpdateStep):
 
         v = Δ + e        send Q(v)        e ← v − Q(v)
 
-    A block of 256 coordinates shares one scale: a float16 share of the vector's largest block, which is float32 (a LoRA
+    A block of 256 coordinates shares one scale: a float16 share of the vector's largest scale, which is float32 (a LoRA
     move of 5e-4 divided by 127 is below float16's normal numbers). A coordinate costs 1 + 2 / 256 bytes, 0.252 of
     float32, and an error is at most half a step of its block.
 
@@ -34,11 +34,11 @@ class Int8Blocks(UpdateStep):
         """Send `Q(Δ + e)` as bytes; keep `e`."""
         sent, reset = {}, 0
         for name, change in changes.items():
-            error = state.load(f"{self.name}.{name}")
+            error = state.load(name)
             reset += error is None and state.expected
             wanted = change if error is None else change + error
             sent[name] = quantize(wanted)
-            state.save(f"{self.name}.{name}", wanted - dequantize(sent[name], wanted.size))
+            state.save(name, wanted - dequantize(sent[name], wanted.size))
         return sent, {"error-reset": reset}
 
     def on_server(self, arrays: Arrays, size: int) -> Arrays:
@@ -46,7 +46,8 @@ class Int8Blocks(UpdateStep):
         for name, array in arrays.items():
             if array.dtype != np.uint8 or array.shape != (packed_size(size),):
                 raise UpdateError(
-                    f"{name} is {array.dtype} {array.shape} and not the {packed_size(size)} bytes of an update in 8 bits"
+                    f"{name} is {array.dtype} of shape {array.shape}, an update in 8 bits must be {packed_size(size)} "
+                    "bytes: does the client run with the same update.compress?"
                 )
         return {name: dequantize(array, size) for name, array in arrays.items()}
 
@@ -57,19 +58,22 @@ def packed_size(size: int) -> int:
 
 
 def quantize(vector: np.ndarray) -> np.ndarray:
-    """A float32 vector, shape (n,), as uint8, shape (packed_size(n),)."""
+    """A float32 vector, shape (n,), as uint8, shape (packed_size(n),).
+
+    A vector with a value that is not finite becomes NaN throughout, which the server refuses.
+    """
     size = vector.size
     blocks = np.zeros((-(-size // BLOCK), BLOCK), np.float32)
     blocks.reshape(-1)[:size] = vector
     scales = np.abs(blocks).max(axis=1) / np.float32(_LEVELS)
-    largest = scales.max(initial=0.0).astype(np.float32)
-    shares = (scales / largest).astype(np.float16) if largest > 0 else np.zeros(len(scales), np.float16)
+    largest = scales.max(initial=np.float32(0))
+    if not np.isfinite(largest):
+        return _packed(np.float32(np.nan), np.ones(len(scales), np.float16), np.zeros(size, np.int8))
+    shares = _round_up(scales / largest) if largest else np.zeros(len(scales), np.float16)
     steps = largest * shares.astype(np.float32)
-    safe = np.where(steps > 0, steps, np.float32(1.0))[:, None]
-    codes = np.clip(np.rint(blocks / safe), -_LEVELS, _LEVELS).astype(np.int8)
-    codes[steps == 0] = 0
-    parts = (largest.reshape(1), shares, codes.reshape(-1)[:size])
-    return np.concatenate([part.view(np.uint8) for part in parts])
+    steps[steps == 0] = 1  # a block of zeros
+    codes = np.clip(np.rint(blocks / steps[:, None]), -_LEVELS, _LEVELS).astype(np.int8)
+    return _packed(largest, shares, codes.reshape(-1)[:size])
 
 
 def dequantize(packed: np.ndarray, size: int) -> np.ndarray:
@@ -80,3 +84,13 @@ def dequantize(packed: np.ndarray, size: int) -> np.ndarray:
     codes = np.zeros(count * BLOCK, np.float32)
     codes[:size] = packed[_HEADER + 2 * count :].view(np.int8)
     return (codes.reshape(count, BLOCK) * (largest * shares)[:, None]).reshape(-1)[:size]
+
+
+def _packed(largest: np.float32, shares: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    return np.concatenate([part.view(np.uint8) for part in (largest.reshape(1), shares, codes)])
+
+
+def _round_up(shares: np.ndarray) -> np.ndarray:
+    """Shares between 0 and 1 as float16, never smaller, so that no coordinate needs more than 127 steps."""
+    half = shares.astype(np.float16)
+    return np.where(half < shares, np.nextafter(half, np.float16(np.inf)), half)

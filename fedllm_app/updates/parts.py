@@ -10,9 +10,9 @@ AGGREGATIONS: dict[str, Callable[[str], bool]] = {
 }
 """Which tensors are trained and travel, by name.
 
-`factors` (FedIT, Zhang et al. 2023, arXiv:2305.05644) sends A and B and averages each; the mean of the products `B A` is
-another matrix. `ffa` (FFA-LoRA, Sun et al. 2024, arXiv:2403.12313) keeps A as it was drawn at the start, for all clients
-alike, and trains B only: then the mean of B is the mean of the products, exactly, for half of the bytes.
+`factors` (FedIT, Zhang et al. 2023, arXiv:2305.05644) sends A and B and averages each; the mean of the products `B A`
+is another matrix. `ffa` (FFA-LoRA, Sun et al. 2024, arXiv:2403.12313) keeps A as it was at the start, for all clients
+alike, and trains B only: then the mean of B times A is the mean of the products, exactly, for half of the bytes.
 """
 
 

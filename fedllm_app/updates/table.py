@@ -1,6 +1,8 @@
 """The table of update steps, and the chain that a configuration asks for."""
 
-from fedllm_app.class_paths import class_paths, import_class
+import re
+
+from fedllm_app.class_paths import ClassPathError, class_paths, import_class
 from fedllm_app.updates.chain import UpdateChain
 from fedllm_app.updates.int8 import Int8Blocks
 from fedllm_app.updates.update import UpdateStep
@@ -22,7 +24,24 @@ def build_chain(steps: str, compress: str) -> UpdateChain:
     Raises
     ------
     ClassPathError
-        A class path leads to no `UpdateStep`.
+        A class path leads to no `UpdateStep`, to one whose constructor takes arguments, or to a name that is taken.
     """
-    own = [import_class(path, UpdateStep, "The update step")() for path in class_paths(steps)]
-    return UpdateChain((*own, *(COMPRESSIONS[name]() for name in [compress] if name != "none")))
+    chain: list[UpdateStep] = []
+    for path in class_paths(steps):
+        step = _step(path)
+        if step.name in {*COMPRESSIONS, *(other.name for other in chain)}:
+            raise ClassPathError(f"The update step {path} has the name {step.name!r} of another step; give it its own.")
+        chain.append(step)
+    return UpdateChain((*chain, *(COMPRESSIONS[name]() for name in [compress] if name != "none")))
+
+
+def _step(path: str) -> UpdateStep:
+    found = import_class(path, UpdateStep, "The update step")
+    if not re.fullmatch(r"[\w-]+", found.name):
+        raise ClassPathError(
+            f"The update step {path} is named {found.name!r}; set `name` to letters, digits, hyphens or underscores."
+        )
+    try:
+        return found()
+    except TypeError as error:
+        raise ClassPathError(f"The update step {path} must be constructed without arguments: {error}.") from error

@@ -1,6 +1,5 @@
 """What a step of the update chain is: a half on the client, after training, and a half on the server."""
 
-from abc import ABC
 from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
@@ -29,7 +28,7 @@ class StepState(Protocol):
         """Keep an array for the round after this one, valid once the server accepts this reply."""
 
 
-class UpdateStep(ABC):
+class UpdateStep:
     """One step of the chain. A step overrides the halves that it has; the defaults pass everything on.
 
     Both halves see the changes of a round: "adapter" is `Δ = y − x`, shape (P,), other arrays (SCAFFOLD's
@@ -38,18 +37,20 @@ class UpdateStep(ABC):
     Attributes
     ----------
     name : str
-        What its state and errors are called by.
+        What its state is called by: letters, digits, hyphens, underscores; another one for each step of a chain.
     needs_fixed_coordinates : bool
         Its state adds up coordinate by coordinate over the rounds.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     needs_fixed_coordinates: ClassVar[bool] = False
 
     def problem(self, strategy: RoundStrategy) -> str | None:
         """Why the step cannot work with a strategy; None if it can."""
         if self.needs_fixed_coordinates and not strategy.fixed_coordinates:
-            return f"{self.name} adds up errors by coordinate, and the coordinates of this strategy move between rounds"
+            return (
+                "it adds up errors coordinate by coordinate, and the coordinates of this strategy move between rounds"
+            )
         return None
 
     def on_client(self, changes: Arrays, state: StepState) -> tuple[Arrays, Numbers]:
@@ -64,7 +65,7 @@ class UpdateStep(ABC):
         return arrays
 
     def after_step(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """After the strategy's step from x `before` to x `after`, both float32, shape (P,): the x that the run goes on with."""
+        """The x that follows the strategy's step from `before` to `after`; all are float32, shape (P,)."""
         return after
 
     def state_arrays(self) -> Arrays:

@@ -133,14 +133,16 @@ def test_corrections_apply(make_client, assign, begin, variant):
     _, _, start = begin(variant)
     control = np.zeros_like(start)
     plain, held = (
-        client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: start}, QUIET)[0][ADAPTER]
+        client.train(assign(client, config={"proximal-mu": mu}), {ADAPTER: start}, QUIET)[0][ADAPTER]
         for mu in (0.0, 50.0)
     )
     assert np.linalg.norm(held - start) < 0.9 * np.linalg.norm(plain - start)
-    first, _ = client.train(assign(client, asked={"scaffold": True}), {ADAPTER: start, CONTROL: control}, QUIET)
+    first, _ = client.train(assign(client, config={"scaffold": True}), {ADAPTER: start, CONTROL: control}, QUIET)
     assert first[ADAPTER].tobytes() == plain.tobytes()  # c = c_i = 0
     assert np.abs(first[CONTROL_DELTA]).max() > 1e-3
-    corrected, _ = client.train(assign(client, asked={"scaffold": True}), {ADAPTER: start, CONTROL: control + 1}, QUIET)
+    corrected, _ = client.train(
+        assign(client, config={"scaffold": True}), {ADAPTER: start, CONTROL: control + 1}, QUIET
+    )
     assert np.abs(corrected[ADAPTER] - plain).max() > 1e-3
 
 

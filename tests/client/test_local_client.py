@@ -34,7 +34,7 @@ def test_a_second_run_reads_caches_only(make_client, topics, monkeypatch):
     given = {"data__name": topics, "data__partition": "dirichlet", "data__partition_column": "topic"}
     first = [make_client(**given).shards(client).train for client in range(4)]
     forget()
-    monkeypatch.setattr("fedllm_app.data.sources.read_files", lambda *_files: pytest.fail("the file was read again"))
+    monkeypatch.setattr("fedllm_app.data.origins.read_files", lambda *_files: pytest.fail("the file was read again"))
     monkeypatch.setattr("fedllm_app.data.client_rows.partition", lambda *_arguments, **_o: pytest.fail("divided again"))
     monkeypatch.setattr("fedllm_app.data.row_shards.tokenize", lambda *_arguments: pytest.fail("tokenized again"))
     again = make_client(run_id=2, **given)

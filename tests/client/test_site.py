@@ -1,10 +1,13 @@
 """What a site says of its own data."""
 
+from dataclasses import replace
+
 import pytest
 
 from fedllm_app.client.site import SiteConfigError, at_site, site_items
 from fedllm_app.data.client_rows import DataSelection
-from fedllm_app.data.sources import Columns
+from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.data.schemas import Columns
 
 SELECTION = DataSelection(
     "alpaca", Columns(prompt="q", chosen="c"), 4, 1, 10, 3, 0.0, "sft", split="train", partition="iid", samples=9
@@ -38,13 +41,22 @@ def test_every_column_of_the_configuration_can_be_named_at_a_site():
     assert own.columns == Columns(prompt="q", chosen="c", text="body", label="vote")
 
 
+def test_a_site_says_how_its_files_are_written():
+    run = replace(SELECTION, text_format=TextFormat(delimiter="|", encoding="latin-1"))
+    own = at_site(run, site_items({"delimiter": ";"}))
+    assert own.text_format == TextFormat(";", "latin-1")
+    assert at_site(run, site_items({"encoding": "", "delimiter": "tab"})).text_format == TextFormat("tab", "")
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ({"data-path": "rows.csv"}, "data-path = 'rows.csv': accepted is an absolute path"),
-        ({"data-path": ""}, "data-path = '': accepted is an absolute path"),
-        ({"data-path": 7}, "data-path = 7: accepted is text"),
-        ({"site": 3}, "site = 3: accepted is text"),
+        ({"data-path": "rows.csv"}, "data-path = 'rows.csv': must be an absolute path"),
+        ({"data-path": ""}, "data-path = '': must be an absolute path"),
+        ({"data-path": 7}, "data-path = 7: must be text"),
+        ({"site": 3}, "site = 3: must be text"),
+        ({"delimiter": ";;"}, "delimiter = ';;': must be one character"),
+        ({"encoding": "utf-99"}, "encoding = 'utf-99': must be an encoding that Python knows"),
         ({"data_path": "/x"}, "data_path: unknown key; did you mean data-path?"),
         ({"promt-column": "x"}, "promt-column: unknown key; did you mean prompt-column?"),
     ],

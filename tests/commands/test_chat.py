@@ -16,7 +16,7 @@ from fedllm_app.adapters.methods import METHODS, AdapterValues, adapter_layout, 
 from fedllm_app.client.build import local_client
 from fedllm_app.commands.chat import converse
 from fedllm_app.commands.main import main
-from fedllm_app.data.shards import encode_prompts
+from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.evaluation import conversation as chat_module
 from fedllm_app.evaluation.conversation import Chat, find_source
 from fedllm_app.evaluation.generation import ContextTooLong, generate
@@ -135,7 +135,7 @@ def test_the_answer_is_the_likeliest_token_each_time_up_to_the_end_token(save_ru
     assert len(pieces) > 3
     # Were its fourth token the end token, the answer would end there.
     chat.template = replace(chat.template, end=chat.tokenizer.convert_ids_to_tokens(expected[3]))
-    first = expected[: expected.index(expected[3]) + 1]
+    first = expected[: expected.index(expected[3])]
     assert chat.answer(HI) == chat.tokenizer.decode(first, skip_special_tokens=True).removeprefix(" ")
 
 
@@ -186,8 +186,8 @@ def test_quantization_is_that_of_the_run(save_run):
 
 
 def test_temperature_draws_from_the_whole_vocabulary(save_run):
-    """At a high temperature all 300 tokens are about as likely: of the 128 letters of ASCII, a share 1 / e is in none of
-    300 draws, which leaves 81. The fifty likeliest alone would be 50. At zero there is one.
+    """At a high temperature all 300 tokens are about as likely: of the 128 letters of ASCII, a share 1 / e is in none
+    of 300 draws, which leaves 81. The fifty likeliest alone would be 50. At zero there is one.
     """
     chat = opened(save_run())
     prompts = encode_prompts([HI] * 300, chat.template, chat.tokenizer, None)

@@ -13,10 +13,8 @@ from rich.console import Console
 from fedllm_app.commands import run as cli
 from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.main import main
-from fedllm_app.commands.overrides import read_overrides
 from fedllm_app.commands.run import default_federation, run_to_end
 from fedllm_app.config.parse import default_run_config, parse_run_config
-from fedllm_app.config.sections import ConfigError
 
 
 @pytest.fixture
@@ -31,26 +29,6 @@ def starts_nothing(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(cli, "is_local", lambda connection: True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def test_overrides_merge_and_later_ones_win(tmp_path):
-    file = tmp_path / "few.toml"
-    file.write_text('"lora.r" = 4\n[train]\nrounds = 3\nlearning-rate = 1e-5\n[strategy]\nname = "fedprox"\n')
-    given = ["train.rounds=9 lora.alpha=32", str(file), "lora.r=2 run.seed=1", 'strategy.name="fedadam"']
-    assert read_overrides(given) == {
-        "lora.alpha": 32,
-        "lora.r": 2,
-        "run.seed": 1,
-        "strategy.name": "fedadam",
-        "train.learning-rate": 1e-5,
-        "train.rounds": 3,
-    }
-    assert read_overrides([]) == {}
-
-
-def test_a_toml_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="no such file"):
-        read_overrides([str(tmp_path / "few.toml")])
 
 
 @pytest.mark.parametrize(
@@ -83,7 +61,7 @@ def test_a_bad_configuration_ends_with_2_and_starts_nothing(starts_nothing, caps
 
 
 def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
-    """Refused where the class can be imported; one that cannot is left to the ServerApp, which may have it."""
+    """Refused before Flower starts, as is a class that is not installed."""
     given = "strategy.name='flwr.serverapp.strategy.FedAdam' strategy.arguments='eta=0.01,beta1=0.5'"
     assert main(["run", str(ROOT), "-c", given]) == 2
     said = capsys.readouterr().out.replace("\n", " ")
@@ -92,8 +70,9 @@ def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
     assert list(starts_nothing.iterdir()) == []
     with pytest.raises(pytest.fail.Exception, match="was started"):
         main(["run", str(ROOT), "-c", given.replace("beta1", "beta_1")])
-    with pytest.raises(pytest.fail.Exception, match="was started"):
-        main(["run", str(ROOT), "-c", "strategy.name='only_on_the_server.Mine' strategy.arguments='a=1'"])
+    missing = "strategy.name='only_on_the_server.Mine' strategy.arguments='a=1'"
+    assert main(["run", str(ROOT), "-c", missing]) == 2
+    assert "only_on_the_server" in capsys.readouterr().out
 
 
 def test_a_missing_configuration_file_ends_with_2(starts_nothing, capsys):
@@ -102,7 +81,7 @@ def test_a_missing_configuration_file_ends_with_2(starts_nothing, capsys):
 
 
 def test_a_directory_with_another_run_ends_with_2(starts_nothing, capsys):
-    (starts_nothing / "journal.jsonl").touch()
+    (starts_nothing / "journal.jsonl").write_text('{"event": "started"}\n{"event": "ready"}\n')
     assert main(["run", str(ROOT), "-c", f'run.directory="{starts_nothing}"']) == 2
     assert "holds another run" in capsys.readouterr().out.replace("\n", " ")
 
@@ -116,9 +95,10 @@ def test_a_key_without_a_value_ends_with_2(starts_nothing):
     assert main(["run", str(ROOT), "-c", "train.rounds"]) == 2
 
 
-def test_a_value_that_is_none_ends_with_2(starts_nothing):
-    """Text must be quoted: the shell takes the quotes of strategy.name="fedprox" away."""
-    assert main(["run", str(ROOT), "-c", "strategy.name=fedprox"]) == 2
+def test_text_needs_no_quotes(starts_nothing):
+    """The shell takes the quotes of strategy.name="fedprox" away."""
+    with pytest.raises(pytest.fail.Exception, match="was started"):
+        main(["run", str(ROOT), "-c", "strategy.name=fedprox", "train.rounds=3"])
 
 
 def test_an_app_that_is_not_there_ends_with_2(starts_nothing):
@@ -203,4 +183,4 @@ def test_a_run_over_a_connection_needs_a_directory(elsewhere, capsys):
     """The one that `fedllm run` would choose is this machine's."""
     assert main(["run", str(ROOT), "sites"]) == 2
     said = " ".join(capsys.readouterr().out.split())
-    assert "accepted over a connection is an absolute path on the SuperLink's machine" in said
+    assert "over a connection it must be an absolute path on the SuperLink's machine" in said

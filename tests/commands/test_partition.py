@@ -43,7 +43,11 @@ def test_a_client_a_label(topics):
         "data.held-out-share": 0.1,
         "clients.number": 2,
     }
-    assert divided(**given) == [ClientRows(0, "a", 36, 4, {"a": 40}), ClientRows(1, "b", 18, 2, {"b": 20})]
+    notes = "columns read: prompt as prompt, completion as completion"
+    assert divided(**given) == [
+        ClientRows(0, "a", 36, 4, {"a": 40}, notes=notes),
+        ClientRows(1, "b", 18, 2, {"b": 20}, notes=notes),
+    ]
 
 
 def test_label_shares_of_an_even_division(topics):
@@ -65,7 +69,11 @@ def test_sets_and_domains_are_labels(topics, tmp_path):
             "clients.number": 0,
         }
     )
-    assert clients == [ClientRows(0, "topics", 59, 1, {"topics": 60}), ClientRows(1, "few", 3, 1, {"few": 4})]
+    read = "columns read: prompt as prompt, completion as completion"
+    assert clients == [
+        ClientRows(0, "topics", 59, 1, {"topics": 60}, notes=f"{read}; columns not read: topic"),
+        ClientRows(1, "few", 3, 1, {"few": 4}, duplicates=1, notes=read),  # four equal rows
+    ]
     assert [one.labels for one in divided()] == [{name: 320 + 48} for name in ("general", "math", "code", "finance")]
 
 
@@ -102,6 +110,29 @@ def test_the_command_prints_and_draws_and_loads_no_model(topics, tmp_path, monke
     assert main(["partition", str(ROOT), "-c", given, "--plot", str(figure)]) == 0
     assert "who would hold what" in capsys.readouterr().out
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_rows_and_what_was_not_read_are_shown(topics, capsys):
+    """61 rows, of which one is bad; a column beside those that are read, and a test split beside the file."""
+    folder = topics.parent / "set"
+    folder.mkdir()
+    (folder / "my_train.jsonl").write_text(topics.read_text() + "oops\n")
+    (folder / "my_test.jsonl").write_text("")
+    assert (
+        cli.main(["partition", str(ROOT), "-c", f'data.name="{folder}" data.max-bad-share=0.1 clients.number=2']) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    first = next(line for line in lines if line.replace("│", " ").split()[:1] == ["0"])
+    assert first.replace("│", " ").split() == ["0", "set", "15", "15", "0", "1"]
+    assert lines[-1] == (
+        "data of all clients: columns read: prompt as prompt, completion as completion; columns not read: topic; "
+        "files not read: my_test.jsonl"
+    )
+
+
+def test_rows_without_a_label_are_named(topics):
+    clients = [ClientRows(0, "x", 3, 0, {"": 1, "a": 2})]
+    assert "a 67%, (none) 33%" in shown(clients)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`fedllm plan` against runs: bytes exactly, steps, tokens and examples by the journal."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -92,13 +93,31 @@ def test_parameters_and_table(run_config):
     assert "general" in shown
 
 
+def test_a_plan_shows_bad_rows_and_what_was_not_read(run_config, tmp_path):
+    """41 rows of two clients, one bad, ten of them equal; three are held out of each client's."""
+    rows = [{"prompt": "p" if n < 10 else str(n), "completion": "x", "topic": "a"} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "oops\n")
+    data = {"data.name": str(tmp_path / "rows.jsonl"), "data.max-bad-share": 0.1, "data.held-out-examples": 3}
+    plan = make_plan(run_config | data | {"clients.number": 2})
+    assert [(held.examples, held.held_out, held.bad, held.duplicates) for held in plan.clients] == [(17, 3, 1, 0)] * 2
+    console = Console(record=True, width=140)
+    show_plan(plan, console)
+    shown = console.export_text()
+    (line,) = [line for line in shown.splitlines() if line.replace("│", " ").split()[:1] == ["1"]]
+    assert line.replace("│", " ").split() == ["1", "rows", "17", "0", "3", "0", "1"]
+    assert (
+        "data of all clients: columns read: prompt as prompt, completion as completion; columns not read: topic"
+        in shown
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"train.max-length": 513}, "train.max-length = 513: accepted is at most 512, the positions of model.name ="),
+        ({"train.max-length": 513}, "train.max-length = 513: must be at most 512, the positions of model.name ="),
         (
             {"train.max-length": 497, "adapter.method": "prefix-tuning"},
-            "train.max-length = 497 and adapter.virtual-tokens = 16: accepted is at most 512 together, ",
+            "train.max-length = 497 and adapter.virtual-tokens = 16: must be at most 512 together, ",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_wrong_types_are_refused(key, value):
     with pytest.raises(ConfigError) as caught:
         parse_run_config(DEFAULTS | {key: value})
     (line,) = caught.value.problems
-    assert line.startswith(f"{key} = {value!r}: accepted is ")
+    assert line.startswith(f"{key} = {value!r}: must be ")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -185,26 +185,36 @@ def test_a_wrong_hyperparameter_of_the_chosen_strategy_is_one_problem(value):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"clients__number": 4, "clients__per_round": 5}, "clients.per-round = 5: accepted is 0 (all) to"),
+        ({"clients__number": 4, "clients__per_round": 5}, "clients.per-round = 5: must be between 0 (all) and"),
         ({"train__min_learning_rate": 4e-3}, "at most train.learning-rate = 0.003"),
         ({"data__held_out_examples": 0}, "needs data.held-out-examples"),
-        ({"data__alpha": 0.0}, "data.alpha = 0.0: accepted is greater than 0"),
-        ({"data__held_out_share": 1.0}, "data.held-out-share = 1.0: accepted is less than 1"),
+        ({"data__alpha": 0.0}, "data.alpha = 0.0: must be greater than 0"),
+        ({"data__held_out_share": 1.0}, "data.held-out-share = 1.0: must be less than 1"),
         (
             {"data__partition": "dirichet", "data__name": "alpaca"},
-            "data.partition = 'dirichet': accepted is 'iid', 'dir",
+            "data.partition = 'dirichet': must be 'iid', 'dir",
         ),
         ({"data__name": "alpaca", "data__partition": "shard"}, "data.partition = 'shard' divides by a label"),
-        ({"data__name": "alpaca", "data__partition": "natural-id"}, "accepted for data.partition-column is the name"),
+        ({"data__name": "alpaca", "data__partition": "natural-id"}, "data.partition-column must be the name"),
         ({"data__name": "alpaca,/b.csv"}, "holds 2 names and data.partition = 'iid' divides one set"),
         ({"data__name": "a/b, /c, /d", "data__partition": "by-domain"}, "clients.number = 4: data.partition = 'by-d"),
-        ({"data__name": "a/b,", "data__partition": "by-domain", "clients__number": 2}, "data.name = 'a/b,': accepted"),
+        (
+            {"data__name": "a/b,", "data__partition": "by-domain", "clients__number": 2},
+            "data.name = 'a/b,': data.partition = 'by-domain' needs",
+        ),
         (
             {"data__name": "builtin,a/b", "data__partition": "by-domain", "clients__number": 2},
-            "'builtin,a/b': accepted",
+            "'builtin,a/b': data.partition = 'by-domain' needs",
         ),
-        ({"data__partition": "linear"}, "data.partition = 'linear': accepted with data.name = 'builtin' is 'iid'"),
-        ({"data__samples": 5}, "data.samples = 5: accepted with data.name = 'builtin' is 0"),
+        ({"data__partition": "linear"}, "data.partition = 'linear': must be 'iid' with data.name = 'builtin'"),
+        ({"data__samples": 5}, "data.samples = 5: must be 0 with data.name = 'builtin'"),
+        ({"data__learn_turns": "first"}, "data.learn-turns = 'first': must be 'last' or 'all'"),
+        (
+            {"data__learn_turns": "all", "train__task": "dpo"},
+            "data.learn-turns = 'all': must be 'last' with train.task = 'dpo'",
+        ),
+        ({"data__delimiter": ";;"}, "data.delimiter = ';;': must be one character"),
+        ({"data__encoding": "utf-99"}, "data.encoding = 'utf-99': must be an encoding"),
         ({"lora__target_modules": " , "}, "lora.target-modules = ' , '"),
         ({"strategy__name": "krum"}, "'krum' needs at least 5 clients a round, the configuration has 4"),
         ({"strategy__name": "krum", "clients__number": 9, "clients__per_round": 4}, "'krum' needs at least 5 clients"),
@@ -231,6 +241,8 @@ def test_contradictions_are_told_together():
         {"data.held-out-share": 0.1, "data.held-out-examples": 0},
         {"data.name": "alpaca", "data.partition": "iid", "data.partition-column": "topic", "data.samples": 5},
         {"data.name": "a/b,/c.csv,alpaca,/d", "data.partition": "by-domain"},
+        {"data.name": '"/c, d.csv",a/b,alpaca,/d', "data.partition": "by-domain"},
+        {"data.name": '"/c, d.csv"', "data.delimiter": "tab", "data.encoding": "cp1252"},
         {"strategy.name": "krum", "clients.number": 5},
         {"strategy.name": "krum", "clients.number": 0},
     ],
@@ -246,7 +258,7 @@ def test_by_domain_counts_its_sets():
     """Three sets are three clients, whoever parses; the rest of the configuration is held against that number."""
     three = {"data.name": "a/b, alpaca ,/c", "data.partition": "by-domain", "clients.number": 0}
     assert parse_run_config(DEFAULTS | three).clients.number == 3
-    with pytest.raises(ConfigError, match="clients.per-round = 4: accepted is 0 .all. to clients.number = 3"):
+    with pytest.raises(ConfigError, match="clients.per-round = 4: must be between 0 .all. and clients.number = 3"):
         parse_run_config(DEFAULTS | three | {"clients.per-round": 4})
     assert parse_run_config(DEFAULTS | {"clients.number": 0}).clients.number == 0
 
@@ -287,7 +299,7 @@ def test_arguments_of_a_class_path():
 def test_arguments_that_cannot_be_read(text):
     (line,) = problems(strategy__name=CLASS_PATH, strategy__arguments=text)
     assert line.startswith(f"strategy.arguments = {text!r}: ")
-    assert "accepted is name=value, separated by commas" in line
+    assert "write name=value, separated by commas" in line
 
 
 def test_arguments_are_for_class_paths():
@@ -297,7 +309,7 @@ def test_arguments_are_for_class_paths():
     (line,) = problems(strategy__name="fedavg", strategy__arguments="beta=0.5")
     assert line.endswith("strategy.<name>.<hyper>: none")
     (line,) = problems(strategy__name=CLASS_PATH, strategy__arguments=5)
-    assert line.startswith("strategy.arguments = 5: accepted is a valid string")
+    assert line.startswith("strategy.arguments = 5: must be a valid string")
 
 
 def test_a_strategy_by_class_path_is_left_to_the_run():

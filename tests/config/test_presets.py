@@ -9,7 +9,8 @@ from in_process import run_in_process
 from places import ROOT
 
 from fedllm_app.config.parse import default_run_config, flatten, parse_run_config
-from fedllm_app.data.sources import DataNotFound, open_source
+from fedllm_app.data.origins import DataNotFound
+from fedllm_app.data.sources import open_source
 from fedllm_app.models.packaged import ModelNotFound
 from fedllm_app.runs.directory import read_journal, read_result
 from fedllm_app.tasks import task_spec

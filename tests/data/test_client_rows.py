@@ -14,7 +14,9 @@ from places import SHARED_DATA
 from fedllm_app.data import corpus
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share
 from fedllm_app.data.partition import partition
-from fedllm_app.data.sources import Columns, UnknownLabel
+from fedllm_app.data.readers.base import TextFormat
+from fedllm_app.data.schemas import Columns
+from fedllm_app.data.sources import UnknownLabel
 
 GSM8K = SHARED_DATA / "gsm8k" / "train.jsonl"
 
@@ -204,6 +206,50 @@ def test_bad_rows_of_the_set_are_told(topics):
     with open(topics, "a") as file:
         file.write('{"prompt": "p", "completion": ""}\n')
     assert client_data(selection(name=str(topics), max_bad_share=0.1), 2).bad == 1
+
+
+def test_equal_rows_are_not_on_both_sides_of_a_split(tmp_path):
+    """Of 40 rows, 20 are alike in pairs: none of them is held out, whoever has them."""
+    rows = [{"prompt": str(n // 2 if n < 20 else n), "completion": "x"} for n in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = [selection(name=str(path), clients=2, held_out=5, seed=seed) for seed in range(4)]
+    data = [client_data(one, client) for one in asked for client in (0, 1)]
+    assert {one.duplicates for one in data} == {0}
+    assert {len(one.held_out) for one in data} == {5}
+    for one in data:
+        assert all(int(row.prompt[0][1]) >= 20 for row in one.held_out)
+
+
+def test_duplicates_that_cannot_be_kept_apart_are_counted(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "p", "completion": "c"}\n' * 8 + '{"prompt": "q", "completion": "c"}\n')
+    data = client_data(selection(name=str(path), clients=1, held_out=3), 0)
+    assert (len(data.held_out), data.duplicates) == (3, 2)
+    assert ("q", "c") in {(row.prompt[0][1], row.completion) for row in data.held_out}
+
+
+def test_notes_leave_out_the_column_that_divides(topics):
+    asked = selection(name=str(topics), partition="natural-id", partition_column="topic")
+    assert client_data(asked, 0).notes == ("columns read: prompt as prompt, completion as completion",)
+    assert "columns not read: topic" in client_data(selection(name=str(topics)), 0).notes
+
+
+def test_a_comma_in_a_path(tmp_path):
+    """A file that is there is one name; among others it stands in quotes; a site's own path is never cut."""
+    path, other = write(tmp_path / "a, b.jsonl", 8), write(tmp_path / "c.jsonl", 4)
+    assert client_data(selection(name=str(path), clients=2), 1).label == "a, b"
+    assert client_data(selection(name=f'"{path}"', clients=2), 1).label == "a, b"
+    names = f'{other},"{path}"'
+    data = [client_data(selection(name=names, partition="by-domain", clients=2, held_out=1), n) for n in (0, 1)]
+    assert [(one.label, len(one.train)) for one in data] == [("c", 3), ("a, b", 7)]
+    assert client_data(selection(name=str(path), partition="by-domain", whole=True, site="berlin"), 0).label == "berlin"
+
+
+def test_a_text_format_reaches_the_reader(tmp_path):
+    (tmp_path / "rows.csv").write_bytes("prompt:completion\nпривет:мир\nq:a\n".encode("cp1251"))
+    asked = selection(name=str(tmp_path / "rows.csv"), clients=1, held_out=0, text_format=TextFormat(":", "cp1251"))
+    assert [row.completion for row in client_data(asked, 0).train] == ["мир", "a"]
 
 
 def test_dividing_fifty_clients_holds_each_row_once(tmp_path):

@@ -114,3 +114,38 @@ def test_held_out_errors():
         split_held_out(np.arange(3), 1.0, seed=0)
     with pytest.raises(PartitionError, match="leaves none"):
         split_held_out(np.arange(1), 0.9, seed=0)
+
+
+def test_rows_without_a_label_are_no_client():
+    """Two of six rows have no label, one of them a blank."""
+    labels = ["a", "", "b", " ", "a", "b"]
+    with pytest.raises(PartitionError, match="2 of 6 rows have none: fill in the label column"):
+        divide("natural-id", clients=3, size=6, labels=labels)
+    assert sorted(np.concatenate(divide("shard", clients=2, size=6, labels=labels)).tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_repeated_rows_are_held_out_last(share):
+    """Of 20 rows four stand twice. A tenth or half of them, 2 or 10, is drawn from the 16 others, in the same order as
+    without repeated rows: those of them that were drawn are drawn again."""
+    rows, repeated = np.arange(100, 140, 2), np.array([100, 104, 118, 138])
+    train, held_out = split_held_out(rows, share, 3, repeated)
+    assert len(held_out) == round(20 * share)
+    assert not np.isin(held_out, repeated).any()
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, held_out])), rows)
+    before = split_held_out(rows, share, 3)[1]
+    assert set(before[~np.isin(before, repeated)]) <= set(held_out)
+
+
+def test_more_held_out_rows_than_stand_alone():
+    """Four of five rows stand twice, and three are held out: the one that stands alone and two others."""
+    _, held_out = split_held_out(np.arange(5), 0.6, 0, np.array([0, 1, 2, 4]))
+    assert len(held_out) == 3 and 3 in held_out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_split_without_repeated_rows_is_the_same(seed):
+    plain = split_held_out(np.arange(50), 0.3, seed)
+    for repeated in (np.array([], np.int64), np.array([77, 99])):  # those are other clients'
+        for part, same in zip(plain, split_held_out(np.arange(50), 0.3, seed, repeated), strict=True):
+            np.testing.assert_array_equal(part, same)

@@ -9,8 +9,20 @@ import itertools
 import numpy as np
 import pytest
 
-from fedllm_app.data.examples import Example
-from fedllm_app.data.shards import EmptyShard, Shard, batches, cached, join, tokenize, walk
+from fedllm_app.data.examples import Example, PreferencePair
+from fedllm_app.data.shards import (
+    EmptyShard,
+    PairShard,
+    Refusals,
+    Shard,
+    batches,
+    cached,
+    join,
+    row_labels,
+    tokenize,
+    tokenize_pairs,
+    walk,
+)
 from fedllm_app.data.templates import get_template
 from fedllm_app.models.base import load_tokenizer, locate_model
 
@@ -23,8 +35,22 @@ def tokenizer(tiny_model):
     return load_tokenizer(locate_model(str(tiny_model)))
 
 
-def made(tokenizer, examples, max_length=100, template="tokenizer", system_prompt=None) -> Shard:
-    return tokenize(examples, get_template(template, tokenizer), tokenizer, max_length, system_prompt)
+def made(tokenizer, examples, max_length=100, template="tokenizer", system_prompt=None, learn_turns="last") -> Shard:
+    return tokenize(examples, get_template(template, tokenizer), tokenizer, max_length, system_prompt, learn_turns)
+
+
+def made_of_pairs(tokenizer, answers, max_length=100, question="Hi") -> PairShard:
+    pairs = [PreferencePair((("user", question),), chosen, rejected) for chosen, rejected in answers]
+    return tokenize_pairs(pairs, get_template("tokenizer", tokenizer), tokenizer, max_length, None)
+
+
+def same(one: Shard, other: Shard) -> bool:
+    arrays = all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ARRAYS)
+    return arrays and all(getattr(one, name) == getattr(other, name) for name in ("dropped", "cut", "refused"))
+
+
+ARRAYS = ("tokens", "offsets", "starts", "learnt")
+TALK = Example((("user", "a"), ("assistant", "bc"), ("user", "d")), "ef")
 
 
 def test_the_completion_begins_after_the_prompt_and_ends_with_the_end_token(tokenizer):
@@ -59,7 +85,7 @@ def test_a_long_completion_is_cut_without_an_end_token(tokenizer, max_length, ke
     shard = made(tokenizer, [HI], max_length=max_length)
     ids, start = shard.example(0)
     assert tokenizer.decode(ids[start:]) == kept
-    assert shard.dropped == 0
+    assert (shard.dropped, shard.cut) == (0, int(max_length < 24))
 
 
 @pytest.mark.parametrize(("template", "begins"), [("tokenizer", 2), ("alpaca", 1), ("chatml", 1), ("none", 1)])
@@ -95,6 +121,103 @@ def test_rows_lie_end_to_end(tokenizer):
     assert shard.offsets.tolist() == [0, 24, 46]
     assert shard.starts.tolist() == [21, 19]
     assert tokenizer.decode(shard.example(1)[0][19:]) == "é<|end|>"
+
+
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+
+
+def test_refused_rows_are_counted_and_the_first_ones_named(tokenizer, tmp_path, monkeypatch):
+    """Rows 1, 2, 4, 5 and 6 of seven, in chunks of three; three are named."""
+    monkeypatch.setattr("fedllm_app.data.shards._CHUNK", 3)
+    file = tmp_path / "own.jinja"
+    file.write_text(REFUSES + tokenizer.chat_template)
+    rows = [HI if n in (0, 3) else Example((("system", "s"), *HI.prompt), "Yo") for n in range(7)]
+    shard = made(tokenizer, rows, template=str(file))
+    assert (len(shard), shard.dropped, shard.refused.count) == (2, 0, 5)
+    assert [place for place, _ in shard.refused.first] == [1, 2, 4]
+    assert all("no system" in reason for _, reason in shard.refused.first)
+
+
+def test_pairs(tokenizer):
+    """A prompt of 21 tokens. In a window of 23, "Yo" and "You" are the same, "Yo" and "yo" are not; of that pair the
+    second is whole when its completion "y" + <|end|> is."""
+    answers = [("Yo", "You"), ("Yo", "yo"), ("Yoyo", "y")]
+    shard = made_of_pairs(tokenizer, answers, max_length=23)
+    assert (len(shard), shard.equal, shard.cut, shard.dropped) == (2, 1, 2, 0)
+    sides = [
+        [tokenizer.decode(ids[start:]) for ids, start in map(part.example, range(2))]
+        for part in (shard.chosen, shard.rejected)
+    ]
+    assert sides == [["Yo", "Yo"], ["yo", "y<|end|>"]]
+    assert shard.chosen.starts.tolist() == shard.rejected.starts.tolist() == [21, 21]
+    whole = made_of_pairs(tokenizer, answers)
+    assert (len(whole), whole.equal, whole.cut) == (3, 0, 0)
+    assert made_of_pairs(tokenizer, answers, max_length=21).dropped == 3
+
+
+def test_a_pair_of_which_one_answer_cannot_be_written_is_refused_as_a_whole(tokenizer):
+    shard = made_of_pairs(tokenizer, [("Yo", "<|end|>"), ("Yo", "no")])
+    assert (len(shard.chosen), len(shard.rejected)) == (1, 1)
+    assert shard.refused == Refusals(1, ((0, "its answer is nothing but the token that ends a turn"),))
+
+
+def test_pairs_are_cached_in_one_file(app_home, tokenizer):
+    shard = made_of_pairs(tokenizer, [("Yo", "You"), ("Yo", "yo"), ("é", "<|end|>")], max_length=23)
+    for found in (cached(["pairs"], lambda: shard), cached(["pairs"], lambda: pytest.fail("made again"))):
+        assert (found.equal, found.refused) == (1, shard.refused)
+        assert same(found.chosen, shard.chosen)
+        assert same(found.rejected, shard.rejected)
+    assert len(list((app_home / "shards").iterdir())) == 1
+
+
+def labels(tokenizer, row) -> str:
+    """The learnt tokens as text, a dot for each of the others."""
+    return "".join("." if label == -100 else tokenizer.decode([label]) for label in row_labels(*row))
+
+
+def test_the_last_turn_is_learnt_unless_all_are(tokenizer):
+    """An opening, <|begin|> + "user\\n", is 6 tokens, <|begin|> + "assistant\\n" 11; an end with its line break 2.
+
+    Before "bc": 6 + 1 + 2 + 11 = 20; before "ef": another "\\n" + 6 + 1 + 2 + 11 = 21.
+    """
+    last, every = (made(tokenizer, [HI, TALK, HI], learn_turns=which) for which in ("last", "all"))
+    assert np.array_equal(last.tokens, every.tokens)
+    assert labels(tokenizer, last.row(1)) == "." * 44 + "ef<|end|>"
+    assert labels(tokenizer, every.row(1)) == "." * 20 + "bc<|end|>" + "." * 21 + "ef<|end|>"
+    for shard in (last, every):
+        assert len(shard.row(0)) == len(shard.row(2)) == 2
+        assert [start for _, start in map(shard.example, range(3))] == [21, 44, 21]
+
+
+@pytest.mark.parametrize(
+    ("max_length", "learnt", "cut"),
+    [(46, ["bc<|end|>", "ef"], 1), (44, ["bc<|end|>"], 1), (22, ["bc"], 1), (20, [], 0)],
+)
+def test_of_a_long_conversation_the_turns_that_fit_are_learnt(tokenizer, max_length, learnt, cut):
+    """The completion is then the last answer that begins within the window, after 20 or 44 tokens; of none, the row is
+    dropped.
+    """
+    shard = made(tokenizer, [TALK], max_length=max_length, learn_turns="all")
+    assert (len(shard), shard.cut, shard.dropped) == (int(bool(learnt)), cut, int(not learnt))
+    if learnt:
+        assert labels(tokenizer, shard.row(0)).replace(".", " ").split() == learnt
+        assert shard.example(0)[1] == (44 if max_length > 44 else 20)
+
+
+def test_learnt_spans_and_reasons_are_cached_and_joined(app_home, tokenizer, tmp_path):
+    file = tmp_path / "own.jinja"
+    file.write_text(REFUSES + tokenizer.chat_template)
+    rows = [TALK, Example((("system", "s"), *HI.prompt), "Yo"), HI, TALK, Example(HI.prompt, "x" * 90)]
+    shard = made(tokenizer, rows, template=str(file), learn_turns="all")
+    assert (shard.cut, shard.refused.count, shard.learnt.tolist()) == (1, 1, [[0, 20, 23], [2, 20, 23]])
+    for found in (cached(["rows"], lambda: shard), cached(["rows"], lambda: pytest.fail("made again"))):
+        assert same(found, shard)
+    both = join([made(tokenizer, [HI], learn_turns="all"), shard, shard])
+    assert (both.cut, both.refused, len(both)) == (2, Refusals(2), 9)
+    for place, row in enumerate([HI, *[TALK, HI, TALK, None] * 2]):
+        if row:
+            (alone,) = (made(tokenizer, [row], learn_turns="all").row(0),)
+            assert labels(tokenizer, both.row(place)) == labels(tokenizer, alone)
 
 
 def test_no_rows(tokenizer):

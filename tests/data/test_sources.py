@@ -2,17 +2,16 @@
 
 import gzip
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from places import SHARED_DATA as SHARED
 
 from fedllm_app.data.examples import Example, PreferencePair
-from fedllm_app.data.readers import BATCH, AmbiguousSplit, UnreadableFile, arrow_batches, read_files
-from fedllm_app.data.schemas import Columns, UnknownColumn, UnknownSchema, recognise
-from fedllm_app.data.sources import NAMED_SETS, DataNotFound, EmptySource, TooManyBadRows, UnknownLabel, open_source
+from fedllm_app.data.readers.base import BATCH, TextFormat, UnreadableFile
+from fedllm_app.data.readers.folders import AmbiguousSplit
+from fedllm_app.data.schemas import Columns, UnknownColumn, UnknownSchema
+from fedllm_app.data.sources import EmptySource, TooManyBadRows, UnknownLabel, open_source
 
 ROWS = [{"prompt": f"question {i}", "completion": f"answer {i}", "topic": "ab"[i % 2], "n": i} for i in range(5)]
 EXAMPLES = [Example((("user", f"question {i}"),), f"answer {i}") for i in range(5)]
@@ -125,49 +124,17 @@ def test_bad_lines_are_counted_and_located(tmp_path, cache):
         open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.7)
 
 
+def test_readable_rows_after_a_whole_batch_of_bad_ones_are_found(tmp_path, cache):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("oops\n" * (BATCH + 1) + '{"prompt": "q", "completion": "a"}\n')
+    source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=1.0)
+    assert (len(source), source.bad.count, source.bad.total) == (1, BATCH + 1, BATCH + 2)
+
+
 def test_only_the_first_ten_bad_rows_are_listed(tmp_path, cache):
     path = write_lines(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": ""}] * 20 + ROWS)
     source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.8)
     assert (source.bad.count, len(source.bad.first)) == (20, 10)
-
-
-def test_bad_csv_rows(tmp_path, cache):
-    path = tmp_path / "rows.csv"
-    path.write_bytes(b'prompt,completion\na,"b\nc"\nd\nd,\xff\ne,"f" g\nh,i\n')
-    source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.6)
-    assert [example.completion for example in source.examples(range(2))] == ["b\nc", "i"]
-    reasons = dict(source.bad.first)
-    assert "1 cells where the header names 2" in reasons["rows.csv line 4"]
-    assert "broken UTF-8" in reasons["rows.csv line 5"]
-    assert "broken CSV" in reasons["rows.csv line 6"]
-
-
-@pytest.mark.parametrize("kind", ["arrow", "arrow-stream"])
-def test_a_truncated_arrow_file_is_named(kind, tmp_path, cache):
-    """Cut where its last rows are."""
-    path = write_as(kind, tmp_path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
-    with pytest.raises(UnreadableFile, match=f"{kind}.arrow cannot be read"):
-        open_source(str(path), rows="example", cache_dir=cache)
-
-
-def test_damage_inside_an_arrow_file_is_named(tmp_path, cache):
-    """Text whose second value ends before it begins: an Arrow file can be read without a complaint to rows that are not
-    there."""
-    import datasets
-    import pyarrow as pa
-
-    offsets, text = np.array([0, 2, 1, 3], np.int32), b"abc"
-    column = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(text))
-    table = pa.table({"prompt": ["x", "y", "z"], "completion": column})
-    datasets.Dataset.from_dict({"prompt": ["x"], "completion": ["y"]}).save_to_disk(tmp_path / "saved")
-    for file in (tmp_path / "rows.arrow", tmp_path / "saved" / "data-00000-of-00001.arrow"):
-        with pa.ipc.new_stream(str(file), table.schema) as writer:
-            writer.write_table(table)
-    with pytest.raises(UnreadableFile, match="rows.arrow cannot be read: .*offset"):
-        open_source(str(tmp_path / "rows.arrow"), rows="example", cache_dir=cache)
-    with pytest.raises(UnreadableFile, match="saved cannot be read as a saved dataset: .*offset"):
-        open_source(str(tmp_path / "saved"), rows="example", cache_dir=cache)
 
 
 def test_a_folder_of_arrow_files(tmp_path, cache):
@@ -178,40 +145,10 @@ def test_a_folder_of_arrow_files(tmp_path, cache):
     assert len(open_source(str(tmp_path / "rows"), rows="example", cache_dir=cache)) == 5
 
 
-def test_large_arrow_batches_are_read_in_pieces(tmp_path):
-    """One batch of 2 BATCH + 1 rows: no more than BATCH become Python objects at a time."""
-    import pyarrow as pa
-
-    table = pa.table({"prompt": [str(n) for n in range(2 * BATCH + 1)]})
-    with pa.ipc.new_file(str(tmp_path / "rows.arrow"), table.schema) as writer:
-        writer.write_table(table)
-    assert [len(batch) for batch in arrow_batches(tmp_path / "rows.arrow")] == [BATCH, BATCH, 1]
-    where, row = list(read_files([tmp_path / "rows.arrow"]))[-1]
-    assert (where, row) == (f"rows.arrow row {2 * BATCH + 1}", {"prompt": str(2 * BATCH)})
-
-
-@pytest.mark.parametrize("kind", ["parquet", "arrow"])
-def test_broken_utf8_in_tables_spoils_one_row(kind, tmp_path, cache):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    answers = pa.array([b"a", b"\xff", b"c"]).cast(pa.string(), safe=False)
-    table, path = pa.table({"prompt": ["x", "y", "z"], "completion": answers}), tmp_path / f"rows.{kind}"
-    if kind == "parquet":
-        pq.write_table(table, path)
-    else:
-        with pa.ipc.new_stream(str(path), table.schema) as writer:
-            writer.write_table(table)
-    source = open_source(str(path), rows="example", cache_dir=cache, max_bad_share=0.5)
-    assert [example.completion for example in source.examples(range(2))] == ["a", "c"]
-    assert "broken UTF-8" in dict(source.bad.first)[f"rows.{kind} row 2"]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("a.json", b'[{"prompt": "a"},\n oops]', "broken JSON"),
-        ("a.json", b'[{"prompt":\n"\xff"}]', "broken UTF-8 in line 2"),
         ("a.parquet", b"not parquet", "cannot be read"),
         ("a.arrow", b"", "cannot be read"),
         ("a.arrow", b"not arrow", "cannot be read"),
@@ -243,20 +180,20 @@ def test_empty_and_unusable_sources(tmp_path, cache):
 def test_second_open_reads_the_cache_only(tmp_path, cache, monkeypatch):
     path = str(write_lines(tmp_path / "rows.jsonl", ROWS))
     first = open_source(path, rows="example", cache_dir=cache)
-    monkeypatch.setattr("fedllm_app.data.sources.read_files", None)
+    monkeypatch.setattr("fedllm_app.data.origins.read_files", None)
     again = open_source(path, rows="example", cache_dir=cache)
     assert again.fingerprint == first.fingerprint
     assert read_all(again) == EXAMPLES
 
 
-def test_fingerprint_follows_file_columns_and_rows(tmp_path, cache):
+def test_fingerprint_follows_file_columns_and_task(tmp_path, cache):
     path = write_lines(tmp_path / "rows.jsonl", [{**row, "chosen": "x", "rejected": "y"} for row in ROWS])
     first = open_source(str(path), rows="example", cache_dir=cache)
     named = open_source(str(path), rows="example", cache_dir=cache, columns=Columns(completion="topic"))
     pairs = open_source(str(path), rows="pair", cache_dir=cache)
-    os.utime(path, ns=(1, 1))
-    touched = open_source(str(path), rows="example", cache_dir=cache)
-    assert len({source.fingerprint for source in (first, named, pairs, touched)}) == 4
+    path.write_bytes(path.read_bytes() + b"\n")
+    changed = open_source(str(path), rows="example", cache_dir=cache)
+    assert len({source.fingerprint for source in (first, named, pairs, changed)}) == 4
     assert next(named.examples([1])).completion == "b"
     assert next(pairs.examples([0])) == PreferencePair((("user", "question 0"),), "x", "y")
 
@@ -280,6 +217,108 @@ def test_labels_are_short_text_or_integers(tmp_path, cache):
         source.labels("long")
 
 
+def test_what_is_not_read_is_named(tmp_path, cache):
+    """A column that is empty throughout is not missed; one that appears after the first rows is named all the same."""
+    message = {"role": "user", "content": "q", "name": "ada", "tool_calls": []}
+    answer = {"role": "assistant", "content": "a", "reasoning_content": "hm", "weight": 0.5}
+    rows = [{"messages": [message, answer], "tools": [{"name": "t"}], "note": None, "tag": ""}] * (BATCH + 1)
+    path = write_lines(tmp_path / "set" / "my_train.jsonl", [*rows, {"messages": [message, answer], "late": 1}])
+    for name in ("my_test.jsonl", "notes.xlsx"):
+        (tmp_path / "set" / name).write_text("{}")
+    source = open_source(str(path.parent), rows="example", cache_dir=cache)
+    assert source.unread.columns == ("tools", "late")
+    assert source.unread.message_keys == ("name", "reasoning_content", "weight other than 0 and 1")
+    assert source.unread.files == ("my_test.jsonl", "notes.xlsx")
+    assert source.notes("late") == [
+        "columns read: messages as messages",
+        "columns not read: tools",
+        "message keys not read: name, reasoning_content, weight other than 0 and 1",
+        "files not read: my_test.jsonl, notes.xlsx",
+    ]
+
+
+def test_rows_that_are_marked_as_unwanted_are_left_out_and_counted_apart(tmp_path, cache):
+    """Two of five are labelled false; they are not bad, so a share of 0 accepts them. Alone, they leave none."""
+    rows = [{"prompt": f"q{i}", "completion": "a", "label": i % 2 == 0} for i in range(5)]
+    source = open_source(str(write_lines(tmp_path / "rows.jsonl", rows)), rows="example", cache_dir=cache)
+    assert [example.prompt[0][1] for example in read_all(source)] == ["q0", "q2", "q4"]
+    assert (source.bad.count, source.bad.total, source.unwanted) == (0, 5, 2)
+    assert "2 rows left out that a label of false or a weight of 0 excludes" in source.notes()
+    with pytest.raises(EmptySource, match="no usable row: a label of false or a weight of 0 excludes 2"):
+        open_source(str(write_lines(tmp_path / "none.jsonl", rows[1::2])), rows="example", cache_dir=cache)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("label", ["sports", "politics", "sports"]),  # classes
+        ("label", [0, 1, 2]),
+        ("history", ["smoker", "none known", "asthma"]),  # a patient's
+        ("context", [["a"], ["b"], ["c"]]),
+        ("system", [1, 2, 3]),
+    ],
+)
+def test_a_column_that_is_another_thing_than_its_name_is_named_and_not_read(column, values, tmp_path, cache):
+    rows = [{"question": "q", "answer": "a", column: value} for value in values]
+    source = open_source(str(write_lines(tmp_path / "rows.jsonl", rows)), rows="example", cache_dir=cache)
+    assert read_all(source) == [Example((("user", "q"),), "a")] * 3
+    assert source.unread.columns == (column,)
+
+
+def test_how_files_were_read_is_told(tmp_path, cache):
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "set" / f"{name}.csv").write_text("question;answer\nq;a\n")
+    (tmp_path / "set" / "e.csv").write_text("question,answer\nq,a\n")
+    source = open_source(str(tmp_path / "set"), rows="example", cache_dir=cache)
+    assert source.notes() == [
+        "a.csv, b.csv, c.csv and 1 more: columns separated by ';', UTF-8",
+        "e.csv: columns separated by ',', UTF-8",
+        "columns read: question as prompt, answer as completion",
+    ]
+
+
+def test_a_given_text_format_is_part_of_what_is_cached(tmp_path, cache):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("question:answer\nq:é\n".encode("latin-1"))
+    first, second = (
+        open_source(str(path), rows="example", cache_dir=cache, text_format=TextFormat(":", encoding))
+        for encoding in ("latin-1", "cp1251")
+    )
+    assert [read_all(source)[0].completion for source in (first, second)] == ["é", "й"]
+
+
+def test_rows_that_stand_twice_are_known(tmp_path, cache):
+    """Equal are rows 0 and 3, and 1 and 4 with other columns beside; row 2 has the prompt of 0 and another answer."""
+    answers = [("q", "a"), ("r", "b"), ("q", "c"), ("q", "a"), ("r", "b")]
+    rows = [{"prompt": prompt, "completion": answer, "n": n} for n, (prompt, answer) in enumerate(answers)]
+    source = open_source(str(write_lines(tmp_path / "rows.jsonl", rows)), rows="example", cache_dir=cache)
+    assert source.repeated.tolist() == [0, 1, 3, 4]
+
+
+def test_a_column_whose_name_is_not_unicode(tmp_path, cache):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "q", "completion": "a", "\\ud800 x": "y"}\n')
+    source = open_source(str(path), rows="example", cache_dir=cache)
+    assert source.labels("\ud800 x") == ["y"]
+    assert "columns not read: ? x" in source.notes()
+
+
+def test_a_published_set_keyed_by_id(cache):
+    """PubMedQA as published, 1,000 questions: the columns are in capitals, the answer's name has to be given."""
+    path = SHARED / "pubmedqa" / "ori_pqal.json"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    source = open_source(
+        str(path), rows="example", cache_dir=cache, columns=Columns("QUESTION", completion="LONG_ANSWER")
+    )
+    assert len(source) == 1000
+    assert "CONTEXTS" in source.unread.columns
+    assert source.labels("id")[0] == "21645374"
+    with pytest.raises(UnreadableFile, match="500 texts or numbers by key"):
+        open_source(str(path.parent / "test_ground_truth.json"), rows="example", cache_dir=cache)
+
+
 def test_splits_of_a_folder(tmp_path, cache):
     folder = write_as("folder", tmp_path)
     assert len(open_source(str(folder), rows="example", cache_dir=cache, split="test")) == 1
@@ -298,106 +337,12 @@ def test_folder_without_split_names_is_read_whole(tmp_path, cache):
     assert read_all(open_source(str(tmp_path / "set"), rows="example", cache_dir=cache)) == EXAMPLES
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("rows.jsonl", "relative path"),
-        ("data/rows.jsonl", "relative path"),
-        ("./data", "relative path"),
-        ("~/data", "relative path"),
-        ("a/b/c", "relative path"),
-        ("alpacca", "Did you mean 'alpaca'"),
-        ("hh-rlhf", "has pair rows, and the task needs example rows"),
-        ("/no/such/folder", "no file or folder"),
-    ],
-)
-def test_names_that_lead_nowhere(name, reason, cache):
-    with pytest.raises(DataNotFound, match=reason):
-        open_source(name, rows="example", cache_dir=cache)
-
-
 def test_column_errors_name_the_file(tmp_path, cache):
     path = str(write_lines(tmp_path / "rows.jsonl", [{"headline": "a", "mood": "b"}]))
     with pytest.raises(UnknownSchema, match="rows.jsonl: the columns \\(headline, mood\\)"):
         open_source(path, rows="example", cache_dir=cache)
     with pytest.raises(UnknownColumn, match="rows.jsonl: data has no column 'modo'"):
         open_source(path, rows="example", cache_dir=cache, columns=Columns(completion="modo"))
-
-
-NAMED_ROWS = {
-    "alpaca": {"instruction": "Add.", "input": "1 1", "output": "2", "text": "Below is ..."},
-    "alpaca-gpt4": {"instruction": "Add.", "input": "", "output": "2", "text": "Below is ..."},
-    "fingpt-sentiment": {"input": "Profit rose.", "output": "positive", "instruction": "What is the sentiment?"},
-    "medical-flashcards": {"input": "What is PTH?", "output": "A hormone.", "instruction": "Answer truthfully"},
-    "code-alpaca": {"instruction": "Print 1.", "input": "", "output": "print(1)"},
-    "math-instruct": {"source": "data/CoT/a.json", "output": "The answer is 2", "instruction": "1+1?"},
-    "wizardlm": {"instruction": "Explain tides.", "output": "The moon pulls."},
-    "gsm8k": {"question": "1+1?", "answer": "1+1=2\n#### 2"},
-    "math": {"problem": "1+1?", "level": "Level 1", "type": "Algebra", "solution": "$\\boxed{2}$"},
-    "ultrafeedback": {
-        "prompt": "Hi",
-        "prompt_id": "0f",
-        "chosen": [{"content": "Hi", "role": "user"}, {"content": "Hello", "role": "assistant"}],
-        "rejected": [{"content": "Hi", "role": "user"}, {"content": "No", "role": "assistant"}],
-        "messages": [{"content": "Hi", "role": "user"}, {"content": "Hello", "role": "assistant"}],
-        "score_chosen": 8.0,
-        "score_rejected": 2.0,
-    },
-    "hh-rlhf": {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
-}
-
-
-@pytest.mark.parametrize("name", NAMED_SETS)
-def test_every_named_set_through_the_hub_call(name, cache, monkeypatch):
-    """What the Hub call returns is read like any table, once a configuration of the set."""
-    import datasets
-
-    named, calls = NAMED_SETS[name], []
-
-    def load_dataset(hub_id, config, *, split):
-        calls.append((hub_id, config, split))
-        return datasets.Dataset.from_list([NAMED_ROWS[name]])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = open_source(name, rows=named.rows, cache_dir=cache)
-    assert source.schema == named.schema
-    assert len(read_all(source)) == max(1, len(named.configs))
-    assert calls == [(named.hub_id, config, named.split) for config in named.configs or (None,)]
-    assert recognise(NAMED_ROWS[name].keys(), named.rows).schema.name == named.schema
-
-
-def test_every_named_set_says_where_it_is_from():
-    assert set(NAMED_ROWS) == set(NAMED_SETS)
-    for named in NAMED_SETS.values():
-        assert named.url == f"https://huggingface.co/datasets/{named.hub_id}"
-        assert named.licence and named.split and named.rows in ("example", "pair")
-
-
-@pytest.mark.parametrize("name", NAMED_SETS)
-def test_a_local_copy_of_a_named_set_is_used_when_its_directory_is_named(name, tmp_path, cache, monkeypatch):
-    """The files as the Hub keeps them, a test split beside the training split; the Hub is not asked."""
-    import datasets
-
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_options: pytest.fail("the Hub was asked"))
-    named, folder = NAMED_SETS[name], tmp_path / name
-    for config in named.configs or ("data",):
-        for split in (named.split, "test"):
-            path = folder / config / f"{split}-00000-of-00001.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            datasets.Dataset.from_list([NAMED_ROWS[name]]).to_parquet(path)
-    source = open_source(str(folder), rows=named.rows, cache_dir=cache)
-    assert (source.schema, len(source)) == (named.schema, max(1, len(named.configs)))
-
-
-def test_unreachable_hub_says_how_to_use_a_local_copy(cache, monkeypatch):
-    import datasets
-
-    def load_dataset(*args, **kwargs):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataNotFound, match='tatsu-lab/alpaca.*no route.*data.name = "/absolute/path'):
-        open_source("alpaca", rows="example", cache_dir=cache)
 
 
 @pytest.mark.parametrize(

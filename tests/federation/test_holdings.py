@@ -7,10 +7,12 @@ from rich.console import Console
 
 from fedllm_app.federation import holdings
 from fedllm_app.federation.holdings import (
+    data_notes,
     evaluating_clients,
     held_out_warning,
     holdings_table,
     report_holdings,
+    row_warnings,
     version_groups,
     version_warning,
 )
@@ -21,7 +23,17 @@ SAME = ["fedllm_app c0de", "flwr 1.41.0", "torch 2.13.0"]
 
 
 def north(examples=10) -> ClientHolding:
-    return ClientHolding("north", "chat", examples, held_out=2, dropped=1, bad=3, tokens=100 * examples)
+    return ClientHolding(
+        "north",
+        "chat",
+        examples,
+        held_out=2,
+        dropped=1,
+        bad=3,
+        tokens=100 * examples,
+        duplicates=4,
+        notes="columns not read: id",
+    )
 
 
 def text(table) -> str:
@@ -40,7 +52,11 @@ def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, monkeypatch
     assert (journal[7]["client"], journal[7]["examples"], journal[7]["bad"], journal[7]["held-out"]) == (7, 17, 3, 2)
     assert "versions" not in journal[7]
     assert (journal[-1]["versions"], len(journal[-1]["clients"])) == (SAME, 50)
-    assert logged[1:] == ["versions of all clients: fedllm_app c0de, flwr 1.41.0, torch 2.13.0"]
+    assert logged[1:] == [
+        "data of all clients: columns not read: id",
+        "versions of all clients: fedllm_app c0de, flwr 1.41.0, torch 2.13.0",
+    ]
+    assert (journal[7]["duplicates"], journal[7]["notes"]) == (4, "columns not read: id")
     assert len(logged[0].splitlines()) < 30
 
 
@@ -88,3 +104,58 @@ def test_clients_without_held_out_rows_are_named(tmp_path, monkeypatch):
     assert logged.count(told) == 1
     assert held_out_warning(held_out(c0=1, c1=0)) == "client 1 has no held-out rows and takes no part in evaluations"
     assert held_out_warning(held_out(c0=1, c1=2)) == ""
+
+
+def test_rows_that_teach_less_are_columns_where_there_are_any():
+    """Cut answers always; rows that the template refuses, and pairs that are equal, where a client has some."""
+    plain = text(holdings_table({0: north(), 1: replace(north(), cut=7)}))
+    assert "cut" in plain
+    assert "refused by template" not in plain
+    assert "equal pairs" not in plain
+    shown = text(holdings_table({0: north(), 1: replace(north(), refused=4, equal=5)}))
+    assert "refused by template" in shown
+    assert "equal pairs" in shown
+
+
+def test_refused_rows_are_told_in_journal_and_log(tmp_path, monkeypatch):
+    """How many, of whom, and the first of the first clients; nothing where there are none."""
+    logged = []
+    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
+    some = {client: replace(north(), refused=client, first_refused=f"row {client}: why") for client in range(6)}
+    report_holdings({client: (holding, SAME) for client, holding in some.items()}, RunDirectory(tmp_path))
+    (told,) = [line["reason"] for line in read_journal(tmp_path) if line["event"] == "warning"]
+    assert told == (
+        "the template refuses 15 rows of clients 1, 2, 3, 4, 5, which are left out. First ones: client 1: row 1: why; "
+        "client 2: row 2: why; client 3: row 3: why"
+    )
+    assert logged[-1] == told
+    assert row_warnings({0: north()}) == []
+
+
+def test_a_client_whose_answers_are_all_cut_is_named():
+    """It teaches the model never to stop. Held-out rows do not count: of 12 cut answers, ten are trained on."""
+    every, most = replace(north(), cut=12, cut_training=10), replace(north(), cut=11, cut_training=9)
+    (told,) = row_warnings({0: most, 3: every})
+    assert "every completion of client 3 is cut at train.max-length" in told
+
+
+def test_a_client_whose_rated_answers_are_all_alike_is_named():
+    (told,) = row_warnings({0: north(), 2: replace(north(), one_kind=True)})
+    assert told.startswith("client 2: the training rows have one kind of label only")
+
+
+def test_notes_on_data_stand_once_for_the_clients_that_share_them():
+    """Two clients of one set, a third with a file of its own, a fourth of which there is nothing to tell."""
+    shared = "columns not read: id"
+    assert data_notes({0: shared, 1: "files not read: b.csv", 2: shared, 3: ""}) == [
+        f"data of clients 0, 2: {shared}",
+        "data of client 1: files not read: b.csv",
+    ]
+    assert data_notes({0: "", 1: ""}) == []
+    many = data_notes({client: f"note {client}" for client in range(30)})
+    assert (len(many), many[-1]) == (21, "data of more clients: 10 notes, in the journal (holds)")
+
+
+def test_the_numbers_of_a_line():
+    (line,) = [line for line in text(holdings_table({0: north()})).splitlines() if "north" in line]
+    assert line.replace("│", " ").split() == ["0", "north", "chat", "10", "2", "4", "1", "0", "3", "1,000"]

@@ -1,6 +1,7 @@
 """Base models: found, loaded, or an error that says how to provide them."""
 
 import importlib.metadata
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fedllm_app.models.base import (
     load_model_config,
     load_tokenizer,
     locate_model,
+    stop_ids,
 )
 from fedllm_app.models.packaged import PACKAGED_MODELS, ModelNotFound
 
@@ -246,3 +248,24 @@ def test_context_length(tiny_model, tmp_path, monkeypatch):
     assert [context_length(location) for location in locations] == [512, 32, None]
     monkeypatch.setattr(models, "load_model_config", lambda _location: pytest.fail("loaded again"))
     assert [context_length(location) for location in locations] == [512, 32, None]
+
+
+@pytest.mark.parametrize(
+    ("generation", "stops"),
+    [('{"eos_token_id": [1, 106]}', (1, 106)), ('{"eos_token_id": 7}', (7,)), ("{}", (1,)), (None, (1,))],
+)
+def test_where_generation_stops(tiny_model, tmp_path, generation, stops):
+    """As generation_config.json says; where it does not, or is not there, as config.json does: token 1."""
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_model, directory)
+    (directory / "generation_config.json").unlink(missing_ok=True)
+    if generation:
+        (directory / "generation_config.json").write_text(generation)
+    assert stop_ids(locate_model(str(directory))) == stops
+
+
+def test_a_broken_generation_config_is_named(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text("{")
+    with pytest.raises(ModelNotFound, match="generation_config.json cannot be read"):
+        stop_ids(locate_model(str(tmp_path / "model")))

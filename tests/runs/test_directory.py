@@ -61,9 +61,19 @@ def test_a_relative_path_is_refused(tmp_path, monkeypatch):
 
 def test_a_directory_of_another_run_is_refused_and_left_as_it_is(directory):
     directory.journal("started")
+    directory.journal("ready")
     with pytest.raises(RunDirectoryExists, match="holds another run"):
         RunDirectory(directory.path).create({"train.rounds": 9})
     assert json.loads((directory.path / "config.json").read_text())["train.rounds"] == 2
+
+
+def test_a_run_that_never_began_leaves_its_directory_free(directory):
+    """Its journal is kept under another name."""
+    directory.journal("started")
+    directory.journal("failed", reason="no such model")
+    RunDirectory(directory.path).create({"train.rounds": 9})
+    assert files(directory) == {"config.json", "failed-start.jsonl"}
+    assert json.loads((directory.path / "config.json").read_text())["train.rounds"] == 9
 
 
 def test_a_directory_with_a_log_only_is_taken(tmp_path):

@@ -55,8 +55,8 @@ def test_corrections_are_those_that_the_message_asks_for(monkeypatch):
 
     class Halving(Correction):
         @classmethod
-        def asked_for(cls, local_round):
-            return cls() if local_round.asked.get("halve") else None
+        def requested(cls, local_round):
+            return cls() if local_round.config.get("halve") else None
 
         def apply(self, parameters):
             for parameter in parameters:
@@ -83,10 +83,10 @@ def test_option_two_of_the_paper_under_sgd(make_client, assign):
     client = make_client(train__optimizer="sgd", train__max_grad_norm=0.0)
     size, eta, steps = client.model.manifest.size, 1e-2, 2
     x = np.random.default_rng(0).normal(0, 0.05, size).astype(np.float32)
-    first, _ = client.train(assign(client, asked=SCAFFOLD, learning_rate=eta), {ADAPTER: x, CONTROL: x * 0}, QUIET)
+    first, _ = client.train(assign(client, config=SCAFFOLD, learning_rate=eta), {ADAPTER: x, CONTROL: x * 0}, QUIET)
     c_i, c = first[CONTROL_DELTA], np.full(size, 0.03, np.float32)
     second, numbers = client.train(
-        assign(client, asked=SCAFFOLD, learning_rate=eta, server_round=2, position=2, state_version=1),
+        assign(client, config=SCAFFOLD, learning_rate=eta, server_round=2, position=2, state_version=1),
         {ADAPTER: x, CONTROL: c},
         QUIET,
     )
@@ -105,8 +105,8 @@ def test_control_follows_the_version_that_the_server_knows(make_client, assign):
     client = make_client()
     size = client.model.manifest.size
     vectors = {ADAPTER: np.full(size, 0.01, np.float32), CONTROL: np.zeros(size, np.float32)}
-    client.train(assign(client, asked=SCAFFOLD), vectors, QUIET)
-    attempt = {"asked": SCAFFOLD, "state_version": 1, "position": 2}
+    client.train(assign(client, config=SCAFFOLD), vectors, QUIET)
+    attempt = {"config": SCAFFOLD, "state_version": 1, "position": 2}
     lost, _ = client.train(assign(client, server_round=2, **attempt), vectors, QUIET)
     again, numbers = client.train(assign(client, server_round=3, **attempt), vectors, QUIET)
     assert np.array_equal(lost[CONTROL_DELTA], again[CONTROL_DELTA])
@@ -123,7 +123,7 @@ def test_proximal_pulls_towards_the_global_adapter(make_client, assign, optimize
     client = make_client(train__local_steps=4, train__optimizer=optimizer)
     x = np.full(client.model.manifest.size, 0.01, np.float32)
     plain, zero, held = (
-        client.train(assign(client, asked={"proximal-mu": mu}), {ADAPTER: x}, QUIET)[0][ADAPTER]
+        client.train(assign(client, config={"proximal-mu": mu}), {ADAPTER: x}, QUIET)[0][ADAPTER]
         for mu in (0.0, 0.0, 50.0)
     )
     assert np.array_equal(plain, zero)
@@ -151,7 +151,7 @@ def test_proximal_is_not_scaled_by_accumulation_and_not_in_the_loss(make_client,
             between.append(client.model.adapter.read())
 
     (plain, plain_numbers), (held, held_numbers) = (
-        client.train(assign(client, asked={"proximal-mu": weight}, learning_rate=eta), {ADAPTER: x}, watch)
+        client.train(assign(client, config={"proximal-mu": weight}, learning_rate=eta), {ADAPTER: x}, watch)
         for weight in (0.0, mu)
     )
     assert np.array_equal(*between)

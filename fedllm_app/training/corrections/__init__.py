@@ -26,5 +26,5 @@ CORRECTIONS: list[type[Correction]] = [Proximal, ControlVariates]
 
 def corrections_for(local_round: LocalRound, own: Iterable[type[Correction]] = ()) -> list[Correction]:
     """The corrections that the round's message asks for, in the order of the table, and then `own` ones of the user."""
-    wanted = (correction.asked_for(local_round) for correction in (*CORRECTIONS, *own))
-    return [correction for correction in wanted if correction is not None]
+    requested = (correction.requested(local_round) for correction in (*CORRECTIONS, *own))
+    return [correction for correction in requested if correction is not None]

@@ -31,9 +31,9 @@ class ControlVariates(Correction):
         self.steps = 0
 
     @classmethod
-    def asked_for(cls, local_round: LocalRound) -> "ControlVariates | None":
+    def requested(cls, local_round: LocalRound) -> "ControlVariates | None":
         """By "scaffold"; the array "control" is `c`."""
-        return cls(local_round) if local_round.asked.get("scaffold", False) else None
+        return cls(local_round) if local_round.config.get("scaffold", False) else None
 
     def apply(self, parameters: list[torch.nn.Parameter]) -> None:
         """Add the raw gradients to the sum, then `c - c_i` to them."""
@@ -45,6 +45,5 @@ class ControlVariates(Correction):
     def finish(self) -> tuple[Vectors, Numbers]:
         """Keep `c_i⁺` under this round's version; send its change, and whether c_i was lost."""
         after = (torch.cat(self.total) / self.steps).float().cpu().numpy()
-        here = self.round
-        here.state.save_version(CONTROL, here.server_round, after, keep=here.version)
+        self.round.state.save_version(CONTROL, self.round.server_round, after, keep=self.round.version)
         return {CONTROL_DELTA: after - self.before}, {"control-reset": int(self.lost)}

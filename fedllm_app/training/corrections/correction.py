@@ -23,7 +23,7 @@ class LocalRound:
 
     Attributes
     ----------
-    asked : Mapping[str, bool | int | float | str]
+    config : Mapping[str, bool | int | float | str]
         The configuration of the server's message; a strategy's own keys are among it.
     vectors : Mapping[str, np.ndarray]
         The packed arrays of the message, shape (P,), float32; "adapter" is the global adapter x.
@@ -35,7 +35,7 @@ class LocalRound:
         This round, and that of the client's last reply that the server accepted (0: none).
     """
 
-    asked: Mapping[str, bool | int | float | str]
+    config: Mapping[str, bool | int | float | str]
     vectors: Mapping[str, np.ndarray]
     pieces: Callable[[np.ndarray], list[torch.Tensor]]
     state: ClientState
@@ -48,7 +48,7 @@ class Correction(ABC):
 
     @classmethod
     @abstractmethod
-    def asked_for(cls, local_round: LocalRound) -> "Correction | None":
+    def requested(cls, local_round: LocalRound) -> "Correction | None":
         """The correction of this round, or None where the message does not ask for it."""
 
     @abstractmethod

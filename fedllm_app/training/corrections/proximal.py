@@ -22,9 +22,9 @@ class Proximal(Correction):
         self.start = start
 
     @classmethod
-    def asked_for(cls, local_round: LocalRound) -> "Proximal | None":
+    def requested(cls, local_round: LocalRound) -> "Proximal | None":
         """By "proximal-mu" above 0, the key of Flower's own FedProx."""
-        mu = local_round.asked.get("proximal-mu", 0.0)
+        mu = local_round.config.get("proximal-mu", 0.0)
         return cls(mu, local_round.pieces(local_round.vectors[ADAPTER])) if mu > 0 else None
 
     def apply(self, parameters: list[torch.nn.Parameter]) -> None:

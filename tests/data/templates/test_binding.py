@@ -123,7 +123,7 @@ def test_a_given_text_stands_in_for_the_file(tmp_path):
     """Whether the file is there with another text or not at all; and in the same sandbox."""
     path = tmp_path / "own.jinja"
     for _ in range(2):
-        template = get_template(str(path), build(), "{{ messages[-1].content }} -> ")
+        template = get_template(str(path), build(), "{% for m in messages %}{{ m.content }} -> {% endfor %}")
         assert (template.name, template.render_prompt(ONE, None)) == (str(path), "Hi -> ")
         path.write_text("another text")
     with pytest.raises(TemplateError, match="cannot render a conversation of user"):
@@ -172,7 +172,7 @@ def test_errors(tmp_path):
     tokenizer = build()
     for name, reason in [
         ("tokenizer", "no chat template; choose another"),
-        ("vicunia", "unknown template 'vicunia'; accepted are tokenizer, alpaca"),
+        ("vicunia", "unknown template 'vicunia'; it must be one of tokenizer, alpaca"),
         ("own.jinja", "is relative"),
         (str(tmp_path / "missing.jinja"), "cannot be read"),
     ]:

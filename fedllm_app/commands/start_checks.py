@@ -1,0 +1,61 @@
+"""What can be known before Flower starts: a model, a file or code of the user's that is not there."""
+
+from pathlib import Path
+
+from fedllm_app.adapters.layout import AdapterError
+from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
+from fedllm_app.config.sections import Config
+from fedllm_app.data.named_sets import BUILT_IN, set_names
+from fedllm_app.data.origins import DataNotFound
+from fedllm_app.data.templates import template_source
+from fedllm_app.models.base import locate_model
+from fedllm_app.runs.directory import adapter_directory
+from fedllm_app.strategies.class_path import check_class_path
+from fedllm_app.tasks import task_spec
+from fedllm_app.updates.table import build_chain
+
+
+def check_start(config: Config, local: bool) -> None:
+    """Refuse a run that cannot begin.
+
+    Parameters
+    ----------
+    local : bool
+        The run takes place on this machine. Over a connection, files and packages of other machines are left to them, and
+        only code that can be imported here is checked.
+
+    Raises
+    ------
+    UserError
+        Of the part that is missing; each says what to do.
+    """
+    try:
+        _check_code(config)
+    except NotImportable:
+        if local:
+            raise
+    if not local:
+        return
+    locate_model(config.model.name, config.model.trust_remote_code)
+    template_source(config.data.template)
+    for name in set_names(config.data.name):
+        if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():
+            raise DataNotFound(f"data.name = {name!r}: there is no such file or folder; give the path of the data")
+    start = config.adapter.start
+    if start and not (adapter_directory(Path(start)) / "adapter_model.safetensors").is_file():
+        raise AdapterError(
+            f"adapter.start = {start!r} holds no adapter_model.safetensors; give the directory of a finished run, of a "
+            "checkpoint or of a PEFT adapter"
+        )
+
+
+def _check_code(config: Config) -> None:
+    if is_class_path(config.strategy.name):
+        check_class_path(config.strategy.name, config.strategy.hyper)
+    task_spec(config.train.task)
+    build_chain(config.update.steps, config.update.compress)
+    if class_paths(config.train.corrections):
+        from fedllm_app.training.corrections import Correction  # imports torch
+
+        for path in class_paths(config.train.corrections):
+            import_class(path, Correction, "The correction")
