@@ -18,8 +18,8 @@ class Centralized(Correction):
         self.shares: list[float] = []
 
     @classmethod
-    def asked_for(cls, local_round: LocalRound) -> "Centralized":
-        """In every round, whatever the strategy asks for in `local_round.asked`."""
+    def requested(cls, local_round: LocalRound) -> "Centralized":
+        """In every round, whatever the strategy asks for in `local_round.config`."""
         return cls()
 
     def apply(self, parameters: list[torch.nn.Parameter]) -> None:

@@ -29,7 +29,7 @@ class SmoothedTuning(InstructionTuning):
 
     def train(self, job: Job, indices: np.ndarray) -> TrainResult:
         """As the parent, with another trainer."""
-        rows = [job.shards.train.example(index) for index in indices]
+        rows = [job.shards.train.row(index) for index in indices]
         return train_round(job, _trainer(job), sft_dataset(rows))
 
 

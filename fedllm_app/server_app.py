@@ -1,7 +1,7 @@
 """The ServerApp: parse, gather the clients, build the strategy, run the rounds, save."""
 
 import time
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedllm_app.federation.rounds import Rounds
 from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.start import StartingPoint, check_updates, starting_point
 from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY
+from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
 from fedllm_app.runs.directory import Checkpoint, PromptRecord, RunDirectory
 from fedllm_app.strategies.registry import build_strategy
@@ -59,7 +60,11 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(nodes))
     chain = build_chain(config.update.steps, config.update.compress)
     check_updates(config, chain, strategy)
+    prepare_bitsandbytes(config.model.quantization)
     start = starting_point(config)
+    for note in start.notes:
+        log(WARNING, note)
+        directory.journal("warning", reason=note)
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.round_timeout, strategy.pooled)
     report_holdings(holdings, directory)

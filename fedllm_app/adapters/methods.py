@@ -14,14 +14,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Layout, Manifest
+from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Layout, Manifest, is_a_factor
+from fedllm_app.adapters.reach import unreached
+from fedllm_app.adapters.targets import (
+    adapted_modules,
+    check_targets,
+    excluded_patterns,
+    exclusion,
+    layer_names,
+    pattern,
+)
 from fedllm_app.adapters.view import AdapterView, manifest_of
-from fedllm_app.models.base import ModelLocation, found_once, load_model_config
+from fedllm_app.models.files import some
+from fedllm_app.models.location import ModelLocation, found_once
+from fedllm_app.models.skeleton import skeleton
 
 if TYPE_CHECKING:
     import peft
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
+
+_SHOWN = 6  # patterns of modules in a sentence
 
 
 @dataclass(frozen=True)
@@ -79,19 +92,23 @@ def _prompt(values: AdapterValues) -> dict:
 
 
 def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.PeftModel":
-    """Put the adapter into `base`, with float32 adapter weights. `AdapterError` if no module is a target."""
+    """Put the adapter into `base`, with float32 adapter weights. `AdapterError` if it does not fit the model."""
     from peft import PeftType, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    adapter.base_model_name_or_path = None  # PEFT puts in the directory on this machine, and warns of another name
     try:
         with peft_asks_by_an_old_name():
             model = get_peft_model(base, adapter)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # PEFT raises the second where it does not find the embedding
         key = "lora.target-modules" if adapter.peft_type == PeftType.LORA else "adapter.method"
-        raise AdapterError(f"{key} does not fit this model: {str(error).splitlines()[0]}") from error
+        raise AdapterError(
+            f"{key} does not fit {type(base).__name__}: {str(error).splitlines()[0].rstrip('.')} (layers of this model: "
+            f"{some(layer_names(base), 12)})"
+        ) from error
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         # Losses multiply hidden states by the head's weight directly, so an adapter on it would never be trained.
-        raise AdapterError("lora.target-modules names the language-model head: accepted are modules below it")
+        raise AdapterError("lora.target-modules names the language-model head: it must name modules below it")
     return model
 
 
@@ -112,15 +129,23 @@ def check_dora(dora: bool, quantization: str) -> None:
 
     if dora and quantization == "int8" and not torch.cuda.is_available():
         raise AdapterError(
-            "lora.dora with model.quantization = 'int8' needs a GPU; on a CPU, accepted is 'nf4' or 'none'"
+            "lora.dora with model.quantization = 'int8' needs a GPU; on a CPU set model.quantization = 'nf4' or 'none'"
         )
 
 
 def adapter_layout(location: ModelLocation, values: AdapterValues) -> Layout:
-    """The layout of the adapter on a model, with PEFT's settings for it, without the model's weights."""
+    """The layout of the adapter on a model, with PEFT's settings for it, without the model's weights.
+
+    Modules that no row of text passes through get no adapter: the settings exclude them, and `left_out` tells of them.
+
+    Raises
+    ------
+    AdapterError
+        The adapter does not fit the model, or `lora.target-modules` names what is not there or not reached by text.
+    """
 
     def find() -> dict:
-        layout = _find_layout(load_model_config(location), peft_config(values), location.name)
+        layout = _find_layout(location, values)
         return {"names": layout.manifest.names, "shapes": layout.manifest.shapes, "settings": layout.settings.text}
 
     # The settings name the model, so a copy by another name has its own.
@@ -129,22 +154,82 @@ def adapter_layout(location: ModelLocation, values: AdapterValues) -> Layout:
     return Layout(Manifest(tuple(found["names"]), shapes), AdapterSettings(found["settings"]))
 
 
-def _find_layout(model_config: "PretrainedConfig", adapter: "peft.PeftConfig", base: str) -> Layout:
+def left_out(layout: Layout) -> str:
+    """A sentence on the modules that got no adapter because text does not pass through them; "" if there are none."""
+    expression = layout.settings.values.get("exclude_modules")
+    if not expression:
+        return ""
+    patterns = excluded_patterns(expression)
+    return (
+        f"no adapter on modules that rows of text do not pass through, and that could never be trained: "
+        f"{some(patterns, _SHOWN)}"
+    )
+
+
+def _find_layout(location: ModelLocation, values: AdapterValues) -> Layout:
     """Build the model without storage, put the adapter in, and see."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     # PEFT draws the values of what it builds, and fills in the settings that depend on the model.
     with torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(model_config)
-        manifest = manifest_of(add_adapter(skeleton, adapter))
+        base = _walkable(location)
+        if values.method == "lora" and not isinstance(values.targets, str):
+            check_targets(base, values.targets)
+        adapter = fitted_config(base, values)
+        model = add_adapter(base, adapter)
+        patterns = unreached(model, values.method)
+        if patterns:
+            _check_asked_for(model, values.targets, patterns)
+            adapter = fitted_config(_walkable(location), values)
+            adapter.exclude_modules = exclusion(patterns)
+            model = add_adapter(_walkable(location), adapter)
+        manifest = manifest_of(model)
     # PEFT has put in the directory on this machine, which is another on the next.
-    adapter.base_model_name_or_path = base
+    adapter.base_model_name_or_path = location.name
     with tempfile.TemporaryDirectory() as scratch:
         adapter.save_pretrained(scratch)
         settings = AdapterSettings((Path(scratch) / "adapter_config.json").read_text(encoding="utf-8"))
         return Layout(manifest, settings)
+
+
+def _walkable(location: ModelLocation) -> "PreTrainedModel":
+    """The base without storage, in a form whose forward pass depends on values as little as may be."""
+    import torch
+
+    return skeleton(location, dtype=torch.bfloat16, attention="eager")
+
+
+def fitted_config(base: "PreTrainedModel", values: AdapterValues) -> "peft.PeftConfig":
+    """PEFT's configuration of the adapter, with the dimensions of a prompt method taken from the model itself.
+
+    PEFT guesses them from names in the model's configuration. Virtual tokens have the width of the embedding, which in
+    some models is not that of the layers (OPT-350m, RemBERT).
+    """
+    adapter = peft_config(values)
+    if adapter.is_prompt_learning:
+        text = base.config.get_text_config()
+        adapter.num_layers = getattr(text, "num_hidden_layers", None)
+        adapter.num_attention_heads = getattr(text, "num_attention_heads", None)
+        if values.method != "prefix-tuning":
+            adapter.token_dim = base.get_input_embeddings().weight.shape[1]
+            # Of which virtual tokens need neither.
+            adapter.num_layers = adapter.num_layers or 1
+            adapter.num_attention_heads = adapter.num_attention_heads or 1
+    return adapter
+
+
+def _check_asked_for(model: "peft.PeftModel", targets: tuple[str, ...] | str, patterns: list[str]) -> None:
+    """Refuse names of `lora.target-modules` that match only modules which text does not reach."""
+    if isinstance(targets, str):
+        return
+    adapted = adapted_modules(model)
+    for target in targets:
+        matched = {pattern(name) for name in adapted if name == target or name.endswith(f".{target}")}
+        if matched and matched <= set(patterns):
+            raise AdapterError(
+                f"lora.target-modules: {target!r} is in this model only where rows of text do not pass "
+                f"({some(matched)}), so it would never be trained: name modules of the language model"
+            )
 
 
 def initial_adapter(
@@ -172,7 +257,7 @@ def initial_adapter(
         return manifest.pack(_drawn_encoder(layout.settings, seed))
     vector = draw_adapter(manifest, seed)
     if values.dora:
-        vector = manifest.pack(manifest.unpack(vector) | _column_norms(load_base, values))
+        vector = manifest.pack(manifest.unpack(vector) | _column_norms(load_base, layout))
     return vector
 
 
@@ -185,8 +270,8 @@ def draw_adapter(manifest: Manifest, seed: int) -> np.ndarray:
     random = np.random.default_rng([seed, 0])
     tensors = {}
     for name, shape in zip(manifest.names, manifest.shapes, strict=True):
-        if "lora_A" in name:
-            bound = 1.0 / math.sqrt(shape[-1])
+        if is_a_factor(name) and "lora_embedding" not in name:
+            bound = 1.0 / math.sqrt(math.prod(shape[1:]))
             tensors[name] = random.uniform(-bound, bound, shape).astype(np.float32)
         elif "lora_embedding_B" in name:
             tensors[name] = random.standard_normal(shape).astype(np.float32)
@@ -209,11 +294,11 @@ def _drawn_encoder(settings: AdapterSettings, seed: int) -> dict[str, np.ndarray
     return {ENCODER + name: parameter.detach().numpy() for name, parameter in encoder.named_parameters()}
 
 
-def _column_norms(load_base: Callable[[], "PreTrainedModel"], values: AdapterValues) -> dict[str, np.ndarray]:
+def _column_norms(load_base: Callable[[], "PreTrainedModel"], layout: Layout) -> dict[str, np.ndarray]:
     """DoRA's magnitudes by name, as PEFT computes them when the adapter is put in: the product BA is zero then."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        view = AdapterView(add_adapter(load_base(), peft_config(values)))
+        view = AdapterView(add_adapter(load_base(), layout.settings.peft_config()))
     tensors = view.manifest.unpack(view.read())
     return {name: tensor for name, tensor in tensors.items() if "lora_magnitude_vector" in name}

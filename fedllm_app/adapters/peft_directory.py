@@ -2,17 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedllm_app.adapters.layout import ENCODER, PROMPT, AdapterError, AdapterSettings, Layout, Manifest
+from fedllm_app.models.files import header_entries
 from fedllm_app.paths import atomic_path
 
-if TYPE_CHECKING:
-    pass
+SETTINGS_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 
 _ENCODER_FILE = "encoder.safetensors"
+_PICKLE_FILE = "adapter_model.bin"
+
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+_BFLOAT16 = "BF16"
 
 
 def save_peft_directory(directory: Path, vector: np.ndarray, layout: Layout) -> None:
@@ -34,7 +38,7 @@ def save_peft_directory(directory: Path, vector: np.ndarray, layout: Layout) -> 
             save_file(tensors, temporary / _ENCODER_FILE)
         else:
             saved = tensors
-        save_file(saved, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(saved, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
         settings.save_pretrained(temporary)
         (temporary / "manifest.json").write_text(
             json.dumps({"hash": manifest.hash, "names": manifest.names, "shapes": manifest.shapes}), encoding="utf-8"
@@ -42,37 +46,74 @@ def save_peft_directory(directory: Path, vector: np.ndarray, layout: Layout) -> 
 
 
 def load_peft_directory(directory: Path, manifest: Manifest) -> np.ndarray:
-    """Read the packed vector of a PEFT directory whose adapter has the layout `manifest`.
+    """Read the packed vector of a PEFT directory whose adapter has the layout `manifest`; whatever float it is stored in.
 
     Raises
     ------
     AdapterError
         If the directory holds no adapter, one of another layout, or p-tuning's virtual tokens without their encoder.
     """
-    from safetensors.numpy import load_file
-
-    file = directory / "adapter_model.safetensors"
-    if not file.is_file():
-        raise AdapterError(f"{file} does not exist: give a run directory's adapter or another PEFT directory")
-    key = "lora.r"
-    if PROMPT in manifest.names:
-        key = "adapter.virtual-tokens"
-        if len(manifest.names) > 1:
-            file = directory / _ENCODER_FILE
-            if not file.is_file():
-                raise AdapterError(
-                    f"{file} does not exist: p-tuning goes on from its encoder, which PEFT does not save; give the "
-                    "adapter directory of a run of this app"
-                )
-    tensors = load_file(file)
+    file = weights_file(directory)
+    if PROMPT in manifest.names and len(manifest.names) > 1:
+        file = directory / _ENCODER_FILE
+        if not file.is_file():
+            raise AdapterError(
+                f"{file} does not exist: p-tuning goes on from its encoder, which PEFT does not save; give the "
+                "adapter directory of a run of this app"
+            )
+    tensors = read_tensors(file)
     if manifest.names == (PROMPT,):
         tensors = {PROMPT if name == "prompt_embeddings" else name: tensor for name, tensor in tensors.items()}
     wrong = [n for n, s in zip(manifest.names, manifest.shapes, strict=True) if n in tensors and tensors[n].shape != s]
     if wrong:
+        key = "adapter.virtual-tokens" if PROMPT in manifest.names else "lora.r"
+        shape = dict(zip(manifest.names, manifest.shapes, strict=True))[wrong[0]]
         raise AdapterError(
-            f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape}; is {key} the one it was made with?"
+            f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape} and must have {shape} here: set {key} to what it was "
+            "trained with, and model.name to its base"
         )
     return manifest.pack(tensors)
+
+
+def weights_file(directory: Path) -> Path:
+    """The file of an adapter's weights. AdapterError if there is none, or only a pickle."""
+    file = directory / WEIGHTS_FILE
+    if file.is_file():
+        return file
+    if (directory / _PICKLE_FILE).is_file():
+        raise AdapterError(
+            f"{directory / _PICKLE_FILE} is a pickle, which can run code when it is opened, and is not read here: load the "
+            "adapter with PEFT where you trust it and save it again with "
+            "model.save_pretrained(directory), which writes adapter_model.safetensors"
+        )
+    raise AdapterError(f"{file} does not exist: give a run directory's adapter or another PEFT directory")
+
+
+def read_tensors(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file as float32. AdapterError if one is stored in a type that does not fit there."""
+    entries = header_entries(file)
+    with open(file, "rb") as opened:
+        start = 8 + int.from_bytes(opened.read(8), "little")
+        opened.seek(start)
+        content = opened.read()
+    strange = sorted({entry["dtype"] for entry in entries.values()} - _FLOATS.keys() - {_BFLOAT16})
+    if strange:
+        raise AdapterError(
+            f"{file} holds tensors of type {', '.join(strange)}: an adapter must be stored in {', '.join(_FLOATS)} or "
+            f"{_BFLOAT16}"
+        )
+    tensors = {}
+    for name, entry in entries.items():
+        first, last = entry["data_offsets"]
+        tensors[name] = _float32(content[first:last], entry["dtype"]).reshape(entry["shape"])
+    return tensors
+
+
+def _float32(content: bytes, dtype: str) -> np.ndarray:
+    if dtype != _BFLOAT16:
+        return np.frombuffer(content, _FLOATS[dtype]).astype(np.float32)
+    # The upper half of a float32; NumPy has no such type.
+    return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 def _virtual_tokens(tensors: dict[str, np.ndarray], settings: AdapterSettings) -> np.ndarray:

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from flwr.app import RecordDict
 
-from fedllm_app.adapters.methods import add_adapter, peft_config
+from fedllm_app.adapters.methods import add_adapter
 from fedllm_app.client.build import local_client
 from fedllm_app.client.local_client import LocalClient
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig
-from fedllm_app.config.values import adapter_values, check_context, model_values
+from fedllm_app.config.values import model_values
 from fedllm_app.federation.holdings import evaluating_clients
 from fedllm_app.federation.schedule import Schedule
-from fedllm_app.federation.start import check_updates, unfilled_start
+from fedllm_app.federation.start import StartingPoint, check_updates, checked_start
 from fedllm_app.messages import ADAPTER, ARRAYS, Assignment, ClientHolding, record_bytes, vectors_record
-from fedllm_app.models.base import ModelLocation, choose_dtype, load_model_config, locate_model
+from fedllm_app.models.base import choose_dtype, locate_model
+from fedllm_app.models.skeleton import skeleton
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.training.footprint import TrainingMemory, process_bytes, training_memory
@@ -62,6 +63,7 @@ class Plan:
     rounds: int
     steps: int
     tokens: int
+    notes: tuple[str, ...] = ()
 
     @property
     def client_memory(self) -> int:
@@ -75,8 +77,7 @@ def make_plan(flat: FlatConfig) -> Plan:
     number = config.clients.number
     if not number:
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
-    location = locate_model(config.model.name, config.model.trust_remote_code)
-    check_context(config, location)
+    start = checked_start(config)
     client = local_client(0, tuple(sorted(flat.items())), number)
     process = process_bytes()
     holdings = {k: client.describe_rows(k) for k in range(number)}
@@ -84,13 +85,13 @@ def make_plan(flat: FlatConfig) -> Plan:
     check_updates(config, client.chain, strategy)
     schedule = Schedule.of(config, number)
     work = _work(client, strategy, schedule)
-    model = _skeleton(config)
+    model = _skeleton(config, start)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     values = model_values(config)
     return Plan(
         trained=trained,
         frozen=sum(parameter.numel() for parameter in model.parameters()) - trained,
-        traffic=_traffic(config, location, strategy, client.chain, schedule, evaluating_clients(holdings)),
+        traffic=_traffic(start, strategy, client.chain, schedule, evaluating_clients(holdings)),
         memory=training_memory(
             model, work.rows, work.length, config.train.optimizer, values.quantization, values.double_quantization
         ),
@@ -101,6 +102,7 @@ def make_plan(flat: FlatConfig) -> Plan:
         rounds=config.train.rounds,
         steps=work.steps,
         tokens=work.tokens,
+        notes=start.notes,
     )
 
 
@@ -132,19 +134,13 @@ def _work(client: LocalClient, strategy: RoundStrategy, schedule: Schedule) -> _
     return _Work(steps, tokens, rows=largest[1], length=largest[0])
 
 
-def _skeleton(config: Config) -> "PeftModel":
+def _skeleton(config: Config, start: StartingPoint) -> "PeftModel":
     """The model with its adapter, without storage, as a client would load it."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     values = model_values(config)
-    model_config = load_model_config(locate_model(values.name, values.trust_remote_code))
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(
-            model_config, dtype=choose_dtype(values.dtype), attn_implementation=values.attention
-        )
+    location = locate_model(values.name, values.trust_remote_code)
+    base = skeleton(location, choose_dtype(values.dtype), values.attention)
     base.requires_grad_(False)
-    model = add_adapter(base, peft_config(adapter_values(config)))
+    model = add_adapter(base, start.layout.settings.peft_config())
     freeze_home(model, config.lora.aggregation)
     if config.train.gradient_checkpointing:
         base.activation_checkpointing_enable()
@@ -164,15 +160,13 @@ class _NoState:
 
 
 def _traffic(
-    config: Config,
-    location: ModelLocation,
+    start: StartingPoint,
     strategy: RoundStrategy,
     chain: UpdateChain,
     schedule: Schedule,
     evaluating: Collection[int],
 ) -> Traffic:
     """Bytes as the run's ledger will count them."""
-    start = unfilled_start(config, location)
     zero = np.zeros(start.travelling.size, np.float32)
     vector = _bytes({ADAPTER: zero})
     message = vector * len(strategy.sent_arrays)

@@ -22,6 +22,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.data import corpus
 from fedllm_app.evaluation.compare import QUESTIONS, Comparison, compare, sample_answers
+from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import write_text
 from fedllm_app.runs.figures import plot_run
 from fedllm_app.training.resident import resident, set_threads
@@ -54,6 +55,7 @@ def demo(config: Config, directory: Path, run: RunIt, console: Console) -> None:
     console.rule("2/3 each client alone, for the same number of steps")
     run({"run.directory": str(directory / "alone"), "strategy.name": "local", "strategy.arguments": ""})
     console.rule(f"3/3 {QUESTIONS} held-out questions a domain, the same for every model")
+    prepare_bitsandbytes(config.model.quantization)
     set_threads(0)
     model = resident(replace(resident_key(config), aggregation="factors"))  # saved adapters are whole
     models = load_models(directory, model.manifest)

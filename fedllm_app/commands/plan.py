@@ -55,6 +55,8 @@ def show_plan(plan: "Plan", console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for warning in row_warnings(plan.holdings):
         console.print(warning, style="yellow", markup=False, highlight=False)
+    for note in plan.notes:
+        console.print(f"warning: {note}", style="yellow", markup=False, highlight=False)
 
 
 def _mb(size: int) -> str:

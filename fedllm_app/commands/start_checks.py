@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from fedllm_app.adapters.layout import AdapterError
+from fedllm_app.adapters.peft_directory import weights_file
+from fedllm_app.adapters.start import read_settings
 from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
 from fedllm_app.config.sections import Config
 from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.origins import DataNotFound
 from fedllm_app.data.templates import template_source
+from fedllm_app.federation.start import checked_start
 from fedllm_app.models.base import locate_model
+from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.runs.directory import adapter_directory
 from fedllm_app.strategies.class_path import check_class_path
 from fedllm_app.tasks import task_spec
@@ -21,8 +24,8 @@ def check_start(config: Config, local: bool) -> None:
     Parameters
     ----------
     local : bool
-        The run takes place on this machine. Over a connection, files and packages of other machines are left to them, and
-        only code that can be imported here is checked.
+        The run takes place on this machine. Over a connection, files and packages of other machines are left to them:
+        only code that can be imported here is checked, and a model whose directory is here as well.
 
     Raises
     ------
@@ -34,19 +37,32 @@ def check_start(config: Config, local: bool) -> None:
     except NotImportable:
         if local:
             raise
+    if local or _starts_from_here(config):
+        _check_model(config)
     if not local:
         return
-    locate_model(config.model.name, config.model.trust_remote_code)
     template_source(config.data.template)
     for name in set_names(config.data.name):
         if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():
             raise DataNotFound(f"data.name = {name!r}: there is no such file or folder; give the path of the data")
-    start = config.adapter.start
-    if start and not (adapter_directory(Path(start)) / "adapter_model.safetensors").is_file():
-        raise AdapterError(
-            f"adapter.start = {start!r} holds no adapter_model.safetensors; give the directory of a finished run, of a "
-            "checkpoint or of a PEFT adapter"
-        )
+
+
+def _starts_from_here(config: Config) -> bool:
+    """Whether the model's directory, and that of `adapter.start`, are on this machine as well."""
+    paths = [Path(path).expanduser() for path in (config.model.name, config.adapter.start) if path]
+    return all(path.is_absolute() and path.exists() for path in paths)
+
+
+def _check_model(config: Config) -> None:
+    """Hold the model's files and the starting adapter against the run; of a Hub id, the server fetches the first file."""
+    location = locate_model(config.model.name, config.model.trust_remote_code)
+    if location.directory is not None:
+        prepare_bitsandbytes(config.model.quantization)
+        checked_start(config)
+    elif config.adapter.start:
+        directory = adapter_directory(Path(config.adapter.start))
+        read_settings(directory)
+        weights_file(directory)
 
 
 def _check_code(config: Config) -> None:

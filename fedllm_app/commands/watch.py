@@ -9,6 +9,7 @@ from rich.table import Table
 from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
 from fedllm_app.messages import ClientHolding
 
+_RESETS = {"control_reset": "the control variate", "error_reset": "the rounding error of its updates"}
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
 
 
@@ -51,6 +52,7 @@ class Watch:
             "warning": self._warning,
             "ready": self._ready,
             "round-started": self._round_started,
+            "client": self._client,
             "round": self._round,
             "evaluation": self._evaluation,
             "refused": self._refused,
@@ -99,6 +101,16 @@ class Watch:
     def _round_started(self, event: dict) -> None:
         self.current = event["round"]
         self._began = self._began or event["time"]
+
+    def _client(self, event: dict) -> None:
+        lost = [told for name, told in _RESETS.items() if event.get(name)]
+        if lost:
+            self.console.print(
+                f"  client {event['client']} ({event['name']}), round {event['round']}: lost {' and '.join(lost)} of "
+                "earlier rounds and starts at zero",
+                style="yellow",
+                highlight=False,
+            )
 
     def _round(self, event: dict) -> None:
         self.console.print(

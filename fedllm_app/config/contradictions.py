@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedllm_app.class_paths import ClassPathError, NotImportable, is_class_path
 from fedllm_app.config.sections import PROMPT_METHODS, ClientsConfig, Config, DataConfig
+from fedllm_app.config.without_effect import without_effect
 from fedllm_app.data.examples import Document, Example
 from fedllm_app.data.named_sets import BUILT_IN, NAMED_SETS, set_names
 from fedllm_app.data.partition import LABELLED
@@ -25,6 +26,10 @@ def contradictions(config: Config) -> list[str]:
         problems.append(
             f"clients.per-round = {clients.per_round}: must be between 0 (all) and clients.number = {clients.number}"
         )
+    if train.min_learning_rate == 0 and train.rounds > 1:
+        problems.append(
+            "train.min-learning-rate = 0.0: the last round trains at this rate and would change nothing: set it above 0"
+        )
     if train.min_learning_rate > train.learning_rate:
         problems.append(
             f"train.min-learning-rate = {train.min_learning_rate}: must be at most "
@@ -44,6 +49,7 @@ def contradictions(config: Config) -> list[str]:
     if start and not Path(start).is_absolute():
         problems.append(f"adapter.start = {start!r}: must be an absolute path")
     problems += _adapter_contradictions(config)
+    problems += without_effect(config)
     taking_part = clients.per_round or clients.number
     needed = minimum_clients(config.strategy.name, config.strategy.hyper)
     if taking_part and taking_part < needed:
@@ -173,24 +179,10 @@ def _adapter_contradictions(config: Config) -> list[str]:
             f"lora.target-modules = {lora.target_modules!r}: must name modules below the language-model head, "
             "lm_head, which stays frozen"
         )
-    for key, wanted in (("rslora", lora.rslora), ("dora", lora.dora)):
-        if wanted and method != "lora":
-            problems.append(f"lora.{key} = true: must be false with adapter.method = {method!r}")
-    if lora.aggregation == "ffa":
-        if method != "lora":
-            problems.append(
-                f"lora.aggregation = 'ffa': must be 'factors' with adapter.method = {method!r}, which has no "
-                "factors A and B"
-            )
-        if lora.dora:
-            problems.append(
-                "lora.dora = true: must be false with lora.aggregation = 'ffa'; DoRA divides by the norm of W + s·BA, "
-                "so that the mean of B is no longer the mean of the clients' weights"
-            )
-    if config.model.double_quantization and config.model.quantization != "nf4":
+    if lora.aggregation == "ffa" and lora.dora:
         problems.append(
-            "model.double-quantization = true: must be false with model.quantization = "
-            f"{config.model.quantization!r}; it quantizes the scales of nf4"
+            "lora.dora = true: must be false with lora.aggregation = 'ffa'; DoRA divides by the norm of W + s·BA, "
+            "so that the mean of B is no longer the mean of the clients' weights"
         )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(

@@ -158,13 +158,18 @@ class AdapterConfig(_Section):
 
 
 class DpoConfig(_Section):
-    """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type."""
+    """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type.
+
+    `label_smoothing` is the share of pairs that are taken to be labelled the wrong way round, for the losses that know one.
+    """
 
     beta: Annotated[float, Field(gt=0)]
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)]
     loss_type: Literal[
         "sigmoid",
         "hinge",
         "ipo",
+        "exo_pair",
         "nca_pair",
         "robust",
         "bco_pair",

@@ -125,15 +125,14 @@ class ControlTokens:
                 add_special_tokens=False,
                 return_attention_mask=False,
                 return_offsets_mapping=offsets,
-                verbose=False,  # a text may be longer than what the model reads: it is cut later
             )
             spans = given["offset_mapping"] if offsets else [[]] * len(plain)
             for place, ids, characters in zip(plain, given["input_ids"], spans, strict=True):
                 encoded[place] = Tokens(ids, characters)
-        other = [place for place, text in enumerate(texts) if text.respelled]
-        if other:
-            given = self._copy.encode_batch([texts[place].text for place in other], add_special_tokens=False)
-            for place, tokens in zip(other, given, strict=True):
+        respelled = [place for place, text in enumerate(texts) if text.respelled]
+        if respelled:
+            given = self._copy.encode_batch([texts[place].text for place in respelled], add_special_tokens=False)
+            for place, tokens in zip(respelled, given, strict=True):
                 encoded[place] = Tokens(tokens.ids, tokens.offsets if offsets else [])
         return encoded
 
@@ -159,8 +158,8 @@ class ControlTokens:
         copy.no_truncation()
         copy.no_padding()
         sample = "".join(f"{name} a " for name in self.ids)
-        same = self.tokenizer(sample, add_special_tokens=False)["input_ids"]
-        if copy.encode(self.respell(sample).text, add_special_tokens=False).ids != same:
+        expected = self.tokenizer(sample, add_special_tokens=False)["input_ids"]
+        if copy.encode(self.respell(sample).text, add_special_tokens=False).ids != expected:
             raise TokenizerError(
                 f"{type(self.tokenizer).__name__} cannot keep the spelling of a control token as text; if such text "
                 "means the tokens, set data.special-tokens-in-text = true"

@@ -1,4 +1,4 @@
-"""From the cells of one row to a row of its kind: one function a layout.
+"""From the cells of one row to an example or a preference pair: one function a layout.
 
 Every function is given the row and the column of each field (`schemas.Schema`). It raises `BadRow` where the row cannot
 be converted, and `UnwantedRow` where the row itself says that it is not to be learnt.
@@ -193,8 +193,9 @@ _THUMBS = {
 _EMOJI_STYLE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # how a thumb is drawn, and the colour of its skin
 
 
-def _thumb(row: Row, column: str) -> bool:
-    """Return whether a label is a thumb up: a truth value, 1 or 0, or a word of `_THUMBS`."""
+def from_rated(row: Row, columns: Mapping[str, str]) -> RatedAnswer:
+    """Prompt and completion as `from_prompt` reads them, and the label: true or false, 1 or 0, or a word of `_THUMBS`."""
+    column = columns["label"]
     value = row.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise BadRow(f"column '{column}' is empty (null): the answer has no label")
@@ -202,15 +203,10 @@ def _thumb(row: Row, column: str) -> bool:
     word = re.sub(r"[\s_-]+", " ", written.strip().lower())
     if word not in _THUMBS:
         raise BadRow(f"column '{column}' is no label; must be true or false, 1 or 0, or up or down")
-    return _THUMBS[word]
-
-
-def from_rated(row: Row, columns: Mapping[str, str]) -> RatedAnswer:
-    """Prompt and completion as `from_prompt` reads them, and the label."""
-    asked = from_prompt(row, {key: column for key, column in columns.items() if key != "label"})
-    return RatedAnswer(asked.prompt, asked.completion, _thumb(row, columns["label"]))
+    example = from_prompt(row, {key: name for key, name in columns.items() if key != "label"})
+    return RatedAnswer(example.prompt, example.completion, _THUMBS[word])
 
 
 def from_text(row: Row, columns: Mapping[str, str]) -> Document:
-    """The text as it stands."""
+    """The text of a document."""
     return Document(text_of(row, columns["text"]))

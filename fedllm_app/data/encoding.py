@@ -87,17 +87,17 @@ def encode_rows(
             encoded[place] = Refused(str(error))
     # Plain rows together, and those with control tokens in their text, for which the tokenizer may have to be copied.
     for plain in (True, False):
-        some = [one for one in written if plain is not any(text.respelled for text in one[1])]
+        group = [row for row in written if plain is not any(text.respelled for text in row[1])]
         try:
-            prompts = template.controls.encode([texts[0] for _, texts, _ in some], offsets=learn_turns == "all")
-            completions = template.controls.encode([text for _, texts, _ in some for text in texts[1:]])
+            prompts = template.controls.encode([texts[0] for _, texts, _ in group], offsets=learn_turns == "all")
+            completions = template.controls.encode([text for _, texts, _ in group for text in texts[1:]])
         except TokenizerError as error:
             if plain:  # not for a row's sake
                 raise
             encoded = [Refused(str(error)) if row is None else row for row in encoded]
             continue
         rest = iter(completions)
-        for (place, texts, spans), prompt in zip(some, prompts, strict=True):
+        for (place, texts, spans), prompt in zip(group, prompts, strict=True):
             answers = [next(rest).ids for _ in texts[1:]]
             ids = _begun(prompt.ids, template)
             learnt = _token_spans(prompt, spans, len(ids) - len(prompt.ids))
@@ -182,8 +182,8 @@ def _widened(template: Template, before: str, space: str, answer: str, rest: str
     if respelled:
         prefix, ending = (template.controls.respell(part).text for part in (prefix, ending))
     first = end = len(before)
-    for own in (space, prefix):
-        first -= len(own) if before[:first].endswith(own) else 0
+    for piece in (space, prefix):
+        first -= len(piece) if before[:first].endswith(piece) else 0
     end += len(answer)
     ending, white = ending.lstrip(), len(rest) - len(rest.lstrip())
     return first, end + (white + len(ending) if rest[white:].startswith(ending) else 0)

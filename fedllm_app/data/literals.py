@@ -23,5 +23,5 @@ def python_literal(text: str) -> Any:
             for category in (SyntaxWarning, DeprecationWarning):
                 warnings.simplefilter("ignore", category)  # backslashes that escape nothing
             return ast.literal_eval(text.strip())
-    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:  # all of them: what it says of hostile text
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:  # whatever hostile text makes it raise
         raise ValueError("not in Python's notation") from error

@@ -171,10 +171,10 @@ def _shard(size: int, clients: int, rng: np.random.Generator, labels: Any, alpha
 
 def _natural_id(size: int, clients: int, rng: np.random.Generator, labels: Any, alpha: float) -> list[np.ndarray]:
     values = np.unique(labels)
-    without = sum(np.count_nonzero(labels == value) for value in values if not value.strip())
-    if without:
+    unlabelled = sum(np.count_nonzero(labels == value) for value in values if not value.strip())
+    if unlabelled:
         raise PartitionError(
-            f"method 'natural-id' makes one client per label, and {without} of {size} rows have none: fill in the "
+            f"method 'natural-id' makes one client per label, and {unlabelled} of {size} rows have none: fill in the "
             "label column, or leave these rows out of the data"
         )
     if len(values) != clients:

@@ -24,13 +24,6 @@ class RatedShard:
 
     However many rows are taken from the beginning, both kinds are among them in the proportion of the whole, so that
     the first held-out rows stand for all of them.
-
-    Attributes
-    ----------
-    up, down : Shard
-        The rows of each kind.
-    refused : Refusals
-        Rows of both kinds that are not here because they cannot be written as tokens.
     """
 
     up: Shard
@@ -68,12 +61,12 @@ class RatedShard:
 
     @property
     def cut(self) -> int:
-        """Rows whose completion is cut at the maximum length."""
+        """Rows whose completion is cut."""
         return self.up.cut + self.down.cut
 
     @property
     def equal(self) -> int:
-        """See `PairShard`."""
+        """Pairs that are equal when cut: there are none among single answers."""
         return 0
 
     @property
@@ -102,8 +95,8 @@ AnyShard = Shard | PairShard | RatedShard
 def join_rows(shards: Sequence[AnyShard]) -> AnyShard:
     """Shards of one kind of rows as one."""
     if isinstance(shards[0], RatedShard):
-        refused = Refusals(sum(shard.refused.count for shard in shards))
-        return RatedShard(join([shard.up for shard in shards]), join([shard.down for shard in shards]), refused)
+        up, down = join([shard.up for shard in shards]), join([shard.down for shard in shards])
+        return RatedShard(up, down, Refusals(sum(shard.refused.count for shard in shards)))
     return join(shards)
 
 
@@ -135,8 +128,8 @@ class ShardMaker:
             raise DataError(f"data.learn-turns = 'all' must be 'last' for a task that trains on {kind} rows")
         return _MAKERS[kind](self, part, rows)
 
-    def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example]]) -> Shard:
-        """Prompts with one answer each."""
+    def answers(self, part: str, column: str, rows: Callable[[], Iterable[Example | None]]) -> Shard:
+        """Prompts with one answer each; a None has the place of a row of another shard."""
 
         def make() -> Shard:
             how = self.tokenization
@@ -160,20 +153,11 @@ def _pairs(maker: ShardMaker, part: str, rows: Iterable[PreferencePair]) -> Pair
 
 def _rated(maker: ShardMaker, part: str, rows: Iterable[RatedAnswer]) -> RatedShard:
     def of(thumb: bool) -> Shard:
-        answers = (Example(row.prompt, row.completion) for row in rows if row.desirable == thumb)
+        answers = (Example(row.prompt, row.completion) if row.desirable == thumb else None for row in rows)
         return maker.answers(part, f"desirable={thumb}", lambda: answers)
 
     up, down = of(True), of(False)
-    first = [*_places_among_all(rows, up, True), *_places_among_all(rows, down, False)]
-    return RatedShard(up, down, Refusals(up.refused.count + down.refused.count, tuple(sorted(first))))
-
-
-def _places_among_all(rows: Iterable[RatedAnswer], shard: Shard, thumb: bool) -> list[tuple[int, str]]:
-    """The refused rows of a shard of one thumb, by their places among all rows."""
-    if not shard.refused.first:
-        return []
-    places = [place for place, row in enumerate(rows) if row.desirable == thumb]
-    return [(places[place], reason) for place, reason in shard.refused.first]
+    return RatedShard(up, down, up.refused + down.refused)
 
 
 def _documents(maker: ShardMaker, part: str, rows: Iterable[Document]) -> Shard:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -189,17 +189,18 @@ class Binding:
         rows, kept = list(rows), {}
         for key, column in self.columns.items():
             values = [row[column] for row in rows if row.get(column) not in (None, "")]
-            holds = _OPTIONAL_VALUES.get(key) if key in self.schema.optional else None
-            fits = holds is None or 2 * sum(map(holds, values)) > len(values)
+            optional = key in _OPTIONAL_VALUES and key in self.schema.optional
+            fits = 2 * sum(map(_OPTIONAL_VALUES[key], values)) > len(values) if optional else True
             # Without a value, a label says of no row that it is wanted; the other columns may have values further on.
-            if key in named.given() or fits or (not values and key != "label"):
+            if key in named.given() or fits or (not values and not (optional and key == "label")):
                 kept[key] = column
         return replace(self, columns=kept)
 
 
 def column_fields(rows: str) -> set[str]:
-    """The fields that some schema of a row kind reads."""
-    return {field for schema in SCHEMAS if schema.rows == rows for field in (*schema.required, *schema.optional)}
+    """The fields of `Columns` that some schema of a row kind reads."""
+    read = {name for schema in SCHEMAS if schema.rows == rows for name in (*schema.required, *schema.optional)}
+    return read & {column.name for column in fields(Columns)}
 
 
 def recognise(columns: Collection[str], rows: str, named: Columns = Columns()) -> Binding:

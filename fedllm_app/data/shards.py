@@ -56,6 +56,10 @@ class Refusals:
     count: int = 0
     first: tuple[tuple[int, str], ...] = ()
 
+    def __add__(self, other: "Refusals") -> "Refusals":
+        """Those of two shards of the same rows."""
+        return Refusals(self.count + other.count, tuple(sorted((*self.first, *other.first))[:_NAMED]))
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -105,11 +109,6 @@ class Shard:
         return 0
 
     @property
-    def one_kind(self) -> bool:
-        """See `RatedShard`."""
-        return False
-
-    @property
     def total(self) -> int:
         """Number of all tokens."""
         return len(self.tokens)
@@ -153,11 +152,6 @@ class PairShard:
         return 2
 
     @property
-    def one_kind(self) -> bool:
-        """See `RatedShard`."""
-        return False
-
-    @property
     def dropped(self) -> int:
         """Pairs whose prompt left no room for a completion."""
         return self.chosen.dropped
@@ -183,7 +177,7 @@ class PairShard:
 
 
 def tokenize(
-    examples: Iterable[Example],
+    examples: Iterable[Example | None],
     template: "Template",
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
@@ -194,8 +188,9 @@ def tokenize(
 
     A completion that is cut ends without the end token, so the model does not learn to stop in mid-sentence. Where all
     turns are learnt, an example whose last prompt fills the window ends with the last answer that begins within it.
+    A None among the examples only has a place: it is a row of another shard.
     """
-    rows = ((example.prompt, (example.completion,)) for example in examples)
+    rows = (None if example is None else (example.prompt, (example.completion,)) for example in examples)
     part, dropped, cut, refused = _Part(), 0, 0, _RefusedRows()
     for place, row in _encoded(rows, template, system_prompt, learn_turns):
         if isinstance(row, Refused):
@@ -245,11 +240,11 @@ def tokenize_pairs(
 def _encoded(
     rows: Iterable, template: "Template", system_prompt: str | None, learn_turns: LearnTurns
 ) -> Iterator[tuple[int, Encoded | Refused]]:
-    """Rows as tokens, each with its place among them, a chunk at a time."""
-    rows, place = iter(rows), 0
-    while chunk := list(islice(rows, _CHUNK)):
-        yield from enumerate(encode_rows(chunk, template, system_prompt, learn_turns), start=place)
-        place += len(chunk)
+    """Rows as tokens, each with its place among them, a chunk at a time; None is left out."""
+    placed = ((place, row) for place, row in enumerate(rows) if row is not None)
+    while chunk := list(islice(placed, _CHUNK)):
+        encoded = encode_rows([row for _, row in chunk], template, system_prompt, learn_turns)
+        yield from zip((place for place, _ in chunk), encoded, strict=True)
 
 
 class _Part:
@@ -333,13 +328,13 @@ def _save(path: Path, shard: Shard | PairShard) -> None:
     Of a shard: its numbers, the reasons of refused rows as characters of JSON, starts, lengths, learnt spans, tokens.
     """
     pairs = isinstance(shard, PairShard)
-    parts: list = [[2, shard.equal] if pairs else [1, 0]]
-    for one in (shard.chosen, shard.rejected) if pairs else (shard,):
-        reasons = [ord(letter) for letter in json.dumps(one.refused.first)]
-        counts = [len(one), one.dropped, one.cut, one.refused.count, len(reasons), len(one.learnt)]
-        parts += [counts, reasons, one.starts, one.lengths, one.learnt.reshape(-1), one.tokens]
+    arrays: list = [[2, shard.equal] if pairs else [1, 0]]
+    for part in (shard.chosen, shard.rejected) if pairs else (shard,):
+        reasons = [ord(letter) for letter in json.dumps(part.refused.first)]
+        counts = [len(part), part.dropped, part.cut, part.refused.count, len(reasons), len(part.learnt)]
+        arrays += [counts, reasons, part.starts, part.lengths, part.learnt.reshape(-1), part.tokens]
     with atomic_path(path) as temporary:
-        np.save(temporary, np.concatenate(parts).astype(np.int32))
+        np.save(temporary, np.concatenate(arrays).astype(np.int32))
 
 
 def _load(path: Path) -> Shard | PairShard:

@@ -61,7 +61,7 @@ class BadRows:
 
 @dataclass(frozen=True)
 class Unread:
-    """What was not read, although it holds something: columns, keys of messages, files and splits beside the data."""
+    """Columns, message keys, and files or splits beside the data that hold something and were not read."""
 
     columns: tuple[str, ...] = ()
     message_keys: tuple[str, ...] = ()
@@ -121,19 +121,19 @@ class Source:
                 yield self._kind.from_cells(*cells)
 
     def notes(self, used_column: str = "") -> list[str]:
-        """Sentences on how the data was read: what was found out, what was left out.
+        """Sentences on how the data was read, on what was guessed and on what was left out.
 
-        `used_column` is read for something else, as for dividing the rows.
+        `used_column` is not among the unread ones: the rows are divided by it.
         """
         unread = [name for name in self.unread.columns if name != used_column]
         sentences = [f"{listed(files, _FEW)}: {sentence}" for sentence, files in self._notes.items()]
         sentences += [f"columns read: {listed([f'{name} as {key}' for key, name in self.columns.items()])}"]
-        for what, names in (
+        for kind, names in (
             ("columns", unread),
             ("message keys", self.unread.message_keys),
             ("files", self.unread.files),
         ):
-            sentences += [f"{what} not read: {listed(names)}"] if names else []
+            sentences += [f"{kind} not read: {listed(names)}"] if names else []
         if self.unwanted:
             sentences.append(f"{self.unwanted:,} rows left out that a label of false or a weight of 0 excludes")
         return sentences

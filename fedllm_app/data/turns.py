@@ -46,19 +46,19 @@ def text_of(row: Row, column: str) -> str:
     return checked_text(row[column], f"column '{column}'")
 
 
-def checked_text(value: Any, what: str) -> str:
-    """The value, if it is text that is not blank; otherwise `BadRow` with `what` it is."""
+def checked_text(value: Any, place: str) -> str:
+    """The value, if it is text that is not blank; otherwise `BadRow`, which names its `place`."""
     if value is None:
-        raise BadRow(f"{what} is empty (null)")
+        raise BadRow(f"{place} is empty (null)")
     if not isinstance(value, str):
-        raise BadRow(f"{what} holds {type(value).__name__}, not text")
+        raise BadRow(f"{place} holds {type(value).__name__}, not text")
     if not value.strip():
-        raise BadRow(f"{what} is empty")
+        raise BadRow(f"{place} is empty")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadRow(f"{what} holds half a surrogate pair, which is not text") from None
+            raise BadRow(f"{place} holds half a surrogate pair, which is not text") from None
     return value
 
 
@@ -148,35 +148,37 @@ def weighted_turns(value: Any, column: str) -> tuple[Turns, list[bool]]:
     turns: list[tuple[str, str]] = []
     learnt: list[bool] = []
     for number, message in enumerate(value, 1):
-        what = f"message {number} of column '{column}'"
+        place = f"message {number} of column '{column}'"
         if not isinstance(message, Mapping):
-            raise BadRow(f"{what} is {type(message).__name__}, not a message")
+            raise BadRow(f"{place} is {type(message).__name__}, not a message")
         # Arrow gives every message all keys, so that one that is null is one that is not there.
         name = message.get("role")
         name = message.get("from") if name is None else name
         role = ROLES.get(name.lower()) if isinstance(name, str) else None
         if role is None:
-            raise BadRow(f"{what} has {'no role' if name is None else 'an unknown role'}; known are {', '.join(ROLES)}")
+            raise BadRow(
+                f"{place} has {'no role' if name is None else 'an unknown role'}; known are {', '.join(ROLES)}"
+            )
         content = message.get("content")
         content = message.get("value") if content is None else content
         if role == "system" and (content is None or content == "" or str(content).isspace()):
             continue
         if role == "system" and turns:
-            raise BadRow(f"{what} is a system message after the conversation has begun")
+            raise BadRow(f"{place} is a system message after the conversation has begun")
         if turns and turns[-1][0] == role:
-            raise BadRow(f"{what} is the second {role} turn in a row")
-        turns.append((role, _content(content, what)))
+            raise BadRow(f"{place} is the second {role} turn in a row")
+        turns.append((role, _content(content, place)))
         learnt.append(len(message) <= 2 or not any(message.get(key) == 0 for key in _WEIGHT_KEYS))
     return tuple(turns), learnt
 
 
-def _content(value: Any, what: str) -> str:
+def _content(value: Any, place: str) -> str:
     """The text of a message, whose content may be a list of text parts."""
     if isinstance(value, list) and value:
         if not all(_is_text_part(part) for part in value):
-            raise BadRow(f"{what} holds parts that are not text")
+            raise BadRow(f"{place} holds parts that are not text")
         value = "".join(part["text"] for part in value)
-    return checked_text(value, what)
+    return checked_text(value, place)
 
 
 def _is_text_part(part: Any) -> bool:

@@ -52,9 +52,9 @@ def document_windows(
     NoEndToken
         The tokenizer has none.
     """
+    controls = ControlTokens(tokenizer)
     if tokenizer.eos_token_id is None:
         raise NoEndToken("the tokenizer has no end token (eos_token), so no document could end")
-    controls = ControlTokens(tokenizer)
     documents, dropped = [], 0
     for ids in _tokenized(texts, controls, special_tokens_in_text):
         dropped += not ids
@@ -71,7 +71,8 @@ def document_windows(
 def _tokenized(texts: Iterable[str], controls: ControlTokens, special_tokens_in_text: bool) -> Iterator[list[int]]:
     for chunk in _chunks(texts):
         written = [Text(text) if special_tokens_in_text else controls.as_text(text) for text in chunk]
-        yield from (tokens.ids for tokens in controls.encode(written))
+        for tokens in controls.encode(written):
+            yield list(tokens.ids)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

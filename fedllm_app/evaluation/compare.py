@@ -46,12 +46,12 @@ def compare(config: Config, model: Resident, models: dict[str, np.ndarray | None
     from fedllm_app.data.shards import tokenize
     from fedllm_app.training.scoring import score_rows
 
-    how = tokenization(config)
-    template = how.bind(model.tokenizer, model.stops)
+    values = tokenization(config)
+    template = values.bind(model.tokenizer, model.stops)
     shards = {}
     for domain, asked in held_out_questions(config).items():
         rows = [Example((("user", question.instruction),), question.answer) for question in asked]
-        shards[domain] = tokenize(rows, template, model.tokenizer, how.max_length, how.system_prompt)
+        shards[domain] = tokenize(rows, template, model.tokenizer, values.max_length, values.system_prompt)
     exact = {}
     for name, adapter in models.items():
         began = time.monotonic()
@@ -76,9 +76,9 @@ def sample_answers(
     asked = [question for questions in held_out_questions(config).values() for question in questions]
     base, federated = (np.concatenate(list(comparison.exact[name].values())) for name in ("base", "federated"))
     chosen = asked[int(np.argmax(federated & ~base))]
-    how = tokenization(config)
-    template = how.bind(model.tokenizer, model.stops)
-    prompts = encode_prompts([[("user", chosen.instruction)]], template, model.tokenizer, how.system_prompt)
+    values = tokenization(config)
+    template = values.bind(model.tokenizer, model.stops)
+    prompts = encode_prompts([[("user", chosen.instruction)]], template, model.tokenizer, values.system_prompt)
     sample = {"question": chosen.instruction, "expected": chosen.answer}
     console.print(f"a held-out question: {chosen.instruction}", markup=False, highlight=False)
     for name in ("base", "federated"):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import check_dora, peft_asks_by_an_old_name
+from fedllm_app.adapters.peft_directory import weights_file
 from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.data.templates import Template, TemplateError, Turn, get_template
 from fedllm_app.evaluation.generation import ContextTooLong, generate
@@ -113,8 +114,7 @@ def _find_adapter(path: Path, client: int | None) -> Path:
             f"{adapter} holds no adapter (adapter_config.json): it must be a finished run's directory, a checkpoint "
             "of one, or a PEFT directory"
         )
-    if not any((adapter / f"adapter_model.{ending}").is_file() for ending in ("safetensors", "bin")):
-        raise AdapterError(f"{adapter} holds no weights: it must contain adapter_model.safetensors")
+    weights_file(adapter)
     run = run_of(adapter)
     if run and read_run_config(run)["strategy.name"] == "local" and adapter.parent.name != "adapters":
         raise AdapterError(
@@ -154,9 +154,9 @@ def _base_values(adapter: Path, settings: dict, given: str | None) -> ModelValue
     return ModelValues(
         name,
         config["model.dtype"],
-        # All implementations compute the same. Eager is named for models that have no other; flash attention is a
-        # matter of the machine that trained.
-        "eager" if config["model.attention"] == "eager" else "sdpa",
+        # All implementations compute the same. Flash attention is a matter of the machine that trained, and what "auto"
+        # took there one of its rows' length.
+        config["model.attention"] if config["model.attention"] in ("eager", "sdpa") else "auto",
         quantization=config["model.quantization"],
         double_quantization=config["model.double-quantization"],
     )

@@ -72,10 +72,10 @@ def _stops(tokenizer: "PreTrainedTokenizerBase", template: "Template") -> dict[i
 def _answer(ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: "Template") -> str:
     # Text as it was generated: in a conversation it is rendered and tokenized again.
     stops = _stops(tokenizer, template)
-    said = ids[: next((place for place, token in enumerate(ids) if token in stops), len(ids))]
-    text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     text = text.removeprefix(template.controls.remove(template.completion_prefix))
-    return text.removesuffix(template.closing) if len(said) < len(ids) else text
+    return text.removesuffix(template.closing) if end < len(ids) else text
 
 
 class _Stream:

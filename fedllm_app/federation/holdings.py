@@ -44,7 +44,7 @@ def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(holdings)))
     held = {client: holding for client, (holding, _) in holdings.items()}
-    for warning in filter(None, (*row_warnings(held), held_out_warning(held), version_warning(groups))):
+    for warning in filter(None, [*row_warnings(held), version_warning(groups), held_out_warning(held)]):
         directory.journal("warning", reason=warning)
         log(WARNING, warning)
 
@@ -71,7 +71,7 @@ def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the
 
 
 def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
-    """Sentences about rows that teach less than their number says: refused ones, all cut, all labelled alike."""
+    """Sentences about rows that teach less than their number says: refused ones, and completions that are all cut."""
     warnings = []
     refused = {client: holding for client, holding in holdings.items() if holding.refused}
     if refused:
@@ -86,10 +86,6 @@ def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
             f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
             "raise train.max-length"
         )
-    one_kind = [client for client, holding in holdings.items() if holding.one_kind]
-    if one_kind:
-        rows = "training rows have one kind of label only, so they teach no difference between good and bad answers"
-        warnings.append(f"{_clients(one_kind)}: the {rows}")
     return warnings
 
 

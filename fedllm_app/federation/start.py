@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from fedllm_app.adapters.layout import Layout, is_embedding_factor
-from fedllm_app.adapters.methods import adapter_layout, initial_adapter
-from fedllm_app.adapters.peft_directory import load_peft_directory
+from fedllm_app.adapters.methods import adapter_layout, initial_adapter, left_out
+from fedllm_app.adapters.start import load_start
 from fedllm_app.config.contradictions import update_problems
 from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import adapter_values, check_context, model_values
 from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.messages import HOME, REFERENCE
-from fedllm_app.models.base import ModelLocation, load_model, locate_model
+from fedllm_app.models.base import ModelValues, load_model, locate_model
+from fedllm_app.models.check import check_model
 from fedllm_app.runs.directory import adapter_directory
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.tasks import task_spec
@@ -32,6 +33,8 @@ class StartingPoint:
         Of the whole adapter, of the part that is trained and travels, and of the part that stays at home.
     full : np.ndarray
         The whole adapter, packed, shape (layout.size,).
+    notes : tuple[str, ...]
+        What of the model's files or the starting adapter is not used or was assumed, a sentence each.
     drawn : bool
         Whether clients can draw it themselves from the run's seed.
     compared : bool
@@ -44,6 +47,7 @@ class StartingPoint:
     full: np.ndarray
     drawn: bool
     compared: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> np.ndarray:
@@ -68,20 +72,33 @@ class StartingPoint:
 
 def starting_point(config: Config) -> StartingPoint:
     """Find or draw the adapter that a configuration starts from. The base model's weights are needed for DoRA alone."""
-    location = locate_model(config.model.name, config.model.trust_remote_code)
-    check_context(config, location)
-    start = unfilled_start(config, location)
+    start = checked_start(config)
     if config.adapter.start:
-        full = load_peft_directory(adapter_directory(Path(config.adapter.start)), start.layout.manifest)
-    else:
-        values = adapter_values(config)
-        full = initial_adapter(start.layout, values, config.run.seed, lambda: load_model(model_values(config)))
+        return start
+    values = adapter_values(config)
+    full = initial_adapter(start.layout, values, config.run.seed, lambda: load_model(model_values(config)))
     return replace(start, full=full)
 
 
-def unfilled_start(config: Config, location: ModelLocation) -> StartingPoint:
-    """The starting point with zeros for the adapter: enough to know layouts and bytes."""
+def checked_start(config: Config) -> StartingPoint:
+    """Everything that can be checked of a model and an adapter without the base's weights and before any client is asked.
+
+    The adapter is that of `adapter.start`, or zeros for one that is to be drawn: enough to know layouts and bytes.
+
+    Raises
+    ------
+    UserError
+        Model files, their kind, the adapter or `adapter.start` do not allow the run; the message says what to do.
+    """
+    location = locate_model(config.model.name, config.model.trust_remote_code)
+    notes = check_model(location, ModelValues(**config.model.model_dump()))
+    check_context(config, location)
     layout = adapter_layout(location, adapter_values(config))
+    notes += tuple(note for note in (left_out(layout),) if note)
+    full = np.zeros(layout.size, np.float32)
+    if config.adapter.start:
+        full, differences = load_start(adapter_directory(Path(config.adapter.start)), layout)
+        notes += differences
     home = home_part(layout, config.lora.aggregation)
     untrained = [name for name in home.manifest.names if is_embedding_factor(name)]
     if untrained and not config.adapter.start:
@@ -92,10 +109,11 @@ def unfilled_start(config: Config, location: ModelLocation) -> StartingPoint:
             ]
         )
     return StartingPoint(
+        notes=notes,
         layout=layout,
         travelling=travelling_part(layout, config.lora.aggregation),
         home=home,
-        full=np.zeros(layout.size, np.float32),
+        full=full,
         drawn=not config.adapter.start,
         compared=task_spec(config.train.task).needs_reference,
     )

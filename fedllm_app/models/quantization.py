@@ -26,6 +26,15 @@ def bitsandbytes_config(kind: str, double: bool, dtype: "torch.dtype"):
     )
 
 
+def compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
+    """Multiply 4-bit weights in `dtype`, whatever the files of a model that is stored in 4 bits say."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype, module.compute_type_is_set = dtype, True
+
+
 def use_one_arithmetic(model: "PreTrainedModel") -> None:
     """Make a quantized model on a CPU compute in evaluation mode what it computes in training mode.
 
@@ -42,7 +51,7 @@ def use_one_arithmetic(model: "PreTrainedModel") -> None:
                 # There it reads every row's scales from a block of its own, and gives other weights than were stored.
                 raise QuantizationError(
                     "model.quantization = 'nf4': on a CPU, bitsandbytes needs layers whose inputs are a multiple of "
-                    f"{block}, this model has one of {module.in_features}; accepted is 'int8' or 'none', or a GPU"
+                    f"{block}, this model has one of {module.in_features}: set 'int8' or 'none', or use a GPU"
                 )
             module.support_avx512bf16_for_cpu = False
         elif isinstance(module, Linear8bitLt):
@@ -54,20 +63,21 @@ def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn
     return module
 
 
+def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
+    """Drop one warning of bitsandbytes: that on some CPUs a kernel could be installed for the arithmetic in evaluation
+    mode, which `use_one_arithmetic` keeps quantized models from. It comes whenever bitsandbytes is imported, by PEFT too."""
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_kernel_notice)
+
+
 def prepare_bitsandbytes(quantization: str) -> None:
     """Import bitsandbytes, or keep PEFT from importing it: what `model.quantization` needs, before PEFT is imported."""
     if quantization == "none":
         leave_out_bitsandbytes()
-        return
-    # On some CPUs its import warns of a kernel to be installed, which is for the arithmetic that quantized models are
-    # kept from here (`use_one_arithmetic`).
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    else:
         import bitsandbytes  # noqa: F401
-    finally:
-        logger.setLevel(level)
 
 
 def leave_out_bitsandbytes() -> None:

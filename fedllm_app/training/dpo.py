@@ -34,12 +34,13 @@ class ValueAlignment(Task):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.beta, self.loss_type = config.dpo.beta, config.dpo.loss_type
+        self.label_smoothing = config.dpo.label_smoothing
 
     def train(self, job: Job, indices: np.ndarray) -> TrainResult:
         """See `Task`."""
         shard, references = job.shards.train, reference_cache(job, "train", columns=2)
         complete_references(job.model, shard, indices, job.reference, references)
-        trainer = dpo_trainer(job.model, job.train, self.beta, self.loss_type)
+        trainer = dpo_trainer(job.model, job.train, self.beta, self.loss_type, self.label_smoothing)
         result = train_round(job, trainer, dpo_dataset(shard, indices, references))
         return replace(result, metrics=result.means(_LOGGED))
 
@@ -53,15 +54,19 @@ class PreferenceTrainer(ReferenceFromBatch, InGivenOrder, DPOTrainer):
     """DPOTrainer that takes the reference's log-probabilities from the batch."""
 
 
-def dpo_trainer(resident: Resident, train: TrainConfig, beta: float, loss_type: str) -> PreferenceTrainer:
+def dpo_trainer(
+    resident: Resident, train: TrainConfig, beta: float, loss_type: str, label_smoothing: float = 0.0
+) -> PreferenceTrainer:
     """The one DPO trainer of a resident model and these settings."""
+    loss = {"beta": beta, "loss_type": [loss_type], "label_smoothing": label_smoothing}
 
     def arguments() -> DPOConfig:
-        return DPOConfig(**training_arguments(train), beta=beta, loss_type=[loss_type], max_length=None)
+        return DPOConfig(**training_arguments(train), **loss, max_length=None)
 
     # Tokens that merged across two texts would make TRL warn about the user's template.
     placeholder = Dataset.from_dict({"prompt": ["a"], "chosen": [" b"], "rejected": [" c"]})
-    return resident_trainer(resident, (train, beta, loss_type), PreferenceTrainer, arguments, placeholder)
+    key = (train, beta, loss_type, label_smoothing)
+    return resident_trainer(resident, key, PreferenceTrainer, arguments, placeholder)
 
 
 def dpo_dataset(shard: PairShard, indices: np.ndarray, references: ReferenceCache) -> Dataset:

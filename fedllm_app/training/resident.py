@@ -8,6 +8,7 @@ next.
 import gc
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedllm_app.adapters.layout import Manifest
-from fedllm_app.adapters.methods import AdapterValues, add_adapter, check_dora, peft_config
+from fedllm_app.adapters.methods import AdapterValues, adapter_layout, add_adapter, check_dora
 from fedllm_app.adapters.view import AdapterView
-from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model, stop_ids
+from fedllm_app.models.base import ModelLocation, ModelValues, load_model, load_tokenizer, locate_model, stop_ids
+from fedllm_app.models.check import tokenizer_notes
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.updates.parts import AGGREGATIONS
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 
 _KIND = "resident model"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,17 @@ class Resident:
 
     key: ResidentKey
     trainers: dict[Any, Any] = field(default_factory=dict)
+    head: str = ""  # of the loaded model, see `head.choose_head`
+
+    @cached_property
+    def location(self) -> ModelLocation:
+        """Where the base model is."""
+        return locate_model(self.key.model.name, self.key.model.trust_remote_code)
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The base model's tokenizer."""
-        return load_tokenizer(locate_model(self.key.model.name, self.key.model.trust_remote_code))
+        return load_tokenizer(self.location)
 
     @cached_property
     def stops(self) -> tuple[int, ...]:
@@ -70,12 +79,19 @@ class Resident:
     @cached_property
     def model(self) -> "PeftModel":
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
-        from fedllm_app.training.head import install_completion_head
+        from fedllm_app.training.head import choose_head, install_head
+        from fedllm_app.training.probe import check_trainable, probe_base
 
         check_dora(self.key.adapter.dora, self.key.model.quantization)
-        model = add_adapter(load_model(self.key.model), peft_config(self.key.adapter))
+        layout = adapter_layout(self.location, self.key.adapter)
+        base = load_model(self.key.model)
+        for note in tokenizer_notes(self.tokenizer, base.get_input_embeddings().weight.shape[0], self.location):
+            _log.warning(note)
+        self.head = choose_head(base, probe_base(base, self.location))
+        model = add_adapter(base, layout.settings.peft_config()).eval()
         freeze_home(model, self.key.aggregation)
-        install_completion_head(model.get_base_model())
+        install_head(base, self.head)
+        check_trainable(model, self.key.adapter.method)
         return model
 
     @cached_property

@@ -16,16 +16,22 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from fedllm_app.config.sections import TrainConfig
+from fedllm_app.errors import UserError
+from fedllm_app.paths import home
 from fedllm_app.training.corrections import Correction
-from fedllm_app.training.head import install_completion_head
+from fedllm_app.training.head import install_head
 from fedllm_app.training.resident import Resident, freeze_home
 from fedllm_app.training.task import Job, Progress, TrainResult
+
+
+class AdapterAtRest(UserError):
+    """A round of training left the adapter as it was, bit for bit."""
 
 
 def training_arguments(train: TrainConfig) -> dict:
     """The arguments that every TRL trainer of this app is built with."""
     return {
-        "output_dir": "unused",
+        "output_dir": str(home() / "trainer"),  # transformers makes it, and nothing is written there
         "max_steps": train.local_steps,
         "per_device_train_batch_size": train.batch_size,
         "gradient_accumulation_steps": train.gradient_accumulation,
@@ -42,6 +48,7 @@ def training_arguments(train: TrainConfig) -> dict:
         "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": train.gradient_checkpointing,
         "remove_unused_columns": False,
+        "router_aux_loss_coef": 0.0,  # experts' routers are frozen, and held-out losses do not have that term
     }
 
 
@@ -97,7 +104,14 @@ def train_round(job: Job, trainer: Trainer, dataset: Dataset) -> TrainResult:
     job.model.model.train()
     trainer.train()
     job.model.model.zero_grad(set_to_none=True)
-    return TrainResult(view.read(), dict(callback.logs), time.perf_counter() - started)
+    adapter = view.read()
+    if np.array_equal(adapter, job.adapter):
+        raise AdapterAtRest(
+            f"the adapter did not move in {trainer.state.global_step} optimizer steps at learning rate "
+            f"{job.assignment.learning_rate:g}: every gradient or the rate was zero; look at train.learning-rate, "
+            "train.min-learning-rate and the losses in the journal"
+        )
+    return TrainResult(adapter, dict(callback.logs), time.perf_counter() - started)
 
 
 def resident_trainer(
@@ -128,7 +142,7 @@ def resident_trainer(
             callbacks=[RoundCallback()],
         )
         trainer.remove_callback(PrinterCallback)  # it prints every log line
-        install_completion_head(base)
+        install_head(base, resident.head)
         for view, vector in before:
             view.restore(vector)  # on a quantized base, TRL has cast it to bfloat16
         freeze_home(resident.model, resident.key.aggregation)

@@ -90,12 +90,14 @@ def test_pairs_that_are_equal_when_cut_are_left_out(client_of):
         client_of(rows[1::2] * 2, train__max_length=22, train__task="dpo").describe_rows(0)
 
 
-def test_what_changes_tokens_changes_the_shard(client_of):
+def test_what_changes_tokens_changes_the_shard(client_of, make_client):
     """Special tokens in text, and the turns that are learnt, are parts of the key under which shards are kept."""
-    rows = [messages("q<|end|>", "a", "r", "b")] * 12
-    plain, meant = (client_of(rows, data__special_tokens_in_text=meant).shards(0).train for meant in (False, True))
+    client = client_of([messages("q<|end|>", "a", "r", "b")] * 12)
+    same = {"data__name": client.store.selection.name, "data__template": client.store.tokenization.template}
+    plain = client.shards(0).train
+    meant = make_client(clients=1, data__special_tokens_in_text=True, **same).shards(0).train
     assert plain.lengths[0] == meant.lengths[0] + len("<|end|>") - 1
-    every = client_of(rows, data__learn_turns="all").shards(0).train
+    every = make_client(clients=1, data__learn_turns="all", **same).shards(0).train
     assert (len(plain.row(0)), len(every.row(0))) == (2, 3)
 
 

@@ -35,17 +35,17 @@ def test_columns_and_split_alone_leave_the_partition():
     assert own.columns == Columns(prompt="", chosen="c", rejected="r")
 
 
-def test_every_column_of_the_configuration_can_be_named_at_a_site():
-    """Those of documents and of rated answers too."""
-    own = at_site(SELECTION, site_items({"text-column": "body", "label-column": "vote"}))
-    assert own.columns == Columns(prompt="q", chosen="c", text="body", label="vote")
-
-
 def test_a_site_says_how_its_files_are_written():
     run = replace(SELECTION, text_format=TextFormat(delimiter="|", encoding="latin-1"))
     own = at_site(run, site_items({"delimiter": ";"}))
     assert own.text_format == TextFormat(";", "latin-1")
     assert at_site(run, site_items({"encoding": "", "delimiter": "tab"})).text_format == TextFormat("tab", "")
+
+
+def test_every_column_of_the_configuration_can_be_named_at_a_site():
+    """Those of documents and of rated answers too."""
+    own = at_site(SELECTION, site_items({"text-column": "body", "label-column": "vote"}))
+    assert own.columns == Columns(prompt="q", chosen="c", text="body", label="vote")
 
 
 @pytest.mark.parametrize(

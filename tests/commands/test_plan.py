@@ -99,12 +99,13 @@ def test_a_plan_shows_bad_rows_and_what_was_not_read(run_config, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "oops\n")
     data = {"data.name": str(tmp_path / "rows.jsonl"), "data.max-bad-share": 0.1, "data.held-out-examples": 3}
     plan = make_plan(run_config | data | {"clients.number": 2})
-    assert [(held.examples, held.held_out, held.bad, held.duplicates) for held in plan.clients] == [(17, 3, 1, 0)] * 2
+    counts = [(held.examples, held.held_out, held.bad, held.duplicates) for held in plan.holdings.values()]
+    assert counts == [(17, 3, 1, 0)] * 2
     console = Console(record=True, width=140)
     show_plan(plan, console)
     shown = console.export_text()
     (line,) = [line for line in shown.splitlines() if line.replace("│", " ").split()[:1] == ["1"]]
-    assert line.replace("│", " ").split() == ["1", "rows", "17", "0", "3", "0", "1"]
+    assert line.replace("│", " ").split()[:9] == ["1", "rows", "prompt-completion", "17", "3", "0", "0", "0", "1"]
     assert (
         "data of all clients: columns read: prompt as prompt, completion as completion; columns not read: topic"
         in shown

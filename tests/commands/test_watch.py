@@ -126,3 +126,20 @@ def test_summary_names_what_was_spent(gpu_mb):
     for part in ("20.0 (rounds 10.0)", "2.00 MB", "1.00 MB", "512 MB", "the/directory"):
         assert part in text
     assert ("7022 MB" in text) == ("GPU" in text) == bool(gpu_mb)
+
+
+def test_lost_state_of_a_client_is_told():
+    """Of three clients, one lost both; one journals zeros, one has an algorithm without state."""
+    place = {"event": "client", "round": 3, "name": "math"}
+    text = shown(
+        [
+            place | {"client": 0, "control_reset": 1, "error_reset": 2},
+            place | {"client": 1, "control_reset": 0, "error_reset": 0},
+            place | {"client": 2},
+        ],
+        [],
+    )
+    assert text.splitlines() == [
+        "  client 0 (math), round 3: lost the control variate and the rounding error of its updates of earlier rounds "
+        "and starts at zero"
+    ]

@@ -243,7 +243,8 @@ def test_a_comma_in_a_path(tmp_path):
     names = f'{other},"{path}"'
     data = [client_data(selection(name=names, partition="by-domain", clients=2, held_out=1), n) for n in (0, 1)]
     assert [(one.label, len(one.train)) for one in data] == [("c", 3), ("a, b", 7)]
-    assert client_data(selection(name=str(path), partition="by-domain", whole=True, site="berlin"), 0).label == "berlin"
+    site = selection(name=str(path), partition="by-domain", clients=2, held_out=1, whole=True, site="berlin")
+    assert (client_data(site, 1).label, len(client_data(site, 1).train)) == ("berlin", 7)
 
 
 def test_a_text_format_reaches_the_reader(tmp_path):

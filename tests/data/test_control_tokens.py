@@ -30,7 +30,9 @@ def test_text_is_tokenized_as_if_there_were_no_such_token(kind):
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [unigram(["<s>", "</s>"]), word_piece(["[CLS]", "[SEP]"]), spaced(["<s>", "</s>"])], ids=str
+    "tokenizer",
+    [unigram(["<s>", "</s>"]), word_piece(["[CLS]", "[SEP]"]), spaced(["<s>", "</s>"])],
+    ids=["Unigram", "WordPiece", "BPE"],
 )
 def test_control_tokens_that_the_vocabulary_holds_are_not_found_by_the_model_either(tokenizer):
     """Unigram and WordPiece know them as pieces; <unk> and [UNK] stand for unknown letters."""

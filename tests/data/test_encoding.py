@@ -28,6 +28,7 @@ def packaged():
 
 
 TOKENIZERS = {"bytes": byte_tokenizer, "packaged": packaged}
+KINDS = ["bytes", pytest.param("packaged", marks=pytest.mark.slow)]
 
 
 def encode(template, turns, answer, system_prompt=None, learn_turns="last") -> Encoded | Refused:
@@ -36,7 +37,7 @@ def encode(template, turns, answer, system_prompt=None, learn_turns="last") -> E
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("system_prompt", [None, "Be kind."])
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_ordinary_row_is_the_tokens_of_the_whole_conversation(kind, name, system_prompt):
     """The rendered conversation goes on with the answer and its end, and is tokenized in one piece.
 
@@ -57,7 +58,7 @@ def test_an_ordinary_row_is_the_tokens_of_the_whole_conversation(kind, name, sys
     assert whole[: len(prompt)] == prompt
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_tokenizers_own_template_is_what_transformers_renders(kind):
     tokenizer = TOKENIZERS[kind]()
     messages = [{"role": role, "content": content} for role, content in TURNS]
@@ -66,7 +67,7 @@ def test_the_tokenizers_own_template_is_what_transformers_renders(kind):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_looks_like_a_control_token_is_text(kind, name):
     """In system message, question, earlier answer and answer: its control tokens are those of a neutral row."""
     tokenizer = TOKENIZERS[kind]()
@@ -78,8 +79,8 @@ def test_what_looks_like_a_control_token_is_text(kind, name):
         rows.append(encode(template, turns, f"{said}."))
     written, neutral = rows
     control = set(template.controls.ids.values())
-    for some, other in ((written.prompt, neutral.prompt), (written.completions[0], neutral.completions[0])):
-        assert [token for token in some if token in control] == [token for token in other if token in control]
+    for ids, expected in ((written.prompt, neutral.prompt), (written.completions[0], neutral.completions[0])):
+        assert [token for token in ids if token in control] == [token for token in expected if token in control]
     assert tokenizer.decode(written.prompt).count(text) == 4
     assert tokenizer.decode(written.completions[0]).count(text) == 1
 
@@ -210,6 +211,7 @@ def test_all_turns_are_learnt_in_the_tokens_of_the_last(name):
         assert row.prompt[first:end] == shorter.completions[0]
 
 
+@pytest.mark.slow
 def test_all_turns_of_the_packaged_models_template():
     tokenizer = packaged()
     row = encode(

@@ -6,7 +6,14 @@ import pytest
 
 from fedllm_app.data.errors import BadRow, UnwantedRow
 from fedllm_app.data.examples import Document, Example, PreferencePair, RatedAnswer
-from fedllm_app.data.schemas import SCHEMAS, Columns, UnknownColumn, UnknownSchema, column_fields, recognise
+from fedllm_app.data.schemas import (
+    SCHEMAS,
+    Columns,
+    UnknownColumn,
+    UnknownSchema,
+    column_fields,
+    recognise,
+)
 
 
 def convert(row, rows="example", **columns):
@@ -432,4 +439,4 @@ def test_documents():
 
 def test_fields_that_a_kind_of_rows_reads():
     assert column_fields("document") == {"text"}
-    assert column_fields("rated") == {"prompt", "completion", "label", "input", "system", "history"}
+    assert column_fields("rated") == {"prompt", "completion", "label", "input"}

@@ -138,6 +138,21 @@ def test_refused_rows_are_counted_and_the_first_ones_named(tokenizer, tmp_path, 
     assert all("no system" in reason for _, reason in shard.refused.first)
 
 
+def test_rows_of_another_shard_have_their_places(tokenizer, tmp_path):
+    """Thumbs up and down alternate, and the rows 4 and 5 are refused: of both shards together, by those numbers."""
+    file = tmp_path / "own.jinja"
+    file.write_text(REFUSES + tokenizer.chat_template)
+    bad = Example((("system", "s"), *HI.prompt), "Yo")
+    rows = [bad if place in (4, 5) else HI for place in range(8)]
+    up, down = (
+        made(tokenizer, [row if place % 2 == thumb else None for place, row in enumerate(rows)], template=str(file))
+        for thumb in (0, 1)
+    )
+    assert (len(up), len(down)) == (3, 3)
+    assert [place for place, _ in (down.refused + up.refused).first] == [4, 5]
+    assert (up.refused + down.refused).count == 2
+
+
 def test_pairs(tokenizer):
     """A prompt of 21 tokens. In a window of 23, "Yo" and "You" are the same, "Yo" and "yo" are not; of that pair the
     second is whole when its completion "y" + <|end|> is."""

@@ -86,26 +86,6 @@ def test_many_clients_are_summed_up():
     assert "median" not in text(holdings_table({client: north() for client in range(20)}))
 
 
-def held_out(**rows) -> dict[int, ClientHolding]:
-    """Holdings of clients by their numbers of held-out rows, `c0=2`."""
-    return {int(name[1:]): replace(north(), held_out=count) for name, count in rows.items()}
-
-
-def test_clients_without_held_out_rows_are_named(tmp_path, monkeypatch):
-    """They train, and take no part in evaluations: a warning in journal and log, once."""
-    logged = []
-    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
-    some = held_out(c0=2, c1=0, c2=5, c3=0)
-    assert evaluating_clients(some) == {0, 2}
-    told = "clients 1, 3 have no held-out rows and take no part in evaluations"
-    assert held_out_warning(some) == told
-    report_holdings({client: (holding, SAME) for client, holding in some.items()}, RunDirectory(tmp_path))
-    assert [line["reason"] for line in read_journal(tmp_path) if line["event"] == "warning"] == [told]
-    assert logged.count(told) == 1
-    assert held_out_warning(held_out(c0=1, c1=0)) == "client 1 has no held-out rows and takes no part in evaluations"
-    assert held_out_warning(held_out(c0=1, c1=2)) == ""
-
-
 def test_rows_that_teach_less_are_columns_where_there_are_any():
     """Cut answers always; rows that the template refuses, and pairs that are equal, where a client has some."""
     plain = text(holdings_table({0: north(), 1: replace(north(), cut=7)}))
@@ -139,11 +119,6 @@ def test_a_client_whose_answers_are_all_cut_is_named():
     assert "every completion of client 3 is cut at train.max-length" in told
 
 
-def test_a_client_whose_rated_answers_are_all_alike_is_named():
-    (told,) = row_warnings({0: north(), 2: replace(north(), one_kind=True)})
-    assert told.startswith("client 2: the training rows have one kind of label only")
-
-
 def test_notes_on_data_stand_once_for_the_clients_that_share_them():
     """Two clients of one set, a third with a file of its own, a fourth of which there is nothing to tell."""
     shared = "columns not read: id"
@@ -159,3 +134,23 @@ def test_notes_on_data_stand_once_for_the_clients_that_share_them():
 def test_the_numbers_of_a_line():
     (line,) = [line for line in text(holdings_table({0: north()})).splitlines() if "north" in line]
     assert line.replace("│", " ").split() == ["0", "north", "chat", "10", "2", "4", "1", "0", "3", "1,000"]
+
+
+def held_out(**rows) -> dict[int, ClientHolding]:
+    """Holdings of clients by their numbers of held-out rows, `c0=2`."""
+    return {int(name[1:]): replace(north(), held_out=count) for name, count in rows.items()}
+
+
+def test_clients_without_held_out_rows_are_named(tmp_path, monkeypatch):
+    """They train, and take no part in evaluations: a warning in journal and log, once."""
+    logged = []
+    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
+    some = held_out(c0=2, c1=0, c2=5, c3=0)
+    assert evaluating_clients(some) == {0, 2}
+    told = "clients 1, 3 have no held-out rows and take no part in evaluations"
+    assert held_out_warning(some) == told
+    report_holdings({client: (holding, SAME) for client, holding in some.items()}, RunDirectory(tmp_path))
+    assert [line["reason"] for line in read_journal(tmp_path) if line["event"] == "warning"] == [told]
+    assert logged.count(told) == 1
+    assert held_out_warning(held_out(c0=1, c1=0)) == "client 1 has no held-out rows and takes no part in evaluations"
+    assert held_out_warning(held_out(c0=1, c1=2)) == ""

@@ -18,7 +18,7 @@ def test_its_arithmetic_by_hand():
 
     matrix, vector = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))
     matrix.grad, vector.grad = torch.tensor([[1.0, 3.0], [0.0, 4.0]]), torch.tensor([5.0, 7.0])
-    correction = Centralized.asked_for(None)
+    correction = Centralized.requested(None)
     correction.apply([matrix, vector])
     assert matrix.grad.tolist() == [[-1, 1], [-2, 2]]
     assert vector.grad.tolist() == [5, 7]

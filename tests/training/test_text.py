@@ -88,7 +88,7 @@ def test_held_out_loss_is_the_mean_over_tokens(model, shard, start, plain_loss):
     assert numbers["perplexity"] == pytest.approx(math.exp(plain_loss([0, 1, 2])), rel=1e-4)
 
 
-def test_evaluation_is_of_the_adapter_that_is_asked_for(model, shard, start):
+def test_evaluation_is_of_the_adapter_that_is_requested(model, shard, start):
     """Training moves the resident model's adapter; the evaluation after it is of the job's own."""
     before = evaluate_text(model, shard, start, 3)
     _, after = train(model, steps(2, 2, 1, "adamw", 0.0, 1.0), shard, start, [0, 1, 2, 3])

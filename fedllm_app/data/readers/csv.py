@@ -3,11 +3,11 @@
 Quotation marks decide where a record ends, so a wrong one can swallow any number of rows. Three rules keep the count of
 bad rows honest:
 
-- A record whose fault shows in the line where it begins is taken to end with that line: one bad row.
-- From then on, all records must be written without any fault. One that is not shows that the lines since then may have
-  been lines of a cell: the file is refused with the line where the damage begins.
-- A record that is damaged and spans lines, or leaves a quotation mark open, has no end that anybody can tell: the file
-  is refused with the line where the record begins.
+- A damaged record whose fault shows in its first line is taken to end with that line: one bad row.
+- After such a row every record must be faultless. If one is not, the lines before it may have been lines of a damaged
+  cell, and the file is refused with the line where the damage begins.
+- Where a damaged record spans lines, or a quotation mark is never closed, the end of the record is unknown, and the
+  file is refused with the line where the record begins.
 """
 
 from __future__ import annotations
@@ -171,12 +171,12 @@ class _Records:
         return names
 
     def _check_end(self, begins: int) -> None:
-        """Refuse the file if this record shows that the end of a record was not where it seemed to be."""
+        """Refuse the file if this record has a fault, so that it may not end where it seems to."""
         if not self._faultless.fullmatch("".join(self._lines)):
             raise self._endless(self._damaged or begins)
 
     def _fitted(self, cells: list[str], width: int, begins: int) -> list[str]:
-        """The cells without empty ones at the end that the header does not name."""
+        """The cells without surplus ones at the end that are empty."""
         if len(cells) > width and not any(cells[width:]):
             return cells[:width]
         if len(self._lines) > 1:
@@ -184,7 +184,7 @@ class _Records:
         raise BadRow(f"{len(cells)} cells where the header names {width}")
 
     def _broken(self, error: csv.Error, begins: int) -> BadRow:
-        """The reason why a record of one line is bad; refuses the file where the record may have more lines."""
+        """Why a record of one line is bad; a record of several lines refuses the file."""
         text = "".join(self._lines)
         if len(self._lines) > 1:
             raise self._endless(self._damaged or begins) from None
@@ -197,14 +197,14 @@ class _Records:
 
     def _endless(self, begins: int) -> UnreadableFile:
         return UnreadableFile(
-            f"{self._file.path} line {begins}: nobody can tell where the record ends that begins there, because a "
-            "quotation mark is missing or not doubled; repair it (a cell that has quotation marks, delimiters or line "
-            'breaks stands in quotation marks, and each inside it is doubled: "")'
+            f"{self._file.path} line {begins}: the end of the record that begins there cannot be found, because a "
+            "quotation mark is missing or not doubled. Repair that record: a cell with delimiters, line breaks or "
+            'quotation marks must stand in quotation marks, and each one inside it must be doubled ("")'
         )
 
 
 def _faultless(dialect: Dialect) -> re.Pattern[str]:
-    """What a record looks like whose quotation marks are all around cells or doubled inside them."""
+    """A record in which every quotation mark stands around a cell or is doubled inside one."""
     between = re.escape(dialect.delimiter)
     blanks = " *+" if dialect.blank_after else ""
     cell = rf'{blanks}(?:"[^"]*+(?:""[^"]*+)*+"|[^"{between}\r\n]*+)'

@@ -1,7 +1,7 @@
 """Read JSON files: an object a line (JSONL), one array, or one object that `json_shapes` makes rows of.
 
-What a file holds is seen from its beginning more than from its ending: arrays in .jsonl files are as common as lines in
-.json files. A row that was printed over several lines is read, too.
+The beginning of a file decides which of them it is, more than the ending of its name: there are arrays in .jsonl files
+and lines in .json files. A row that was printed over several lines is read, too.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _whole(text: str, file: TextFile, encoding: str, notes: Notes) -> Located | 
         value, end = (_decode if is_array else _decode_object)(text, start)
         rest = text[end:].strip()
     except _RepeatedKey:
-        raise UnreadableFile(f"{file.path} holds an object that has a key twice, so that a row would be lost") from None
+        raise UnreadableFile(f"{file.path} holds an object that has a key twice: a value would be lost") from None
     except (ValueError, RecursionError):
         value, rest = _in_python(text), ""
         if value is None and is_array:
@@ -115,7 +115,7 @@ def _whole(text: str, file: TextFile, encoding: str, notes: Notes) -> Located | 
 
 
 def _items(rows: list[Any], name: str, broken: str | None) -> Located:
-    """Rows by number; `broken` is the encoding where some bytes of the file were none of it."""
+    """Rows by number; `broken` is the encoding if some bytes of the file are not valid in it."""
     for number, value in enumerate(rows, 1):
         try:
             if broken and not is_decoded(json.dumps(value, ensure_ascii=False)):
@@ -137,7 +137,7 @@ def _in_python(text: str) -> Any:
 
 
 def _array_items(text: str, start: int, file: TextFile) -> list[Any]:
-    """The items of an array that is no JSON as a whole: a comma too many or too few does no harm.
+    """The items of an array that is not valid JSON as a whole: a comma too many or too few does no harm.
 
     Raises
     ------
@@ -231,7 +231,7 @@ class _Lines:
         return BadRow(f"broken JSON: {_reason(error)}{place}")
 
     def _over_lines(self, text: str, error: Exception) -> dict[str, Any] | None:
-        """The object that a line begins and a later one ends; those lines are passed over then."""
+        """The object that begins in this line and ends in a later one; the lines up to there are then read."""
         if not isinstance(error, json.JSONDecodeError) or text[0] != "{":
             return None
         if error.pos < len(text) and not error.msg.startswith("Unterminated"):

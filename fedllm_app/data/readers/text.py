@@ -1,7 +1,7 @@
 """From the bytes of a file to its text: decompression, encoding, and where a byte is not text.
 
-Bytes that are no text in the encoding are smuggled through the parsers as surrogates (`errors="surrogateescape"`), so
-that they spoil the record that they stand in and no other.
+Bytes that are not text in the encoding pass through the parsers as surrogates (`errors="surrogateescape"`), so that
+they spoil only the record they are in.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class TextFile:
     path: Path
 
     def head(self) -> bytes:
-        """The first bytes. `UnreadableFile` if they are those of something else than text."""
+        """The first bytes. `UnreadableFile` if they show that the file is not text."""
         with self._bytes() as file:
             head = file.read(_HEAD)
-        for start, what in _OTHER_CONTENTS:
+        for start, contents in _OTHER_CONTENTS:
             if head.startswith(start):
-                raise UnreadableFile(f"{self.path} is {what}")
+                raise UnreadableFile(f"{self.path} is {contents}")
         return head
 
     @contextmanager
@@ -77,7 +77,7 @@ class TextFile:
         try:
             for number, line in enumerate(text, 1):
                 yield line.removeprefix("\ufeff") if number == 1 else line
-        except UnicodeError:  # an encoding of two bytes or four, in which nothing can be smuggled
+        except UnicodeError:  # an encoding of two or four bytes a character has no way around a broken one
             raise UnreadableFile(
                 f"{self.path} holds bytes soon after line {number} that are not {shown(encoding)}"
             ) from None
@@ -90,7 +90,7 @@ class TextFile:
             return io.BufferedReader(_XzFile(self.path), _BLOCK)
         import pyarrow as pa
 
-        # Unlike gzip and bz2 of the standard library, it complains of anything that follows the compressed data.
+        # Unlike gzip and bz2 of the standard library, it refuses a file in which other bytes follow the data.
         return pa.input_stream(str(self.path), compression=compression)
 
     def encoding(self, given: str) -> str:
@@ -101,9 +101,9 @@ class TextFile:
     def found_encoding(self, given: str) -> tuple[str, bool]:
         """The encoding given, else the one that the bytes of the whole file suggest; and whether all of them fit it.
 
-        UTF-8 is what is UTF-8 throughout, or has some characters of more than one byte: what is no UTF-8 beside them is
-        damage. Otherwise the file is cp1252, as Excel writes it in the West, if that makes text of it: letters beyond
-        ASCII stand alone or in pairs there, and in long runs in other scripts.
+        A file is UTF-8 if all of it is, or if it has characters of more than one byte; other bytes beside them are
+        damage. Otherwise it is cp1252, as Excel writes it in the West, if that gives text: there, letters beyond ASCII
+        stand alone or in pairs, while other scripts have long runs of them.
         """
         head = self.head()
         known = given or marked_encoding(head)
@@ -146,7 +146,7 @@ class TextFile:
 
 
 class _XzFile(io.RawIOBase):
-    """The bytes of an .xz file, stream after stream; `lzma.open` would not mind anything that follows the first."""
+    """The bytes of an .xz file, all its streams; `lzma.open` ignores damage after the first."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb")  # noqa: SIM115  closed with this file
@@ -178,7 +178,7 @@ class _XzFile(io.RawIOBase):
 
 
 def marked_encoding(head: bytes) -> str:
-    """The encoding that the first bytes of a file show: a byte order mark, or zeros between letters; "" for none."""
+    """The encoding that the first bytes show, by a byte order mark or by zeros between letters; "" for none."""
     for mark, encoding in _BOMS:
         if head.startswith(mark):
             return encoding
@@ -195,12 +195,12 @@ def shown(encoding: str) -> str:
 
 
 def is_decoded(text: str) -> bool:
-    """Whether no byte of the text was smuggled."""
+    """Whether all bytes of the text were valid in its encoding."""
     return text.isascii() or not _SMUGGLED.search(text)
 
 
 def check_decoded(text: str, encoding: str) -> None:
-    """Raise `BadRow` if bytes of the text were smuggled."""
+    """Raise `BadRow` if bytes of the text were not valid in its encoding."""
     if not text.isascii() and (broken := _SMUGGLED.search(text)):
         byte, place = ord(broken.group()) - 0xDC00, broken.start() + 1
         raise BadRow(

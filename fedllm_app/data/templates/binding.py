@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.data.control_tokens import ControlTokens
-from fedllm_app.data.templates.chat import Renderer, TemplateError, own_template
+from fedllm_app.data.templates.chat import Renderer, TemplateError, tokenizer_template
 from fedllm_app.data.templates.formats import FORMATS, Format, Turn
 from fedllm_app.data.templates.probe import REMEDY, Opening, Probe, faithful_renderer
 
@@ -160,7 +160,7 @@ def get_template(
     else:
         called = "the tokenizer's chat template" if name == "tokenizer" else f"the template {name}"
         if name == "tokenizer":
-            source = own_template(tokenizer)
+            source = tokenizer_template(tokenizer)
         elif source is None:
             source = template_source(name)
         render, ignores_prompt = faithful_renderer(tokenizer, source, called)

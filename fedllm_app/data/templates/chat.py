@@ -76,7 +76,7 @@ def chat_renderer(
     return render
 
 
-def own_template(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The chat template that comes with the tokenizer; of several, the default one."""
     if not tokenizer.chat_template:
         raise TemplateError(

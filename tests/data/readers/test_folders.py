@@ -59,7 +59,7 @@ def test_words_inside_words_are_no_split(name, folder):
         (["train_sft.jsonl", "train_prefs.jsonl"], "the splits train_prefs, train_sft"),
         (["train_test_mix.jsonl"], "train_test_mix.jsonl"),  # says two things
         (["test/train.jsonl"], "test/train.jsonl"),
-        (["test.jsonl", "data.jsonl"], "the splits test; 1 files belong to none"),
+        (["test.jsonl", "data.jsonl"], "the splits test and 1 files of none"),
     ],
 )
 def test_nothing_is_guessed_where_names_leave_it_open(names, told, folder):

@@ -152,24 +152,24 @@ def test_a_prompt_that_opens_a_thought_in_answers_too():
         "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
         "{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
     )
-    own = get_template("tokenizer", byte_level(["</s>"], template=template))
-    assert written(own, [("user", "1")], "4") == ("<|user|>1</s><|assistant|><think>\n", "\n</think>\n\n4</s>")
+    checked = get_template("tokenizer", byte_level(["</s>"], template=template))
+    assert written(checked, [("user", "1")], "4") == ("<|user|>1</s><|assistant|><think>\n", "\n</think>\n\n4</s>")
 
 
 def test_an_opening_that_the_template_leaves_out_of_prompts_is_added_to_them():
     """A template that does not know add_generation_prompt: who answers is no part of what the model says."""
     template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
-    own = get_template("tokenizer", byte_level(["</s>"], template=template))
-    assert written(own, [("user", "1")], "4") == ("<|user|>\n1</s>\n<|assistant|>\n", "4</s>")
+    checked = get_template("tokenizer", byte_level(["</s>"], template=template))
+    assert written(checked, [("user", "1")], "4") == ("<|user|>\n1</s>\n<|assistant|>\n", "4</s>")
     spaced = get_template("tokenizer", byte_level(["</s>"], template=template.replace("\n{{", " {{")))
     assert written(spaced, [("user", "1")], "4") == ("<|user|> 1</s>\n<|assistant|>", " 4</s>")
 
 
 def test_text_before_the_token_that_ends_a_turn_is_learnt():
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}></s>{% endfor %}"
-    own = get_template("tokenizer", byte_level(["</s>"], template=template))
-    assert (own.closing, own.end) == ("</assistant>", "</s>")
-    assert written(own, [("user", "1")], "4")[1] == "4</assistant></s>"
+    checked = get_template("tokenizer", byte_level(["</s>"], template=template))
+    assert (checked.closing, checked.end) == ("</assistant>", "</s>")
+    assert written(checked, [("user", "1")], "4")[1] == "4</assistant></s>"
 
 
 def test_the_date_is_always_the_same():
@@ -177,8 +177,8 @@ def test_the_date_is_always_the_same():
     formats = ["%d %b %Y", "%Y-%m-%d", "%A, %B %-d, %y", "%H:%M"]
     dates = "".join(f"{{{{ strftime_now('{text}') }}}}|" for text in formats)
     template = dates + "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
-    own = get_template("tokenizer", byte_level(["</s>"], template=template))
-    assert own.render_prompt([("user", "1")], None) == "26 Jul 2024|2024-07-26|Friday, July 26, 24|12:00|1</s>"
+    checked = get_template("tokenizer", byte_level(["</s>"], template=template))
+    assert checked.render_prompt([("user", "1")], None) == "26 Jul 2024|2024-07-26|Friday, July 26, 24|12:00|1</s>"
 
 
 def test_the_line_breaks_of_a_template_with_a_date_stay():
@@ -237,17 +237,17 @@ def test_a_template_of_single_questions_refuses_conversations():
     template = (
         "{{ messages[0].content }}{% if messages[-1].role == 'assistant' %}{{ messages[-1].content }}</s>{% endif %}"
     )
-    own = get_template("tokenizer", byte_level(["</s>"], template=template))
-    assert own.render_prompt(TURNS[:1], None) == "1"
+    checked = get_template("tokenizer", byte_level(["</s>"], template=template))
+    assert checked.render_prompt(TURNS[:1], None) == "1"
     with pytest.raises(TemplateError, match="leaves out or repeats the earlier turns"):
-        own.render_prompt(TURNS, None)
+        checked.render_prompt(TURNS, None)
 
 
 def test_a_template_that_drops_the_system_message_refuses_one():
     """From the row or from data.system-prompt; an empty one asks for nothing."""
     template = LOOP + "{% if m.role != 'system' %}{{ m.content }}</s>{% endif %}{% endfor %}"
-    own = get_template("tokenizer", byte_level(["</s>"], template=template))
+    checked = get_template("tokenizer", byte_level(["</s>"], template=template))
     for turns, system_prompt in (([("system", "Be kind."), *TURNS], None), (TURNS, "Be kind.")):
         with pytest.raises(TemplateError, match="leaves out the system message"):
-            own.render_prompt(turns, system_prompt)
-    assert own.render_prompt(TURNS, "") == own.render_prompt(TURNS, None) == "1</s>2</s>3</s>"
+            checked.render_prompt(turns, system_prompt)
+    assert checked.render_prompt(TURNS, "") == checked.render_prompt(TURNS, None) == "1</s>2</s>3</s>"
