@@ -16,23 +16,14 @@ FILES_TO_COME = {
     "data/readers/",
     "data/readers/csv.py",
     "data/templates/",
-    "training/kto.py",
-    "training/text.py",
 }
 # Keys that other branches bring along. To be emptied when they are merged.
 KEYS_TO_COME = {
     "data.delimiter",
     "data.encoding",
-    "data.label-column",
     "data.learn-turns",
     "data.special-tokens-in-text",
-    "data.text-column",
     "dpo.label-smoothing",
-    "kto.beta",
-    "kto.desirable-weight",
-    "kto.loss-type",
-    "kto.undesirable-weight",
-    "text.packing",
 }
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -71,7 +71,7 @@ def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the
 
 
 def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
-    """Sentences about rows that teach less than their number says: refused ones, and completions that are all cut."""
+    """Sentences about rows that teach less than their number says: refused ones, all cut, all labelled alike."""
     warnings = []
     refused = {client: holding for client, holding in holdings.items() if holding.refused}
     if refused:
@@ -86,6 +86,10 @@ def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
             f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
             "raise train.max-length"
         )
+    one_kind = [client for client, holding in holdings.items() if holding.one_kind]
+    if one_kind:
+        rows = "training rows have one kind of label only, so they teach no difference between good and bad answers"
+        warnings.append(f"{_clients(one_kind)}: the {rows}")
     return warnings
 
 
