@@ -160,7 +160,8 @@ class AdapterConfig(_Section):
 class DpoConfig(_Section):
     """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type.
 
-    `label_smoothing` is the share of pairs that are taken to be labelled the wrong way round, for the losses that know one.
+    `label_smoothing` is the share of pairs that are taken to be labelled the wrong way round, for the losses that know
+    one.
     """
 
     beta: Annotated[float, Field(gt=0)]

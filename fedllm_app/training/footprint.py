@@ -10,11 +10,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 
-from fedllm_app.training.head import PIECE
+from fedllm_app.training.head import PIECE, backbone_of
 
 # Measured on a CPU, see benchmarks/plan.py. What a process needs beyond what it holds, relative to what autograd keeps:
 # memory that the allocator has and cannot give back, and what the backward pass holds for a moment. Checkpointing makes
-# and drops a layer's activations all the time; its gaps go with what would be kept in float32 without, the large pieces.
+# and drops a layer's activations all the time; its gaps go with what would be kept in float32 without, the large
+# pieces.
 _GAPS = 0.35
 _CHECKPOINTING = 0.8
 _WORKSPACE = 128 * 2**20  # the libraries' own buffers for matrix products
@@ -124,7 +125,7 @@ def kept_for_backward(model: torch.nn.Module, rows: int, length: int) -> int:
 def kept_by_dtype(model: torch.nn.Module, rows: int, length: int) -> Counter[torch.dtype]:
     """Bytes that autograd keeps of a forward pass, by dtype; every storage once, parameters not counted."""
     base = model.get_base_model()
-    backbone = getattr(base, base.base_model_prefix)
+    backbone = backbone_of(base)
     model.train()
     with FakeTensorMode():
         own = _make_fake(model)

@@ -61,6 +61,11 @@ class _LabelLogProbs(torch.autograd.Function):
         return -gradient * gradient_of_log_probs[:, None].to(gradient.dtype), None, None, None
 
 
+def backbone_of(base: nn.Module) -> nn.Module:
+    """The model below its language-model head; `base` itself where it does not name one."""
+    return base.get_decoder() if base.base_model is base else base.base_model
+
+
 def completion_log_probs(
     base: nn.Module, labels: torch.Tensor, **inputs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -83,7 +88,7 @@ def completion_log_probs(
         For the n labelled positions, row by row: log-probability of the label (float32) and whether it is the most
         likely next token; and the mask of the labelled positions, shape (batch, length - 1).
     """
-    hidden = base.base_model(**inputs, use_cache=False).last_hidden_state
+    hidden = backbone_of(base)(**inputs, use_cache=False).last_hidden_state
     next_labels = labels[:, 1:]
     scored = next_labels != -100
     head = base.get_output_embeddings()
@@ -155,17 +160,19 @@ def choose_head(base: nn.Module, own: OwnLogits) -> str:
     -------
     str
         "completion" is `completion_log_probs`; "general" is TRL's head, which knows some scales and caps by their names
-        in a configuration and holds little of the logits, too; "own" are the model's own logits, of all positions, which
+        in a configuration and holds little of the logits, too; "own" are the model's own logits, of all positions,
+        which
         are right for every causal model.
     """
     forward, ids = base.forward, own.ids
-    if not own.factor or base.base_model is base:
+    backbone = backbone_of(base)
+    if not own.factor or backbone is base:
         return "own"
     expected = own.logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
     weight = base.get_output_embeddings().weight
     tolerance = _ROUNDING.get(weight.dtype, _COARSE) * (1 + float(expected.abs().max()))
-    with torch.no_grad(), _enlarged_output(base.base_model, own.factor) as calls:
-        base.base_model(input_ids=ids[:1, :1], use_cache=False)
+    with torch.no_grad(), _enlarged_output(backbone, own.factor) as calls:
+        backbone(input_ids=ids[:1, :1], use_cache=False)
         if not calls:
             return "own"
         if _alike(completion_log_probs(base, ids, input_ids=ids)[0], expected.flatten(), tolerance):
@@ -219,7 +226,8 @@ def _numbers(value: object) -> list[int]:
 def install_head(base: nn.Module, kind: str) -> None:
     """Make `base(..., labels=labels, fused_lm_head=True)` use a head of `choose_head`; any other call is as before.
 
-    Call it when the model is loaded, and again after TRL's trainer was built: the trainer puts its own head there, which
+    Call it when the model is loaded, and again after TRL's trainer was built: the trainer puts its own head there,
+    which
     scores every position where there is no GPU and computes an entropy and mean logits for metrics that federated
     rounds do not read (here both are zero).
     """

@@ -210,7 +210,7 @@ def test_a_directory_that_does_not_fit(tiny_model, tmp_path):
     save_peft_directory(tmp_path / "adapter", vector, Layout(manifest, settings))
     with pytest.raises(AdapterError, match="does not exist"):
         load_peft_directory(tmp_path / "elsewhere", manifest)
-    with pytest.raises(AdapterError, match=r"has shape \(4, 32\); is lora\.r"):
+    with pytest.raises(AdapterError, match=r"has shape \(4, 32\) and must have \(2, 32\) here: set lora\.r"):
         load_peft_directory(tmp_path / "adapter", draw(tiny_model, r=2)[1])
     with pytest.raises(AdapterError, match="down_proj"):
         load_peft_directory(tmp_path / "adapter", draw(tiny_model, targets=("down_proj",))[1])

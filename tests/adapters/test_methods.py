@@ -232,7 +232,7 @@ def test_a_model_without_known_modules_for_ia3(tmp_path):
 
     config = GPTNeoXJapaneseConfig(num_hidden_layers=1, hidden_size=32, num_attention_heads=4, vocab_size=99)
     config.save_pretrained(tmp_path)
-    with pytest.raises(AdapterError, match=r"adapter\.method does not fit this model"):
+    with pytest.raises(AdapterError, match=r"adapter\.method does not fit GPTNeoXJapaneseForCausalLM"):
         adapter_layout(locate_model(str(tmp_path)), AdapterValues(4, 8, 0.0, "all-linear", method="ia3"))
 
 

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, peft_config
 from fedllm_app.adapters.view import AdapterView
 from fedllm_app.models.base import load_base_model, locate_model
 from fedllm_app.training import head
-from fedllm_app.training.head import completion_log_probs, has_plain_head, install_completion_head, score_completions
+from fedllm_app.training.head import choose_head, completion_log_probs, install_head, own_logits, score_completions
 
 IDS = torch.tensor(np.random.default_rng(0).integers(3, 300, (3, 9)))
 # Rows of 9, 6 and 7 tokens, padded on the right; completions begin at 4, 5 and 1: 5 + 1 + 6 = 12 labels.
@@ -139,32 +140,99 @@ def test_bfloat16_model_gives_float32_losses(tiny_model):
     torch.testing.assert_close(loss, full_loss(base.float()), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "plain"),
-    [
-        ("logit_scale", 0.0625, False),
-        ("final_logit_softcapping", 30.0, False),
-        ("logits_scaling", 8.0, False),
-        ("output_router_logits", True, False),
-        ("logit_scale", 1.0, True),
-        ("final_logit_softcapping", None, True),
-        ("output_router_logits", False, True),
-    ],
-)
-def test_heads_that_do_more_are_not_plain(name, value, plain):
-    from transformers import LlamaConfig
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 
-    assert has_plain_head(LlamaConfig())
-    config = LlamaConfig()
-    setattr(config, name, value)
-    assert has_plain_head(config) is plain
+
+def small_model(kind: str, spread: float = 0.02, **changes):
+    """A random model of a kind of transformers', whose logits are as small as `spread` makes them."""
+    from transformers import AutoModelForCausalLM
+
+    config = getattr(transformers, f"{kind}Config")(**SMALL | changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for parameter in base.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_(0, spread)
+    return base
+
+
+KINDS = {
+    "Llama": ("completion", GROUPED),
+    "OPT": ("completion", {"ffn_dim": 64, "word_embed_proj_dim": 16}),
+    "Bloom": ("completion", {}),
+    "GPT2": ("completion", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "Gemma2": ("general", GROUPED | {"query_pre_attn_scalar": 8, "final_logit_softcapping": 30.0}),
+    "Cohere": ("general", GROUPED | {"logit_scale": 0.0625}),
+    "Granite": ("general", GROUPED | {"logits_scaling": 8.0}),
+    "ModernBertDecoder": ("own", {"cls_token_id": 0, "sep_token_id": 1}),
+    "RecurrentGemma": (
+        "own",
+        {"num_hidden_layers": 3, "block_types": ("recurrent", "recurrent", "attention"), "lru_width": 32, "head_dim": 8}
+        | {"intermediate_size": 192, "attention_window_size": 64, "logits_soft_cap": 30.0},
+    ),
+    "Bert": ("own", {"is_decoder": True}),
+    "xLSTM": ("own", {"num_heads": 4, "output_logit_soft_cap": 30.0}),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("spread", [0.02, 0.2])
+def test_the_head_gives_what_the_models_own_logits_give(kind, spread):
+    """Whatever a model does between backbone and logits. With a spread of 0.02 its logits are some tenths, where a cap of
+    30 changes them in the sixth digit: it must be noticed all the same, because training makes logits grow.
+    """
+    expected, changes = KINDS[kind]
+    base = small_model(kind, spread, **changes)
+    kind_of_head = choose_head(base, own_logits(base))
+    assert kind_of_head == expected
+    logits = base(input_ids=PADDED, attention_mask=MASK, use_cache=False).logits.float()
+    targets = LABELS[:, 1:].clamp(min=0)[..., None]
+    right = logits[:, :-1].log_softmax(-1).gather(2, targets)[..., 0] * (LABELS[:, 1:] != -100)
+    install_head(base, kind_of_head)
+    scored = base(input_ids=PADDED, attention_mask=MASK, labels=LABELS, use_cache=False, fused_lm_head=True)
+    torch.testing.assert_close(scored.log_probs, right, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_of_another_model_is_not_taken():
+    """The Llama's logits halved by code that no configuration names."""
+    base = small_model("Llama", **GROUPED)
+    base.lm_head.register_forward_hook(lambda _module, _arguments, output: output / 2)
+    assert choose_head(base, own_logits(base)) == "own"
+
+
+def test_the_cap_is_seen_in_bfloat16():
+    """Rounded to 8 bits, logits of 0.1 and their cap at 30 are the same numbers."""
+    base = small_model("RecurrentGemma", **KINDS["RecurrentGemma"][1]).bfloat16()
+    assert choose_head(base, own_logits(base)) == "own"
+    llama = small_model("Llama", **GROUPED).bfloat16()
+    assert choose_head(llama, own_logits(llama)) == "completion"
+
+
+@pytest.mark.parametrize("kind", ["completion", "general", "own"])
+def test_gradients_of_every_head_are_those_of_the_whole_logits(model, kind):
+    expected = gradients(model, full_loss(model))
+    install_head(model.get_base_model(), kind)
+    log_probs, _, _ = score_completions(model, PADDED, LABELS)
+    torch.testing.assert_close(gradients(model, -log_probs.sum()), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_installed_head_answers_only_the_call_for_log_probabilities(model):
     base = model.get_base_model()
     before = base(input_ids=PADDED, attention_mask=MASK).logits
     log_probs, correct, scored = completion_log_probs(base, LABELS, input_ids=PADDED)
-    install_completion_head(base)
+    install_head(base, "completion")
     assert torch.equal(base(input_ids=PADDED, attention_mask=MASK).logits, before)
     fused = base(input_ids=PADDED, attention_mask=MASK, labels=LABELS, use_cache=False, fused_lm_head=True)
     assert torch.equal(fused.label_mask, scored)
@@ -173,14 +241,9 @@ def test_installed_head_answers_only_the_call_for_log_probabilities(model):
     assert torch.equal(fused.is_top1[scored], correct)
 
 
-def test_a_head_that_is_not_plain_is_scored_by_trl(model):
-    """Logits halved, as a `logit_scale` of 0.5 asks for: the log-probabilities are those of half the logits."""
+def test_choosing_a_head_leaves_the_model_as_it_was(model):
     base = model.get_base_model()
-    base.config.logit_scale = 0.5
-    logits = model(input_ids=PADDED, attention_mask=MASK).logits
-    install_completion_head(base)
-    log_probs, correct, scored = score_completions(model, PADDED, LABELS)
-    targets = LABELS[:, 1:].clamp(min=0)[..., None]
-    expected = (0.5 * logits[:, :-1]).log_softmax(-1).gather(2, targets)[..., 0] * scored
-    torch.testing.assert_close(log_probs, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(correct[scored], (logits[:, :-1].argmax(-1) == LABELS[:, 1:])[scored])
+    before, forward = base(input_ids=PADDED).logits, base.forward
+    choose_head(base, own_logits(base))
+    assert base.forward == forward
+    assert torch.equal(base(input_ids=PADDED).logits, before)
