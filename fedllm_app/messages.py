@@ -46,6 +46,8 @@ class ClientHolding:
         why.
     equal : int
         Preference pairs whose answers are equal when cut, which are left out.
+    one_kind : bool
+        Whether the training rows are rated answers that all have the same label.
     duplicates : int
         Held-out rows that equal another row of the set.
     notes : str
@@ -64,6 +66,7 @@ class ClientHolding:
     refused: int = 0
     first_refused: str = ""
     equal: int = 0
+    one_kind: bool = False
     duplicates: int = 0
     notes: str = ""
 

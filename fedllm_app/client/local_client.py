@@ -104,6 +104,7 @@ class LocalClient:
             refused=shards.refused,
             first_refused=shards.first_refused,
             equal=shards.train.equal + shards.held_out.equal,
+            one_kind=shards.train.one_kind,
             duplicates=shards.duplicates,
             notes="; ".join(shards.notes),
         )

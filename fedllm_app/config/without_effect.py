@@ -12,7 +12,7 @@ _COMPARE_ROWS = ("aot", "aot_unpaired")
 
 def without_effect(config: Config) -> list[str]:
     """Options that are set and do nothing beside the others, a sentence each."""
-    return [*_of_dpo(config), *_of_adapter(config), *_of_model(config)]
+    return [*_of_dpo(config), *_of_reference(config), *_of_adapter(config), *_of_model(config)]
 
 
 def _of_dpo(config: Config) -> list[str]:
@@ -38,12 +38,18 @@ def _of_dpo(config: Config) -> list[str]:
             "train.batch-size = "
             "1 it is 'sigmoid': set a larger batch, or 'sigmoid'"
         )
-    if config.lora.dropout:
-        problems.append(
-            f"lora.dropout = {config.lora.dropout}: TRL's DPO switches dropout off, so that policy and reference are "
-            "compared on the same model; set 0.0 with train.task = 'dpo'"
-        )
     return problems
+
+
+def _of_reference(config: Config) -> list[str]:
+    """What TRL does not do where a policy is compared with a reference."""
+    task = config.train.task
+    if task not in ("dpo", "kto") or not config.lora.dropout:
+        return []
+    return [
+        f"lora.dropout = {config.lora.dropout}: TRL's {task.upper()} switches dropout off, so that policy and reference "
+        f"are compared on the same model; set 0.0 with train.task = {task!r}"
+    ]
 
 
 def _of_adapter(config: Config) -> list[str]:

@@ -72,7 +72,7 @@ def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the
 
 
 def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
-    """Sentences about rows that teach less than they seem to: refused ones, completions that are all cut, too few."""
+    """Sentences about rows that teach less than they seem to: refused, all cut, all labelled alike, too few."""
     warnings = []
     refused = {client: holding for client, holding in holdings.items() if holding.refused}
     if refused:
@@ -87,6 +87,10 @@ def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
             f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
             "raise train.max-length"
         )
+    one_kind = [client for client, holding in holdings.items() if holding.one_kind]
+    if one_kind:
+        rows = "training rows have one kind of label only, so they teach no difference between good and bad answers"
+        warnings.append(f"{_clients(one_kind)}: the {rows}")
     warnings += filter(None, [few_rows_warning({client: holding.examples for client, holding in holdings.items()})])
     return warnings
 
