@@ -47,8 +47,8 @@ def _of_reference(config: Config) -> list[str]:
     if task not in ("dpo", "kto") or not config.lora.dropout:
         return []
     return [
-        f"lora.dropout = {config.lora.dropout}: TRL's {task.upper()} switches dropout off, so that policy and reference "
-        f"are compared on the same model; set 0.0 with train.task = {task!r}"
+        f"lora.dropout = {config.lora.dropout}: TRL's {task.upper()} switches dropout off, so that policy and "
+        f"reference are compared on the same model; set 0.0 with train.task = {task!r}"
     ]
 
 
