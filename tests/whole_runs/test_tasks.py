@@ -165,6 +165,8 @@ def test_a_site_with_one_kind_of_label_takes_part_and_says_so(by_site, tmp_path)
         happy, mixed = (event for event in events(tmp_path / "run", kind) if event["round"] == 2)
         assert (happy["one_kind"], mixed["one_kind"]) == (1, 0)
         assert happy.keys() == mixed.keys()
+    (told,) = [event["reason"] for event in events(tmp_path / "run", "warning")]
+    assert told.startswith("client 0: the training rows have one kind of label only")
     assert happy["reward_margin"] == 0.0
     assert mixed["reward_margin"] != 0.0
     assert read_result(tmp_path / "run")["refused_replies"] == 0
