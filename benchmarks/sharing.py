@@ -55,7 +55,7 @@ def main() -> None:
         flat = default_run_config(ROOT) | {
             "model.name": model,
             "data.name": str(full_rows(Path(scratch) / "rows.jsonl", parsed)),
-            "data.held-out-examples": 0,
+            "data.held-out-share": 0.0,
             "data.template": "none",
             "train.max-length": parsed.length,
             "train.batch-size": parsed.batch,

@@ -103,6 +103,9 @@ class DataConfig(_Section):
     examples_per_client: Positive
     held_out_examples: NotNegative
     held_out_share: Share
+    minimum_rows: Positive
+    test: str
+    seed: NotNegative
     partition: Literal["iid", "dirichlet", "shard", "linear", "square", "exponential", "natural-id", "by-domain"]
     partition_column: str
     alpha: Annotated[float, Field(gt=0)]
