@@ -82,8 +82,8 @@ def load_start(directory: Path, layout: Layout) -> tuple[np.ndarray, tuple[str, 
     AdapterError
         One message with everything that differs from the run's adapter, and what to set.
     """
+    file = weights_file(directory, f"adapter.start = {str(directory)!r}")
     settings = read_settings(directory)
-    file = weights_file(directory)
     problems, notes = settings_differences(settings, layout.settings.values)
     if PROMPT not in layout.manifest.names and settings["peft_type"] == layout.settings.values["peft_type"]:
         problems += _tensor_differences(read_tensors(file), layout, alike=not problems)

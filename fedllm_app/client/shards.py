@@ -49,6 +49,7 @@ class ShardStore:
         if not len(train):
             raise EmptyShard(_nothing_left(train, data.train, self.tokenization.max_length))
         held_out = maker.make("held-out", self.selection.rows, data.held_out)
+        model.check_ids(max(train.largest_id, held_out.largest_id))
         refused = _first_refused(data.train, train) or _first_refused(data.held_out, held_out)
         shards = ClientShards(
             data.label, data.schema, f"{key}", train, held_out, data.bad, data.duplicates, data.notes, refused

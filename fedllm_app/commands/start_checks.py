@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from fedllm_app.adapters.peft_directory import weights_file
-from fedllm_app.adapters.start import read_settings
 from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
 from fedllm_app.config.sections import Config
 from fedllm_app.data.named_sets import BUILT_IN, set_names
@@ -61,9 +60,7 @@ def _check_model(config: Config) -> None:
         prepare_bitsandbytes(config.model.quantization)
         checked_start(config)
     elif config.adapter.start:
-        directory = adapter_directory(Path(config.adapter.start))
-        read_settings(directory)
-        weights_file(directory)
+        weights_file(adapter_directory(Path(config.adapter.start)), f"adapter.start = {config.adapter.start!r}")
 
 
 def _check_code(config: Config) -> None:

@@ -12,7 +12,7 @@ _COMPARE_ROWS = ("aot", "aot_unpaired")
 
 def without_effect(config: Config) -> list[str]:
     """Options that are set and do nothing beside the others, a sentence each."""
-    return [*_of_dpo(config), *_of_reference(config), *_of_adapter(config), *_of_model(config)]
+    return [*_of_dpo(config), *_of_references(config), *_of_adapter(config), *_of_model(config)]
 
 
 def _of_dpo(config: Config) -> list[str]:
@@ -41,15 +41,12 @@ def _of_dpo(config: Config) -> list[str]:
     return problems
 
 
-def _of_reference(config: Config) -> list[str]:
-    """What TRL does not do where a policy is compared with a reference."""
-    task = config.train.task
-    if task not in ("dpo", "kto") or not config.lora.dropout:
+def _of_references(config: Config) -> list[str]:
+    """Tasks that compare with a reference: TRL trains them without dropout, so that both are the same model."""
+    task, dropout = config.train.task, config.lora.dropout
+    if task not in ("dpo", "kto") or not dropout:
         return []
-    return [
-        f"lora.dropout = {config.lora.dropout}: TRL's {task.upper()} switches dropout off, so that policy and "
-        f"reference are compared on the same model; set 0.0 with train.task = {task!r}"
-    ]
+    return [f"lora.dropout = {dropout}: must be 0.0 with train.task = {task!r}, in which TRL switches dropout off"]
 
 
 def _of_adapter(config: Config) -> list[str]:

@@ -55,6 +55,11 @@ class RatedShard:
         return np.concatenate([self.up.lengths, self.down.lengths])[self.places]
 
     @property
+    def largest_id(self) -> int:
+        """See `Shard.largest_id`."""
+        return max(self.up.largest_id, self.down.largest_id)
+
+    @property
     def dropped(self) -> int:
         """Rows whose prompt left no room for a completion."""
         return self.up.dropped + self.down.dropped

@@ -118,6 +118,11 @@ class Shard:
         """Number of all tokens."""
         return len(self.tokens)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id; -1 where there are no tokens."""
+        return int(self.tokens.max(initial=-1))
+
     def tokens_of(self, indices: np.ndarray) -> int:
         """Number of the tokens of the examples at `indices`."""
         return int(self.lengths[indices].sum())
@@ -180,6 +185,11 @@ class PairShard:
     def total(self) -> int:
         """Number of all tokens."""
         return self.chosen.total + self.rejected.total
+
+    @property
+    def largest_id(self) -> int:
+        """The largest token id of all completions and prompts; -1 where there are none."""
+        return max(self.chosen.largest_id, self.rejected.largest_id)
 
     def tokens_of(self, indices: np.ndarray) -> int:
         """Number of the tokens of the pairs at `indices`, both completions with their prompts."""

@@ -234,16 +234,16 @@ def install_head(base: nn.Module, kind: str) -> None:
     if kind == "general":
         add_fused_lm_head(base, outputs=_FIELDS)
         return
-    other_calls = base.forward
-    score = completion_log_probs if kind == "completion" else partial(own_log_probs, logits_of=other_calls)
+    other_calls, plain = base.forward, kind == "completion"
 
     def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
         if not fused_lm_head:
             return other_calls(*args, labels=labels, **kwargs)
         del kwargs["use_cache"]
-        if kind == "completion" and kwargs.get("past_key_values") is None:
+        if plain and kwargs.get("past_key_values") is None:
             kwargs.pop("attention_mask", None)  # the trainers' collators pad on the right
-        log_probs, correct, scored = score(self, labels=labels, **kwargs)
+        scores = completion_log_probs if plain else partial(own_log_probs, logits_of=other_calls)
+        log_probs, correct, scored = scores(self, labels=labels, **kwargs)
         # masked_scatter keeps the graph connected even if no position is labelled.
         spread = log_probs.new_zeros(scored.shape).masked_scatter(scored, log_probs)
         unread = torch.zeros_like(spread, requires_grad=False)

@@ -60,15 +60,15 @@ def check_trainable(model: "PeftModel", method: str) -> None:
         The message names the modules.
     """
     row = probe_row(model.get_base_model())
-    with torch.enable_grad():  # a process whose first message is to evaluate loads the model without gradients
-        try:
-            log_probs, _, _ = score_completions(model, row, row)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # as above
-            raise misfit(model, method, error) from error
-        if log_probs.requires_grad:
-            log_probs.sum().backward()
+    try:
+        with torch.enable_grad():  # a caller may only want to score rows
+            loss = score_completions(model, row, row)[0].sum()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # as above
+        raise misfit(model, method, error) from error
+    if loss.requires_grad:
+        loss.backward()
     idle = untrained(model, method)
     model.zero_grad(set_to_none=True)
     if idle:

@@ -21,8 +21,17 @@ import numpy as np
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.methods import AdapterValues, adapter_layout, add_adapter, check_dora
 from fedllm_app.adapters.view import AdapterView
-from fedllm_app.models.base import ModelLocation, ModelValues, load_model, load_tokenizer, locate_model, stop_ids
+from fedllm_app.models.base import (
+    ModelLocation,
+    ModelValues,
+    load_model,
+    load_model_config,
+    load_tokenizer,
+    locate_model,
+    stop_ids,
+)
 from fedllm_app.models.check import tokenizer_notes
+from fedllm_app.models.files import UnusableModel
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.updates.parts import AGGREGATIONS
 
@@ -60,8 +69,25 @@ class Resident:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The base model's tokenizer."""
-        return load_tokenizer(self.location)
+        """The base model's tokenizer. UnusableModel if it is not one for this model."""
+        tokenizer = load_tokenizer(self.location)
+        for note in tokenizer_notes(tokenizer, self.rows, self.location):
+            _log.warning(note)
+        return tokenizer
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of the model's embedding: one more than the largest token id that it can read."""
+        return load_model_config(self.location).get_text_config().vocab_size
+
+    def check_ids(self, largest: int) -> None:
+        """Refuse tokenized rows that hold an id without a row in the embedding. UnusableModel names it."""
+        if largest >= self.rows:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise UnusableModel(
+                f"rows of text hold the token {token!r}, whose id {largest} is beyond the {self.rows} rows of the model's "
+                "embedding: take it out of the data and the template, or name a model that was trained with it"
+            )
 
     @cached_property
     def stops(self) -> tuple[int, ...]:
@@ -85,8 +111,6 @@ class Resident:
         check_dora(self.key.adapter.dora, self.key.model.quantization)
         layout = adapter_layout(self.location, self.key.adapter)
         base = load_model(self.key.model)
-        for note in tokenizer_notes(self.tokenizer, base.get_input_embeddings().weight.shape[0], self.location):
-            _log.warning(note)
         self.head = choose_head(base, probe_base(base, self.location))
         model = add_adapter(base, layout.settings.peft_config()).eval()
         freeze_home(model, self.key.aggregation)

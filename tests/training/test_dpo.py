@@ -11,7 +11,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from fedllm_app.adapters.methods import AdapterValues, peft_config
+from fedllm_app.adapters.methods import AdapterValues, draw_adapter, peft_config
 from fedllm_app.adapters.view import AdapterView
 from fedllm_app.client.local_client import ArrayLost
 from fedllm_app.data.shards import PairShard, Shard
@@ -113,13 +113,13 @@ def test_reference_is_the_start_in_every_round(make_client, assign):
     starting adapter gives ln 2 again, as it must if the reference never moved.
     """
     client = make_client(train__task="dpo")
-    zero = np.zeros(client.model.manifest.size, np.float32)
-    first, numbers = client.train(assign(client), {ADAPTER: zero + 0.01}, lambda *_: None)
-    start = client.train(assign(client), {ADAPTER: zero}, lambda *_: None)[1]["first-loss"]
+    untrained = draw_adapter(client.model.manifest, seed=0)  # B is zero: the base itself
+    first, numbers = client.train(assign(client), {ADAPTER: untrained + 0.01}, lambda *_: None)
+    start = client.train(assign(client), {ADAPTER: untrained}, lambda *_: None)[1]["first-loss"]
     moved = client.train(assign(client, server_round=2), {ADAPTER: first[ADAPTER] * 5}, lambda *_: None)[1][
         "first-loss"
     ]
-    again = client.train(assign(client, server_round=3), {ADAPTER: zero}, lambda *_: None)[1]["first-loss"]
+    again = client.train(assign(client, server_round=3), {ADAPTER: untrained}, lambda *_: None)[1]["first-loss"]
     assert start == pytest.approx(math.log(2), abs=1e-6)
     assert again == pytest.approx(math.log(2), abs=1e-6)
     assert abs(moved - math.log(2)) > 1e-4
@@ -132,26 +132,28 @@ def test_references_are_computed_once_per_pair(make_client, assign, monkeypatch)
     counted = lambda *args, **options: computed.append(len(args[2])) or real(*args, **options)  # noqa: E731
     monkeypatch.setattr(dpo, "completion_log_probs_of", counted)
     client = make_client(train__task="dpo")
-    zero = np.zeros(client.model.manifest.size, np.float32)
+    untrained = draw_adapter(client.model.manifest, seed=0)  # B is zero: the base itself
     for server_round in (1, 2):
         client.train(
-            assign(client, server_round=server_round, position=2 * (server_round - 1)), {ADAPTER: zero}, lambda *_: None
+            assign(client, server_round=server_round, position=2 * (server_round - 1)),
+            {ADAPTER: untrained},
+            lambda *_: None,
         )
     assert computed == [4, 4]
     resumed = make_client(run_id=2, train__task="dpo")
-    resumed.train(assign(resumed, server_round=2, position=2), {ADAPTER: zero}, lambda *_: None)
+    resumed.train(assign(resumed, server_round=2, position=2), {ADAPTER: untrained}, lambda *_: None)
     assert computed == [4, 4]
 
 
 def test_a_sent_reference_is_kept_and_a_lost_one_is_named(make_client, assign):
     """With adapter.start the reference is an adapter that the server sends once; without it the client refuses."""
     client = make_client(train__task="dpo")
-    zero = np.zeros(client.model.manifest.size, np.float32)
-    reference = zero + 0.05
+    untrained = draw_adapter(client.model.manifest, seed=0)  # B is zero: the base itself
+    reference = untrained + 0.05
     known = {"once": {REFERENCE: vector_hash(reference)}}
     with pytest.raises(ArrayLost, match="'reference' that the server sends once"):
-        client.train(assign(client, **known), {ADAPTER: zero}, lambda *_: None)
-    client.train(assign(client, **known), {ADAPTER: zero, REFERENCE: reference}, lambda *_: None)
+        client.train(assign(client, **known), {ADAPTER: untrained}, lambda *_: None)
+    client.train(assign(client, **known), {ADAPTER: untrained, REFERENCE: reference}, lambda *_: None)
     first = client.train(assign(client, server_round=2, **known), {ADAPTER: reference}, lambda *_: None)[1][
         "first-loss"
     ]
