@@ -4,8 +4,10 @@
     python benchmarks/algorithms.py --names fedavg scaffold --seeds 42 -c "train.rounds=4"
     python benchmarks/algorithms.py --dpo /absolute/path/of/hh-rlhf/harmless.jsonl
 
-Each row is one algorithm, mean and deviation over the seeds. Instruction tuning: exact match on 60 held-out questions of
-each of the four domains, every model asked all of them; for `local` the mean over the four clients' models, and in a row
+Each row is one algorithm, mean and deviation over the seeds. Instruction tuning: exact match on 60 held-out questions
+of
+each of the four domains, every model asked all of them; for `local` the mean over the four clients' models, and in a
+row
 of its own what each reaches on its own domain. With --dpo: reward accuracy of the last adapter on the clients' held-out
 pairs; the base is the reference policy, so its rewards are equal and its accuracy one half by definition. Seconds are
 those of the rounds, megabytes what travelled. Every run is printed as one JSON line, then the table as Markdown.

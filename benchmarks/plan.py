@@ -1,6 +1,7 @@
 """`fedllm plan` against what runs then need: bytes and the peak memory of a client, one JSON line a configuration.
 
-    python benchmarks/plan.py --data /absolute/path/of/gsm8k/train.jsonl --pairs /absolute/path/of/hh-rlhf/harmless.jsonl
+    python benchmarks/plan.py --data /absolute/path/of/gsm8k/train.jsonl --pairs
+    /absolute/path/of/hh-rlhf/harmless.jsonl
 
 Every configuration is planned in a process of its own, as a user would, and then run for one round.
 """

@@ -1,11 +1,13 @@
 """Clients sharing one machine: tokens a second and memory with 1, 2 and 4 of them at a time, one JSON line each.
 
-    python benchmarks/sharing.py                          # the demo's model, on a GPU if there is one, else on CPU cores
+    python benchmarks/sharing.py                          # the demo's model, on a GPU if there is one, else on CPU
+    cores
     python benchmarks/sharing.py --size 7b --length 512 --batch 16 -c "model.quantization='int8'"
 
 Four clients train for two rounds; the second, in which everything is loaded, is timed. Every row fills the window, so a
 step has batch x length tokens. With a GPU each client gets its share of it (`client-resources-num-gpus`), without one
-its share of the cores. Sizes other than `demo` are models of that many parameters with random weights, which train as fast
+its share of the cores. Sizes other than `demo` are models of that many parameters with random weights, which train as
+fast
 as trained ones; they are made here from a configuration, with the demo's tokenizer.
 """
 
@@ -53,7 +55,7 @@ def main() -> None:
         flat = default_run_config(ROOT) | {
             "model.name": model,
             "data.name": str(full_rows(Path(scratch) / "rows.jsonl", parsed)),
-            "data.held-out-examples": 0,
+            "data.held-out-share": 0.0,
             "data.template": "none",
             "train.max-length": parsed.length,
             "train.batch-size": parsed.batch,
@@ -75,7 +77,8 @@ def main() -> None:
 
 
 def apart(function: Callable, *arguments):
-    """The function's result from a process of its own, so that nothing of CUDA stays in this one: clients need the GPU."""
+    """The function's result from a process of its own, so that nothing of CUDA stays in this one: clients need the
+    GPU."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

@@ -1,4 +1,5 @@
-"""The base class of the errors that a user can act on: the command line prints them as a sentence, without a traceback."""
+"""The base class of the errors that a user can act on: the command line prints them as a sentence, without a
+traceback."""
 
 
 class UserError(ValueError):

@@ -21,6 +21,12 @@ PEAK_MEMORY, PEAK_GPU_MEMORY = "peak-memory-mb", "peak-gpu-memory-mb"
 CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
 
 
+def plain_text(text: str, limit: int = 1000) -> str:
+    """Text that came from a client, safe to print and to journal: one line, no control characters, shortened."""
+    printable = "".join(character if character.isprintable() else " " for character in text[: limit + 1])
+    return printable if len(text) <= limit else f"{printable[:limit]}… ({len(text)} characters)"
+
+
 class BadMessage(UserError):
     """A message lacks something or carries something impossible; the text says what."""
 
@@ -46,6 +52,8 @@ class ClientHolding:
         why.
     equal : int
         Preference pairs whose answers are equal when cut, which are left out.
+    one_kind : bool
+        Whether the training rows are rated answers that all have the same label.
     duplicates : int
         Held-out rows that equal another row of the set.
     notes : str
@@ -64,6 +72,7 @@ class ClientHolding:
     refused: int = 0
     first_refused: str = ""
     equal: int = 0
+    one_kind: bool = False
     duplicates: int = 0
     notes: str = ""
 
@@ -77,9 +86,11 @@ class ClientHolding:
         keys = {field.name: field.name.replace("_", "-") for field in fields(cls)}
         wanted = [field.name for field in fields(cls) if field.default is MISSING or keys[field.name] in config]
         try:
-            return cls(**{name: config[keys[name]] for name in wanted})
+            values = {name: config[keys[name]] for name in wanted}
         except KeyError as error:
             raise BadMessage(f"a client's description of its data lacks {error}") from None
+        texts = {name: plain_text(value) for name, value in values.items() if isinstance(value, str)}
+        return cls(**(values | texts))
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def _put_directory(new: Path, path: Path) -> None:
         if aside.exists() and not path.exists():
             os.replace(aside, path)
         raise
-    # The new one is in place. What cannot be removed, a link or a file that is still open, must not turn that into an error.
+    # The new one is in place. What cannot be removed, a link or a file that is still open, must not turn that into an
+    # error.
     shutil.rmtree(aside, ignore_errors=True)
 
 

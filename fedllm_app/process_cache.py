@@ -19,7 +19,8 @@ class ProcessCache:
     def get(self, kind: str, key: Hashable, make: Callable[[], Any], keep: int = 1) -> Any:
         """Return the value of `key`, made on first use; at most `keep` values of a kind stay.
 
-        The least recently used value is dropped before a new one is made, so that two large ones never stand side by side.
+        The least recently used value is dropped before a new one is made, so that two large ones never stand side by
+        side.
         """
         values = self._kinds.setdefault(kind, OrderedDict())
         if key not in values:

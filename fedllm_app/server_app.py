@@ -79,6 +79,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         ledger=ledger,
         chain=chain,
         once=once,
+        examples=None if strategy.pooled else {client: held.examples for client, (held, _) in holdings.items()},
     )
     schedule = Schedule.of(config, len(nodes))
 

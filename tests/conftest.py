@@ -70,12 +70,14 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def wide_model(tmp_path_factory) -> Path:
-    """Like `tiny_model`, with rows of weights that are whole blocks of 64: on a CPU, bitsandbytes needs that for nf4."""
+    """Like `tiny_model`, with rows of weights that are whole blocks of 64: on a CPU, bitsandbytes needs that for
+    nf4."""
     return save_llama(tmp_path_factory.mktemp("wide-model"), 64, 128, 0.1)
 
 
 def save_llama(directory: Path, hidden: int, intermediate: int, spread: float) -> Path:
-    """A random Llama of two layers and its tokenizer; `spread` wide enough for logits that differ by more than rounding."""
+    """A random Llama of two layers and its tokenizer; `spread` wide enough for logits that differ by more than
+    rounding."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -101,6 +101,7 @@ def sites(tmp_path, context):
     context.run_config["data.max-bad-share"] = 0.2
     context.run_config["clients.number"] = 2
     context.run_config["data.held-out-share"] = 0.25
+    context.run_config["data.held-out-examples"] = 0
     return at
 
 
@@ -122,12 +123,12 @@ def test_sites_train_in_one_run(sites):
     for client, name in enumerate(("rome", "oslo")):
         context = sites(name)
         manifest = ask(context, "query.describe", client=client, clients=2).content[CONFIG]["manifest"]
-        adapter = client_app._local_client(context, 2).model.adapter.read()
+        view = client_app._local_client(context, 2).model.manifest
         assignment = Assignment(
             client=client, clients=2, server_round=1, position=0, learning_rate=1e-3, manifest=manifest
         )
         content = RecordDict({CONFIG: ConfigRecord(assignment.to_config())})
-        content[ARRAYS] = adapter_record(adapter)
+        content[ARRAYS] = adapter_record(np.full(view.size, 0.01, np.float32))
         message = Message(content, dst_node_id=11, message_type="train")
         message.metadata._message_id = "asked"
         answer = client_app.app(message, context)

@@ -10,31 +10,6 @@ from fedllm_app.commands.main import SUBCOMMANDS
 from fedllm_app.commands.run import is_local
 from fedllm_app.config.parse import default_run_config
 
-# Files that other branches bring along. To be emptied when they are merged.
-FILES_TO_COME = {
-    "data/origins.py",
-    "data/readers/",
-    "data/readers/csv.py",
-    "data/templates/",
-    "training/kto.py",
-    "training/text.py",
-}
-# Keys that other branches bring along. To be emptied when they are merged.
-KEYS_TO_COME = {
-    "data.delimiter",
-    "data.encoding",
-    "data.label-column",
-    "data.learn-turns",
-    "data.special-tokens-in-text",
-    "data.text-column",
-    "dpo.label-smoothing",
-    "kto.beta",
-    "kto.desirable-weight",
-    "kto.loss-type",
-    "kto.undesirable-weight",
-    "text.packing",
-}
-
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 
@@ -68,7 +43,7 @@ def test_every_key_has_a_line_in_a_table_of_the_configuration_page():
 
 def test_the_configuration_page_names_no_key_that_is_gone():
     """What looks like a key in a first cell (a section of pyproject.toml, a dot, a name) is one."""
-    keys = default_run_config(ROOT).keys() | KEYS_TO_COME
+    keys = default_run_config(ROOT).keys()
     sections = {key.partition(".")[0] for key in keys}
     named = {key for cell in first_cells(CONFIGURATION.read_text()) for key in re.findall(r"`([a-z]+\.[^`]+)`", cell)}
     assert sorted(key for key in named - keys if key.partition(".")[0] in sections) == []
@@ -91,8 +66,6 @@ def test_relative_links_lead_somewhere(page):
             continue
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
-        if str(linked.relative_to(ROOT.resolve()) if path else "") in FILES_TO_COME:
-            continue
         assert linked.exists(), f"{page.name} links to {target}, which does not exist"
         if anchor:
             assert anchor in anchors(linked.read_text()), f"{page.name} links to {target}, and there is no such heading"
@@ -108,7 +81,7 @@ def test_files_that_a_page_names_exist(page):
         span for span in spans if re.fullmatch(r"[\w./-]*(/[\w./-]*|\.py)", span) and not span.startswith("FEDLLM")
     }
     assert len(paths) > 5
-    assert sorted(path for path in paths - FILES_TO_COME if not is_there(path)) == []
+    assert sorted(path for path in paths if not is_there(path)) == []
 
 
 def test_the_flower_configuration_of_the_readme_is_complete(flower_home):

@@ -103,8 +103,8 @@ def add_adapter(base: "torch.nn.Module", adapter: "peft.PeftConfig") -> "peft.Pe
     except (ValueError, TypeError) as error:  # PEFT raises the second where it does not find the embedding
         key = "lora.target-modules" if adapter.peft_type == PeftType.LORA else "adapter.method"
         raise AdapterError(
-            f"{key} does not fit {type(base).__name__}: {str(error).splitlines()[0].rstrip('.')} (layers of this model: "
-            f"{some(layer_names(base), 12)})"
+            f"{key} does not fit {type(base).__name__}: {str(error).splitlines()[0].rstrip('.')} "
+            f"(layers of this model: {some(layer_names(base), 12)})"
         ) from error
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         # Losses multiply hidden states by the head's weight directly, so an adapter on it would never be trained.

@@ -46,7 +46,8 @@ def save_peft_directory(directory: Path, vector: np.ndarray, layout: Layout) -> 
 
 
 def load_peft_directory(directory: Path, manifest: Manifest) -> np.ndarray:
-    """Read the packed vector of a PEFT directory whose adapter has the layout `manifest`; whatever float it is stored in.
+    """Read the packed vector of a PEFT directory whose adapter has the layout `manifest`; whatever float it is stored
+    in.
 
     Raises
     ------
@@ -69,7 +70,8 @@ def load_peft_directory(directory: Path, manifest: Manifest) -> np.ndarray:
         key = "adapter.virtual-tokens" if PROMPT in manifest.names else "lora.r"
         shape = dict(zip(manifest.names, manifest.shapes, strict=True))[wrong[0]]
         raise AdapterError(
-            f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape} and must have {shape} here: set {key} to what it was "
+            f"{file}: {wrong[0]} has shape {tensors[wrong[0]].shape} and must have {shape} here: set {key} to what it "
+            "was "
             "trained with, and model.name to its base"
         )
     return manifest.pack(tensors)

@@ -14,7 +14,8 @@ _TOKENS = 8
 def unreached(model: "PeftModel", method: str) -> list[str]:
     """Patterns of the adapted modules that no row of text passes through, in a model on the meta device.
 
-    The other modality's tower is one, and so is cross-attention without an encoder. Models whose forward pass depends on
+    The other modality's tower is one, and so is cross-attention without an encoder. Models whose forward pass depends
+    on
     values cannot be walked through without them; their adapters are checked when the weights are loaded, and so is what
     a row passes through without a gradient (`training.probe`).
 
@@ -44,7 +45,8 @@ def unreached(model: "PeftModel", method: str) -> list[str]:
 
 
 def untrained(model: "PeftModel", method: str) -> list[str]:
-    """The modules that a backward pass has not reached, as patterns. AdapterError if it has reached no parameter at all."""
+    """The modules that a backward pass has not reached, as patterns. AdapterError if it has reached no parameter at
+    all."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if all(parameter.grad is None for parameter in trained):
         raise AdapterError(
@@ -60,7 +62,8 @@ def misfit(model: "PeftModel", method: str, failure: Exception) -> AdapterError:
     reason = f"{type(failure).__name__}: {lines[0]}" if lines else type(failure).__name__
     others = "name layers in lora.target-modules" if method == "lora" else "choose another method, such as 'lora'"
     return AdapterError(
-        f"adapter.method = {method!r} does not fit {type(model.get_base_model()).__name__}: its forward pass fails with "
+        f"adapter.method = {method!r} does not fit {type(model.get_base_model()).__name__}: its forward pass fails "
+        "with "
         f"that adapter ({reason[:200]}); {others}"
     )
 

@@ -113,7 +113,8 @@ def read_settings(directory: Path) -> dict:
 
 
 def settings_differences(settings: Mapping, own: Mapping) -> tuple[list[str], list[str]]:
-    """What differs between the settings of an adapter and the run's own: what forbids it, and what only is to be told."""
+    """What differs between the settings of an adapter and the run's own: what forbids it, and what only is to be
+    told."""
     problems, notes = _base_differences(settings.get("base_model_name_or_path"), own["base_model_name_or_path"])
     if settings["peft_type"] != own["peft_type"]:
         found = METHOD_OF.get(settings["peft_type"])
@@ -166,7 +167,8 @@ def _base_differences(base: str | None, own: str) -> tuple[list[str], list[str]]
     if PurePath(base).name.lower() == PurePath(own).name.lower():
         return [], [f"its base is recorded as {base}, which is taken for model.name = {own}"]
     return [
-        f"base model: it was trained on {base}, model.name = {own!r}: name its base; if both are the same weights, correct "
+        f"base model: it was trained on {base}, model.name = {own!r}: name its base; if both are the same weights, "
+        "correct "
         f"base_model_name_or_path in its {SETTINGS_FILE}"
     ], []
 
@@ -180,13 +182,15 @@ def _lora_differences(settings: Mapping, own: Mapping) -> list[str]:
     scale, own_scale = _scale(alpha, rank, stabilised), _scale(own["lora_alpha"], own_rank, bool(own["use_rslora"]))
     if not math.isclose(scale, own_scale):
         problems.append(
-            f"scale: {scale:g} there ({'lora_alpha / √r' if stabilised else 'lora_alpha / r'} with lora_alpha = {alpha}), "
+            f"scale: {scale:g} there ({'lora_alpha / √r' if stabilised else 'lora_alpha / r'} with lora_alpha = "
+            f"{alpha}), "
             f"{own_scale:g} here: set lora.alpha = {alpha}, lora.rslora = {_toml(stabilised)}"
         )
     start = settings.get("init_lora_weights", True)
     if start not in _BASE_UNTOUCHED:
         problems.append(
-            f"init_lora_weights = {start!r}: that way of starting changes the base's weights too, so the adapter is one on "
+            f"init_lora_weights = {start!r}: that way of starting changes the base's weights too, so the adapter is "
+            "one on "
             "another base: convert it with PEFT (path_initial_model_for_weight_conversion) first"
         )
     return problems
@@ -197,13 +201,15 @@ def _scale(alpha: float, rank: int, stabilised: bool) -> float:
 
 
 def _tensor_differences(tensors: Mapping[str, np.ndarray], layout: Layout, alike: bool) -> list[str]:
-    """Which modules only one of both adapts and, where the settings are `alike`, tensors that differ in name or shape."""
+    """Which modules only one of both adapts and, where the settings are `alike`, tensors that differ in name or
+    shape."""
     shapes = dict(zip(layout.manifest.names, layout.manifest.shapes, strict=True))
     foreign = {name for name in tensors if not any(mark in name for mark in _MARKS)}
     problems = []
     if foreign:
         problems.append(
-            f"it holds {len(foreign)} tensors that are no part of an adapter ({some(map(_short, foreign))}): full weights or "
+            f"it holds {len(foreign)} tensors that are no part of an adapter ({some(map(_short, foreign))}): full "
+            "weights or "
             "biases were trained beside it, which this app does not do"
         )
     theirs, own = {_module(name) for name in tensors.keys() - foreign}, {_module(name) for name in shapes}

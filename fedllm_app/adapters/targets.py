@@ -96,7 +96,8 @@ def without_gradient(model: "PeftModel") -> list[str]:
 def never_met(met: Mapping[str, bool]) -> list[str]:
     """The patterns of modules of which none was met.
 
-    Layers that differ in number are one: of experts a short row meets a few only, and layers of two kinds may take turns.
+    Layers that differ in number are one: of experts a short row meets a few only, and layers of two kinds may take
+    turns.
     """
     patterns: dict[str, bool] = defaultdict(bool)
     for name, here in met.items():

@@ -55,6 +55,7 @@ def _build(run_id: int, flat: dict, clients: int, site: SiteItems) -> LocalClien
         task=import_class(spec.implementation, Task, "The task")(config),
         chain=build_chain(config.update.steps, config.update.compress),
         corrections=tuple(import_class(path, Correction, "The correction") for path in own),
+        seed=config.run.seed,
         evaluate_examples=config.evaluate.examples,
         draw_home=lambda: _drawn_home(config),
     )

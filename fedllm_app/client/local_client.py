@@ -6,7 +6,7 @@ keep lies on its disk.
 
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,8 @@ class LocalClient:
         The model and adapter.
     corrections : tuple[type[Correction], ...]
         Corrections of the user's own, beside those of the table.
+    seed : int
+        Of the order of rows and of dropout: `run.seed`.
     evaluate_examples : int
         Held-out rows of an evaluation.
     draw_home : Callable[[], np.ndarray]
@@ -60,6 +62,7 @@ class LocalClient:
     task: Task
     chain: UpdateChain
     corrections: tuple[type[Correction], ...]
+    seed: int
     evaluate_examples: int
     draw_home: Callable[[], np.ndarray]
 
@@ -101,6 +104,7 @@ class LocalClient:
             refused=shards.refused,
             first_refused=shards.first_refused,
             equal=shards.train.equal + shards.held_out.equal,
+            one_kind=shards.train.one_kind,
             duplicates=shards.duplicates,
             notes="; ".join(shards.notes),
         )
@@ -132,9 +136,13 @@ class LocalClient:
         }
 
     def evaluate(self, assignment: Assignment, vectors: Vectors) -> Numbers:
-        """Held-out metrics of the adapter on the client's held-out rows."""
+        """Metrics of the adapter on the client's held-out rows, and as "test-…" on those of the common test set."""
         job = self._job(assignment, vectors, self.shards(assignment.client), [], None)
         metrics = self.task.evaluate(job, self.evaluate_examples)
+        test = self.store.test(self.model)
+        if test is not None:
+            tested = self.task.evaluate(replace(job, shards=test), self.evaluate_examples)
+            metrics |= {f"test-{name}": value for name, value in tested.items()}
         return {**metrics, **_memory(), "client": assignment.client}
 
     def indices(self, shards: ClientShards, assignment: Assignment) -> np.ndarray:
@@ -145,7 +153,7 @@ class LocalClient:
             client=assignment.client,
             clients=assignment.clients,
             pooled=pooled,
-            seed=self.store.selection.seed,
+            seed=self.seed,
             # The pool is walked by rounds.
             steps=(assignment.server_round - 1) * train.local_steps if pooled else assignment.position,
             per_step=train.batch_size * train.gradient_accumulation,
@@ -155,7 +163,7 @@ class LocalClient:
 
     def _job(self, assignment, vectors: Vectors, shards: ClientShards, corrections, progress) -> Job:
         self._place_home(assignment, vectors)
-        parts = [self.store.selection.seed, 3, assignment.client, assignment.server_round]
+        parts = [self.seed, 3, assignment.client, assignment.server_round]
         return Job(
             model=self.model,
             train=self.train_config,

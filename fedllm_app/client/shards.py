@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedllm_app.client.policy import check_pooling
-from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data
+from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data, test_rows
 from fedllm_app.data.row_shards import AnyShard, ShardMaker, join_rows
 from fedllm_app.data.shards import EmptyShard, batches, walk
 from fedllm_app.data.sources import TooManyBadRows
@@ -26,6 +26,14 @@ class ShardStore:
         """The shards of a client."""
         key = (self.selection, self.tokenization, model.key, client)
         return PROCESS_CACHE.get("client shards", key, lambda: self._make(client, model), keep=_OPEN)
+
+    def test(self, model: Resident) -> ClientShards | None:
+        """The common test set, as held-out rows; None if there is none."""
+        data = test_rows(self.selection)
+        if data is None:
+            return None
+        key = (self.selection, self.tokenization, model.key)
+        return PROCESS_CACHE.get("test shards", key, lambda: self._test(data, model))
 
     def pooled(self, model: Resident) -> ClientShards:
         """The rows of all clients, as if one owned them. SiteRefuses at a site with rows of its own."""
@@ -55,6 +63,15 @@ class ShardStore:
                 "another data.template, or raise data.max-bad-share"
             )
         return shards
+
+    def _test(self, data: ClientData, model: Resident) -> ClientShards:
+        key = self._key(data, model)
+        maker = ShardMaker(model.tokenizer, self.tokenization, key, model.stops)
+        train = maker.make("test-train", self.selection.rows, data.train)
+        held_out = maker.make("test", self.selection.rows, data.held_out)
+        if not len(held_out):
+            raise EmptyShard(f"data.test = {self.selection.test!r} holds no row that fits train.max-length")
+        return ClientShards(data.label, data.schema, f"{key}", train, held_out)
 
     def _pool(self, model: Resident) -> ClientShards:
         clients = [self.client(client, model) for client in range(self.selection.clients)]

@@ -55,7 +55,8 @@ def site_items(node_config: NodeConfig) -> SiteItems:
 
 
 def at_site(selection: DataSelection, items: SiteItems) -> DataSelection:
-    """The selection with the site's own path, columns, split and text format; a site that names a path owns all of it."""
+    """The selection with the site's own path, columns, split and text format; a site that names a path owns all of
+    it."""
     settings = dict(items)
     columns = {field: settings[key] for key, field in _COLUMNS.items() if key in settings}
     changes: dict[str, object] = {

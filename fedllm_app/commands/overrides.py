@@ -71,7 +71,8 @@ def _read_pairs(text: str, defaults: FlatConfig) -> dict[str, Value]:
         if text[end:].strip():
             raise ConfigError(
                 [
-                    f"--run-config {text}: cannot read {text[end:].strip()!r}; put text with blanks in quotes: key='two words'"
+                    f"--run-config {text}: cannot read {text[end:].strip()!r}; put text with blanks in quotes: "
+                    "key='two words'"
                 ]
             )
     empty = [key for key, value in pairs if not value]

@@ -17,7 +17,7 @@ from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import data_selection
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share, row_labels
 from fedllm_app.data.named_sets import BUILT_IN
-from fedllm_app.federation.holdings import data_notes
+from fedllm_app.federation.holdings import data_notes, few_rows_warning
 from fedllm_app.tasks import task_spec
 
 _ROWS = 30  # clients that are listed; of more, the first ones and a summary
@@ -61,6 +61,9 @@ def report_partition(config: Config, console: Console, plot: Path | None) -> Non
         raise ConfigError(["clients.number = 0: how many nodes there will be is not known yet; name a number with -c"])
     clients = divide(data_selection(config, config.clients.number, task_spec(config.train.task).rows))
     console.print(partition_table(clients))
+    warning = few_rows_warning({rows.client: rows.rows for rows in clients})
+    if warning:
+        console.print(warning, style="yellow", markup=False, highlight=False)
     for line in data_notes({rows.client: rows.notes for rows in clients}):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if plot:

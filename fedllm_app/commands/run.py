@@ -53,7 +53,8 @@ def run_to_end(
 ) -> bool:
     """Run `app` under the flat configuration, show its progress, and say whether it finished.
 
-    Over a connection the run directory is one of the SuperLink's machine. Only where it can be seen from here as well is
+    Over a connection the run directory is one of the SuperLink's machine. Only where it can be seen from here as well
+    is
     progress shown; else Flower alone knows how the run ends.
     """
     config = parse_run_config(flat)

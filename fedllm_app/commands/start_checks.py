@@ -53,7 +53,8 @@ def _starts_from_here(config: Config) -> bool:
 
 
 def _check_model(config: Config) -> None:
-    """Hold the model's files and the starting adapter against the run; of a Hub id, the server fetches the first file."""
+    """Hold the model's files and the starting adapter against the run; of a Hub id, the server fetches the first
+    file."""
     location = locate_model(config.model.name, config.model.trust_remote_code)
     if location.directory is not None:
         prepare_bitsandbytes(config.model.quantization)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
@@ -71,10 +72,10 @@ class Watch:
             f"step {line['step']}/{line['steps']} · loss {line['loss']:.3f} · {self._left()}"
         )
         if self._status:
-            self._status.update(text)
+            self._status.update(escape(text))
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
-            self.console.print(f"  {text}", highlight=False)
+            self.console.print(f"  {text}", markup=False, highlight=False)
 
     def _left(self) -> str:
         total = self.rounds * self.per_round * self.local_steps
@@ -129,6 +130,8 @@ class Watch:
             f"  refused: client {event['client']} ({event['name']}), round {event['round']}, {event['during']}: "
             f"{event['reason']}",
             style="yellow",
+            markup=False,
+            highlight=False,
         )
 
     def _warning(self, event: dict) -> None:

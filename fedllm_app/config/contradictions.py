@@ -37,7 +37,7 @@ def contradictions(config: Config) -> list[str]:
         )
     if config.evaluate.every and not (data.held_out_examples or data.held_out_share):
         problems.append(
-            "evaluate.every > 0 needs data.held-out-examples of at least 1 or a data.held-out-share above 0; "
+            "evaluate.every > 0 needs data.held-out-examples or data.held-out-share above 0; "
             "set evaluate.every = 0 for none"
         )
     problems += _data_contradictions(data, clients, train.task)
@@ -94,6 +94,10 @@ def _data_contradictions(data: DataConfig, clients: ClientsConfig, task: str) ->
         f"data.{key} = {getattr(data, key)!r}: {problem}"
         for key, problem in TextFormat(data.delimiter, data.encoding).problems().items()
     ]
+    if data.test and data.name == BUILT_IN:
+        problems.append(
+            f"data.test = {data.test!r}: must be \"\" with data.name = '{BUILT_IN}', whose held-out rows are the test"
+        )
     names = set_names(data.name)
     if data.partition == "by-domain":
         if "" in names or BUILT_IN in names:

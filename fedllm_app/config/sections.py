@@ -103,6 +103,9 @@ class DataConfig(_Section):
     examples_per_client: Positive
     held_out_examples: NotNegative
     held_out_share: Share
+    minimum_rows: Positive
+    test: str
+    seed: NotNegative
     partition: Literal["iid", "dirichlet", "shard", "linear", "square", "exponential", "natural-id", "by-domain"]
     partition_column: str
     alpha: Annotated[float, Field(gt=0)]
@@ -160,7 +163,8 @@ class AdapterConfig(_Section):
 class DpoConfig(_Section):
     """Value alignment (Rafailov et al. 2023): the strength of the reference policy, and TRL's loss type.
 
-    `label_smoothing` is the share of pairs that are taken to be labelled the wrong way round, for the losses that know one.
+    `label_smoothing` is the share of pairs that are taken to be labelled the wrong way round, for the losses that know
+    one.
     """
 
     beta: Annotated[float, Field(gt=0)]

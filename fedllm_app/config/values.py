@@ -57,7 +57,6 @@ def data_selection(config: Config, clients: int, rows: str) -> DataSelection:
         columns=columns,
         held_out=held_out,
         clients=clients,
-        seed=config.run.seed,
         rows=rows,
         text_format=text_format,
     )

@@ -23,7 +23,8 @@ def _of_dpo(config: Config) -> list[str]:
     loss, smoothing = config.dpo.loss_type, config.dpo.label_smoothing
     if loss in _NEED_SMOOTHING and not smoothing:
         problems.append(
-            f"dpo.label-smoothing = 0.0: dpo.loss-type = {loss!r} {_NEED_SMOOTHING[loss]}; set the share of pairs that are "
+            f"dpo.label-smoothing = 0.0: dpo.loss-type = {loss!r} {_NEED_SMOOTHING[loss]}; set the share of pairs "
+            "that are "
             "labelled the wrong way round, above 0 and below 0.5 (robust: often 0.1; exo_pair: 1e-3)"
         )
     if smoothing and loss not in _KNOW_SMOOTHING:
@@ -33,7 +34,8 @@ def _of_dpo(config: Config) -> list[str]:
         )
     if loss in _COMPARE_ROWS and config.train.batch_size == 1:
         problems.append(
-            f"dpo.loss-type = {loss!r} compares the pairs of a batch in order of their margins, and with train.batch-size = "
+            f"dpo.loss-type = {loss!r} compares the pairs of a batch in order of their margins, and with "
+            "train.batch-size = "
             "1 it is 'sigmoid': set a larger batch, or 'sigmoid'"
         )
     return problems
@@ -64,7 +66,8 @@ def _of_adapter(config: Config) -> list[str]:
         problems.append("lora.rslora = true: with lora.r = 1, alpha / √r is alpha / r; set false, or a larger rank")
     if lora.aggregation != "factors" and method != "lora":
         problems.append(
-            f"lora.aggregation = {lora.aggregation!r}: must be 'factors' with adapter.method = {method!r}, which has no "
+            f"lora.aggregation = {lora.aggregation!r}: must be 'factors' with adapter.method = {method!r}, which has "
+            "no "
             "factors"
         )
     return problems
@@ -80,6 +83,7 @@ def _of_model(config: Config) -> list[str]:
         )
     if model.attention == "flash_attention_2" and model.dtype == "float32":
         problems.append(
-            "model.attention = 'flash_attention_2' multiplies in 16 bits: set model.dtype = 'bfloat16', or another attention"
+            "model.attention = 'flash_attention_2' multiplies in 16 bits: set model.dtype = 'bfloat16', or another "
+            "attention"
         )
     return problems

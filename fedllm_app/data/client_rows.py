@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from fedllm_app.data.corpus_rows import CorpusShare
 from fedllm_app.data.examples import Row
 from fedllm_app.data.named_sets import BUILT_IN, set_names
-from fedllm_app.data.partition import choose_rows, partition, split_held_out
+from fedllm_app.data.partition import PartitionError, choose_rows, partition, split_held_out
 from fedllm_app.data.readers.base import FOUND, TextFormat
 from fedllm_app.data.schemas import Columns
 from fedllm_app.data.sources import Source, open_source
@@ -22,14 +22,27 @@ from fedllm_app.process_cache import PROCESS_CACHE
 # Part of every cached division: raise it when the way rows are chosen or divided changes.
 _DIVISION = 1
 
+_HELD_OUT_LEAST, _HELD_OUT_MOST = 8, 256  # rows of a client, where a share is held out
+
 
 @dataclass(frozen=True)
 class DataSelection:
     """Which rows the clients of a run hold.
 
-    Counts in examples; a `held_out` of 0 keeps nothing back, a `held_out_share` above 0 replaces it. `partition` is a
-    method of `data.partition`, or `by-domain`: then `name` holds a set for every client. `whole` marks the own data of
-    one site, named `site`, which nobody else has a share of.
+    Attributes
+    ----------
+    seed : int
+        Of the choice of rows, their division and what is held out: `data.seed`.
+    held_out, held_out_share : int, float
+        Rows of a client to hold out, at most half of them; with 0, this share of them, within bounds.
+    minimum_rows : int
+        Training rows that a client must have.
+    partition : str
+        A method of `data.partition`, or `by-domain`: then `name` holds a set for every client.
+    whole : bool
+        The rows are the own data of one site, named `site`, of which nobody else has a share.
+    test : str
+        A set on which every client evaluates beside its held-out rows; "" for none.
     """
 
     name: str
@@ -46,6 +59,8 @@ class DataSelection:
     alpha: float = 0.5
     samples: int = 0
     held_out_share: float = 0.0
+    minimum_rows: int = 1
+    test: str = ""
     site: str = ""
     whole: bool = False
     text_format: TextFormat = FOUND
@@ -134,16 +149,45 @@ def client_share(selection: DataSelection, client: int) -> Share:
     """The part of client number `client` in the set that it has rows of; not for the built-in corpus."""
     source = open_set(selection, client)
     mine = _rows(selection, source, client)
-    train, held_out = split_held_out(mine, _held_out_share(selection, len(mine)), selection.seed, source.repeated)
+    train, held_out = split_held_out(
+        mine, held_out_count(selection, len(mine)) / len(mine), selection.seed, source.repeated
+    )
+    _check_rows(selection, client, len(train))
     label_column = "" if selection.whole else selection.partition_column
     return Share(_label(selection, source, client, mine), source, train, held_out, label_column)
 
 
+def _check_rows(selection: DataSelection, client: int, rows: int) -> None:
+    if rows < selection.minimum_rows:
+        raise PartitionError(
+            f"client {client} would train on {rows} rows, fewer than data.minimum-rows = {selection.minimum_rows}: use "
+            "fewer clients, a larger data.alpha, another data.partition, or hold out less"
+        )
+
+
+def test_rows(selection: DataSelection) -> ClientData | None:
+    """The rows of the common test set, as held-out rows; None if the configuration names none."""
+    if not selection.test:
+        return None
+    source = open_test_set(selection)
+    fingerprint = hashlib.sha256(b"test/" + source.fingerprint.encode()).hexdigest()
+    rows = Rows(len(source), functools.partial(source.examples, np.arange(len(source))))
+    return ClientData(Path(selection.test).stem, source.schema, fingerprint, Rows(0, lambda: iter(())), rows)
+
+
+def open_test_set(selection: DataSelection) -> Source:
+    """The common test set, converted like any other."""
+    return _cached_set(replace(selection, split=""), selection.test)
+
+
 def open_set(selection: DataSelection, client: int) -> Source:
     """The set that a client has rows of, converted on the first call of any process."""
-    name = _set_name(selection, client)
+    return _cached_set(selection, _set_name(selection, client))
+
+
+def _cached_set(selection: DataSelection, name: str) -> Source:
     key = (home(), name, selection.rows, selection.columns, selection.split, selection.max_bad_share)
-    return PROCESS_CACHE.get("source", (*key, selection.text_format), lambda: _open(selection, name), keep=2)
+    return PROCESS_CACHE.get("source", (*key, selection.text_format), lambda: _open(selection, name), keep=3)
 
 
 def _open(selection: DataSelection, name: str) -> Source:
@@ -205,11 +249,17 @@ def row_labels(source: Source, column: str) -> np.ndarray:
     return PROCESS_CACHE.get("row labels", key, lambda: np.asarray(source.labels(column)), keep=2)
 
 
-def _held_out_share(selection: DataSelection, size: int) -> float:
-    if not selection.held_out_share:
-        return min(selection.held_out / size, 0.5)
-    # Whoever has two rows or more is evaluated on one at least.
-    return max(selection.held_out_share, 1 / size) if size > 1 else 0.0
+def held_out_count(selection: DataSelection, size: int) -> int:
+    """How many of a client's rows are held out: the number that is asked for, else the share, within bounds.
+
+    By the share, at least 8 rows or a fifth of them, whichever is less (one of two), and at most 256.
+    """
+    if selection.held_out:
+        return min(selection.held_out, size // 2)
+    if not selection.held_out_share or size < 2:
+        return 0
+    least = min(_HELD_OUT_LEAST, max(1, size // 5))
+    return min(max(round(selection.held_out_share * size), least), max(_HELD_OUT_MOST, least))
 
 
 def _label(selection: DataSelection, source: Source, client: int, mine: np.ndarray) -> str:
@@ -221,7 +271,7 @@ def _label(selection: DataSelection, source: Source, client: int, mine: np.ndarr
 
 
 def _corpus_data(selection: DataSelection, client: int) -> ClientData:
-    held_out = round(selection.held_out_share * selection.examples_per_client) or selection.held_out
+    held_out = selection.held_out or held_out_count(selection, selection.examples_per_client)
     share = CorpusShare(client, selection.rows, selection.seed, selection.examples_per_client, held_out)
     return ClientData(
         label=share.domain,

@@ -125,6 +125,7 @@ class ControlTokens:
                 add_special_tokens=False,
                 return_attention_mask=False,
                 return_offsets_mapping=offsets,
+                verbose=False,  # a text may be longer than what the model reads: it is cut later
             )
             spans = given["offset_mapping"] if offsets else [[]] * len(plain)
             for place, ids, characters in zip(plain, given["input_ids"], spans, strict=True):

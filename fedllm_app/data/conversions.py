@@ -194,7 +194,8 @@ _EMOJI_STYLE = re.compile("[\ufe0f\U0001f3fb-\U0001f3ff]")  # how a thumb is dra
 
 
 def from_rated(row: Row, columns: Mapping[str, str]) -> RatedAnswer:
-    """Prompt and completion as `from_prompt` reads them, and the label: true or false, 1 or 0, or a word of `_THUMBS`."""
+    """Prompt and completion as `from_prompt` reads them, and the label: true or false, 1 or 0, or a word of
+    `_THUMBS`."""
     column = columns["label"]
     value = row.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -18,9 +18,8 @@ from fedllm_app.data.examples import Document
 from fedllm_app.data.named_sets import NAMED_SETS
 from fedllm_app.data.readers.arrow import read_tables, validated
 from fedllm_app.data.readers.base import BATCH, Located, Notes, TextFormat, UnreadableFile
-from fedllm_app.data.readers.documents import read_text_files, text_files
-from fedllm_app.data.readers.files import ENDINGS, format_of, read_files
-from fedllm_app.data.readers.folders import files_of
+from fedllm_app.data.readers.files import DOCUMENT_ENDINGS, ENDINGS, format_of, is_document, read_files
+from fedllm_app.data.readers.folders import documents_of, files_of
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -58,9 +57,7 @@ def locate(name: str, rows: str, split: str, text_format: TextFormat) -> Origin:
     """Find a set of rows. Parameters and errors are those of `sources.open_source`."""
     if Path(name).is_absolute():
         try:
-            if rows == Document.kind and (documents := text_files(Path(name), split)):
-                return Origin(name, stamps(documents), lambda notes: read_text_files(documents))
-            return _local(Path(name), split, text_format)
+            return _local(Path(name), split, text_format, rows == Document.kind)
         except OSError as error:
             raise UnreadableFile(f"{error.filename or name} cannot be read: {error.strerror or error}") from error
     if name in NAMED_SETS:
@@ -72,7 +69,7 @@ def locate(name: str, rows: str, split: str, text_format: TextFormat) -> Origin:
                 f"{fitting or 'none'}"
             )
         return _hub(named.hub_id, named.configs, split or named.split)
-    if name.startswith((".", "~")) or format_of(Path(name)) or name.count("/") > 1:
+    if name.startswith((".", "~")) or format_of(Path(name)) or is_document(Path(name)) or name.count("/") > 1:
         raise DataNotFound(
             f"'{name}' is a relative path; give an absolute one, because the processes of a run work in other"
             " directories"
@@ -108,12 +105,15 @@ def _contents_hash(path: Path) -> str:
         return digest.hexdigest()
 
 
-def _local(path: Path, split: str, text_format: TextFormat) -> Origin:
+def _local(path: Path, split: str, text_format: TextFormat, documents: bool) -> Origin:
     if not path.exists():
         raise DataNotFound(f"there is no file or folder {path}")
     if path.is_file():
-        if not format_of(path):
-            raise UnreadableFile(f"{path} has no ending that says how to read it; readable are {ENDINGS}")
+        if is_document(path) and not documents:
+            raise UnreadableFile(f"{path} is one text and no table of rows; train.task = 'text' trains on such files")
+        if not format_of(path) and not is_document(path):
+            more = f"; documents: {DOCUMENT_ENDINGS}" if documents else ""
+            raise UnreadableFile(f"{path} has no ending that says how to read it; readable are {ENDINGS}{more}")
         if split:
             raise DataNotFound(f"{path} is one file, so '{split}' cannot be chosen from it; leave data.split empty")
         return Origin(str(path), stamps([path]), lambda notes: read_files([path], text_format, notes))
@@ -130,7 +130,7 @@ def _local(path: Path, split: str, text_format: TextFormat) -> Origin:
             raise DataNotFound(f"{path} holds one split, so '{split}' cannot be chosen; leave data.split empty")
         stamp = stamps([path / "state.json", *sorted(path.glob("*.arrow"))])
         return Origin(str(path), stamp, lambda notes: _saved(path), tuple(left_out))
-    files = files_of(path, split)
+    files = documents_of(path, split) if documents else files_of(path, split)
     left_out += files.left_out
     return Origin(
         str(path), stamps(files.read), lambda notes: read_files(files.read, text_format, notes), tuple(left_out)

@@ -109,6 +109,11 @@ class Shard:
         return 0
 
     @property
+    def one_kind(self) -> bool:
+        """See `RatedShard`."""
+        return False
+
+    @property
     def total(self) -> int:
         """Number of all tokens."""
         return len(self.tokens)
@@ -170,6 +175,11 @@ class PairShard:
     def refused(self) -> Refusals:
         """Pairs that cannot be written as tokens."""
         return self.chosen.refused
+
+    @property
+    def one_kind(self) -> bool:
+        """See `RatedShard`."""
+        return False
 
     @property
     def total(self) -> int:

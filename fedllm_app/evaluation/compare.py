@@ -63,7 +63,7 @@ def compare(config: Config, model: Resident, models: dict[str, np.ndarray | None
 
 def held_out_questions(config: Config) -> dict[str, list[corpus.Question]]:
     """The questions that all models are asked, by domain; none of them is in any client's training part."""
-    return {domain: corpus.questions(domain, "held-out", QUESTIONS, config.run.seed) for domain in corpus.DOMAINS}
+    return {domain: corpus.questions(domain, "held-out", QUESTIONS, config.data.seed) for domain in corpus.DOMAINS}
 
 
 def sample_answers(

@@ -66,6 +66,8 @@ class PlainExchange(Exchange):
         Names of the arrays that the strategy needs of a training reply.
     timeout : float
         Seconds to wait for the replies of a round, `run.round-timeout`.
+    examples : Mapping[int, int] | None
+        Training examples of each client as described before round 1, which no reply may exceed; None for pooled rows.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class PlainExchange(Exchange):
         ledger: Ledger,
         chain: UpdateChain,
         once: SentOnce,
+        examples: Mapping[int, int] | None = None,
     ) -> None:
         self.grid, self.nodes = grid, nodes
         self.manifest, self.required, self.timeout = manifest, required, timeout
         self.ledger, self.chain, self.once = ledger, chain, once
+        self.examples = examples or {}
 
     def replies(self, request: RoundRequest) -> Iterator[Message]:
         """See `Exchange`."""
@@ -91,7 +95,7 @@ class PlainExchange(Exchange):
             self.ledger.sent(content)
         for client, answer in ask(self.grid, addressed, request.kind, self.timeout):
             content = request.contents[client]
-            usable, problem = self._decoded(answer, content, request.kind)
+            usable, problem = self._decoded(client, answer, content, request.kind)
             if problem is not None:
                 self.once.refused(client)
                 self.ledger.refused(request.server_round, client, request.kind, problem)
@@ -107,11 +111,14 @@ class PlainExchange(Exchange):
             yield answer
             del answer  # the next reply may be long in coming; this one is the strategy's alone
 
-    def _decoded(self, answer: Message | None, sent: RecordDict, kind: str) -> tuple[ArrayRecord | None, str | None]:
+    def _decoded(
+        self, client: int, answer: Message | None, sent: RecordDict, kind: str
+    ) -> tuple[ArrayRecord | None, str | None]:
         """The arrays of a reply if the update chain changes them, and why the reply cannot be used."""
         if answer is None:
             return None, f"no reply within run.round-timeout = {self.timeout:g} s"
-        problem = reply_problem(answer, self.manifest)
+        most = self.examples.get(client) if kind == MessageType.TRAIN else None
+        problem = reply_problem(answer, self.manifest, client, most)
         if problem is not None or kind != MessageType.TRAIN:
             return None, problem
         x = sent[ARRAYS][ADAPTER].numpy()

@@ -30,6 +30,7 @@ _COUNTS = {
 }
 _RARE = ("refused", "equal")  # columns that are shown where a client has any
 _NAMED = 3  # clients that a warning names
+_FEW_ROWS = 8  # fewer training rows than that are worth a warning
 
 
 def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
@@ -71,7 +72,7 @@ def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the
 
 
 def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
-    """Sentences about rows that teach less than their number says: refused ones, and completions that are all cut."""
+    """Sentences about rows that teach less than they seem to: refused, all cut, all labelled alike, too few."""
     warnings = []
     refused = {client: holding for client, holding in holdings.items() if holding.refused}
     if refused:
@@ -86,7 +87,23 @@ def row_warnings(holdings: Mapping[int, ClientHolding]) -> list[str]:
             f"every completion of {_clients(cut)} is cut at train.max-length, so no row teaches the model to stop; "
             "raise train.max-length"
         )
+    one_kind = [client for client, holding in holdings.items() if holding.one_kind]
+    if one_kind:
+        rows = "training rows have one kind of label only, so they teach no difference between good and bad answers"
+        warnings.append(f"{_clients(one_kind)}: the {rows}")
+    warnings += filter(None, [few_rows_warning({client: holding.examples for client, holding in holdings.items()})])
     return warnings
+
+
+def few_rows_warning(rows: Mapping[int, int]) -> str:
+    """A sentence that names the clients that train on few rows, given every client's number of them; "" for none."""
+    few = [client for client, count in rows.items() if count < _FEW_ROWS]
+    if not few:
+        return ""
+    return (
+        f"{_clients(few)} would train on fewer than {_FEW_ROWS} rows, the least is {min(rows[k] for k in few)}; "
+        "set data.minimum-rows to refuse such a division"
+    )
 
 
 def data_notes(notes: Mapping[int, str]) -> list[str]:

@@ -6,7 +6,9 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 
 from fedllm_app.errors import UserError
-from fedllm_app.messages import ARRAYS, CONFIG, EXAMPLES, METRICS
+from fedllm_app.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, plain_text
+
+_JOURNAL_KEYS = {"event", "time", "round", "name", "bytes_down", "bytes_up"}
 
 
 class UnreadableArray(UserError):
@@ -25,13 +27,14 @@ def reply_arrays(answer: Message) -> dict[str, np.ndarray]:
     return arrays
 
 
-def reply_problem(answer: Message, manifest: str) -> str | None:
+def reply_problem(answer: Message, manifest: str, client: int, most_examples: int | None = None) -> str | None:
     """Why a reply must not be used, as far as its numbers tell; None if it may.
 
-    Checked: error replies, the manifest, finite numbers, at least one example.
+    Checked: error replies, the manifest, finite numbers under names of their own, the number of the client, at least one
+    example and at most `most_examples`, which the client said that it holds; no further records.
     """
     if answer.has_error():
-        return answer.error.reason or f"error code {answer.error.code}"
+        return plain_text(answer.error.reason) or f"error code {answer.error.code}"
     content = answer.content
     if METRICS not in content or EXAMPLES not in content[METRICS]:
         return f"the reply carries no {EXAMPLES}"
@@ -40,6 +43,16 @@ def reply_problem(answer: Message, manifest: str) -> str | None:
     examples = content[METRICS][EXAMPLES]
     if not isinstance(examples, int | float) or not np.isfinite(examples) or examples <= 0:
         return f"{EXAMPLES} is {examples!r}"
+    if most_examples is not None and examples > most_examples:
+        return f"{EXAMPLES} is {examples}, and the client said before round 1 that it holds {most_examples}"
+    if content[METRICS].get("client", client) != client:
+        return f"the reply names client {content[METRICS]['client']}, and client {client} was asked"
+    others = sorted(set(content) - {ARRAYS, CONFIG, METRICS})
+    if others or not isinstance(content.get(ARRAYS, ArrayRecord()), ArrayRecord):
+        return "the reply carries records that were not asked for"
+    taken = [name for name in content[METRICS] if name.replace("-", "_") in _JOURNAL_KEYS]
+    if taken:
+        return f"the metric {taken[0]} has the name of a field of the journal"
     infinite = [name for name, value in content[METRICS].items() if not np.all(np.isfinite(value))]
     if infinite:
         return f"{infinite[0]} is not finite"

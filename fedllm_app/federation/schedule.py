@@ -1,4 +1,5 @@
-"""The schedule of a run: who is drawn for a round, at which learning rate, when clients evaluate, when the run is saved.
+"""The schedule of a run: who is drawn for a round, at which learning rate, when clients evaluate, when the run is
+saved.
 
 The round loop and `fedllm plan` read the same schedule.
 """

@@ -11,7 +11,8 @@ from fedllm_app.messages import vector_hash
 class SentOnce:
     """Knows which client still lacks which array.
 
-    An array travels with a client's first message, and again after a reply that was refused, in case the client lost it.
+    An array travels with a client's first message, and again after a reply that was refused, in case the client lost
+    it.
 
     Parameters
     ----------

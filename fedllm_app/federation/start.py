@@ -81,7 +81,8 @@ def starting_point(config: Config) -> StartingPoint:
 
 
 def checked_start(config: Config) -> StartingPoint:
-    """Everything that can be checked of a model and an adapter without the base's weights and before any client is asked.
+    """Everything that can be checked of a model and an adapter without the base's weights and before any client is
+    asked.
 
     The adapter is that of `adapter.start`, or zeros for one that is to be drawn: enough to know layouts and bytes.
 

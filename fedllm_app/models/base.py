@@ -77,7 +77,7 @@ def load_base_model(
         If bitsandbytes cannot compute with nf4 weights of these shapes on a CPU.
     """
     import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM
 
     if location.directory is not None:
         check_directory(location.directory)
@@ -97,11 +97,7 @@ def load_base_model(
         model, info = from_pretrained(AutoModelForCausalLM, location, **options)
     for note in loading_notes(info, model, location):
         _log.warning(note)
-    model.requires_grad_(False)
-    model.config.use_cache = False
-    # What a model's files say of penalties and temperatures would be applied to every answer, greedy ones included.
-    special = {f"{which}_token_id": getattr(model.config, f"{which}_token_id", None) for which in ("bos", "eos", "pad")}
-    model.generation_config = GenerationConfig(**special)
+    _freeze(model)
     if quantization == "none":
         return model.to(device)
     if stored:
@@ -109,6 +105,17 @@ def load_base_model(
     if device == "cpu":
         use_one_arithmetic(model)
     return model
+
+
+def _freeze(model: "PreTrainedModel") -> None:
+    """Leave nothing to be trained, and no settings of generation but the special tokens."""
+    from transformers import GenerationConfig
+
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    # What a model's files say of penalties and temperatures would be applied to every answer, greedy ones included.
+    special = {f"{name}_token_id": getattr(model.config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    model.generation_config = GenerationConfig(**special)
 
 
 def load_model(values: ModelValues) -> "PreTrainedModel":

@@ -98,7 +98,8 @@ def check_stored_quantization(config: "PretrainedConfig", location: ModelLocatio
 def tokenizer_notes(tokenizer: "PreTrainedTokenizerBase", rows: int, location: ModelLocation) -> list[str]:
     """Refuse a tokenizer whose tokens the embedding has no rows for.
 
-    Some models are published with a few added tokens too many, which their text never holds (an image's place in a model
+    Some models are published with a few added tokens too many, which their text never holds (an image's place in a
+    model
     of text alone). Those are told of, and rows that hold one are refused when they are tokenized.
 
     Parameters
@@ -119,8 +120,10 @@ def tokenizer_notes(tokenizer: "PreTrainedTokenizerBase", rows: int, location: M
     names = some(repr(token) for token in beyond)
     if not beyond.keys() <= added - used:
         raise UnusableModel(
-            f"model.name = {location.name!r}: the tokenizer has {len(beyond)} tokens beyond the {rows} rows of the model's "
-            f"embedding ({names}). Either it is another model's tokenizer, or tokens were added to it and the embedding was "
+            f"model.name = {location.name!r}: the tokenizer has {len(beyond)} tokens beyond the {rows} rows of the "
+            "model's "
+            f"embedding ({names}). Either it is another model's tokenizer, or tokens were added to it and the "
+            "embedding was "
             "not enlarged: use the tokenizer that came with the weights"
         )
     return [
@@ -184,8 +187,10 @@ def _pattern(name: str) -> str:
 def encoder_error(location: ModelLocation, model: "PreTrainedModel") -> UnusableModel:
     """Of a model in which every position sees the ones after it."""
     return UnusableModel(
-        f"model.name = {location.name!r} is no causal language model: in {type(model).__name__}, as its config.json sets "
-        "it, every token sees the ones that it is to predict. Name a decoder-only model; one of BERT's family becomes one "
+        f"model.name = {location.name!r} is no causal language model: in {type(model).__name__}, as its config.json "
+        "sets "
+        "it, every token sees the ones that it is to predict. Name a decoder-only model; one of BERT's family becomes "
+        "one "
         "with is_decoder = true in config.json, if it was trained so"
     )
 

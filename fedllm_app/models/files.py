@@ -1,6 +1,7 @@
 """What a model directory says of itself, read without torch and without its weights.
 
-`config.json` and the headers of safetensors files are small. They are enough to notice a download that stopped half-way,
+`config.json` and the headers of safetensors files are small. They are enough to notice a download that stopped
+half-way,
 weights that are stored quantized, and an adapter that lies beside the base model.
 """
 
@@ -79,7 +80,8 @@ def weight_shapes(directory: Path) -> Shapes | None:
 
 
 def read_header(file: Path) -> Shapes:
-    """Names and shapes of the tensors in a safetensors file. UnusableModel if the file is incomplete or no such file."""
+    """Names and shapes of the tensors in a safetensors file. UnusableModel if the file is incomplete or no such
+    file."""
     entries = header_entries(file)
     return {name: tuple(entry["shape"]) for name, entry in entries.items()}
 
@@ -145,7 +147,8 @@ def quantization_problem(stored: Mapping | None, quantization: str, double: bool
     method = str(stored.get("quant_method") or ("bitsandbytes" if _bits(stored) else "an unknown method"))
     if method != "bitsandbytes":
         return (
-            f"the base is stored quantized (quant_method = {method!r} in {CONFIG_FILE}), and adapters are not trained on "
+            f"the base is stored quantized (quant_method = {method!r} in {CONFIG_FILE}), and adapters are not trained "
+            "on "
             "that here: name the model in 16 or 32 bits; model.quantization = 'nf4' or 'int8' quantizes it when it is "
             "loaded"
         )
@@ -155,7 +158,8 @@ def quantization_problem(stored: Mapping | None, quantization: str, double: bool
     wanted = "nf4" if stored.get("load_in_4bit") else "int8"
     if quantization != wanted:
         return (
-            f"the base is stored in {_bits(stored)} bits (quantization_config in {CONFIG_FILE}) and model.quantization = "
+            f"the base is stored in {_bits(stored)} bits (quantization_config in {CONFIG_FILE}) and "
+            "model.quantization = "
             f"{quantization!r}: set model.quantization = {wanted!r}, or name the model in 16 or 32 bits"
         )
     stored_double = bool(stored.get("bnb_4bit_use_double_quant"))

@@ -106,7 +106,8 @@ def from_pretrained(auto_class: Any, location: ModelLocation, **options: Any) ->
         reason = str(error).splitlines()[0]
         if "trust_remote_code" in str(error) and not location.trust_remote_code:
             raise ModelNotFound(
-                f"model.name = {location.name!r} needs Python code that comes with it, which is not run unless you allow "
+                f"model.name = {location.name!r} needs Python code that comes with it, which is not run unless you "
+                "allow "
                 "it: read that code, and if you trust it set model.trust-remote-code = true (fedllm chat: "
                 "--trust-remote-code)"
             ) from error

@@ -38,7 +38,8 @@ def compute_in(model: "PreTrainedModel", dtype: "torch.dtype") -> None:
 def use_one_arithmetic(model: "PreTrainedModel") -> None:
     """Make a quantized model on a CPU compute in evaluation mode what it computes in training mode.
 
-    There, bitsandbytes changes over in evaluation mode: its 4-bit layers repack the frozen weights in place with rounded
+    There, bitsandbytes changes over in evaluation mode: its 4-bit layers repack the frozen weights in place with
+    rounded
     scales and stay that way, its 8-bit layers round their inputs as well. The base would depend on whether an
     evaluation came before, and the policy of DPO would differ from the reference before its first step.
     """
@@ -65,7 +66,8 @@ def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn
 
 def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
     """Drop one warning of bitsandbytes: that on some CPUs a kernel could be installed for the arithmetic in evaluation
-    mode, which `use_one_arithmetic` keeps quantized models from. It comes whenever bitsandbytes is imported, by PEFT too."""
+    mode, which `use_one_arithmetic` keeps quantized models from. It comes whenever bitsandbytes is imported, by PEFT
+    too."""
     return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
 
 

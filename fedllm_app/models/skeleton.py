@@ -67,7 +67,8 @@ def check_kind(config: "PretrainedConfig", location: ModelLocation) -> None:
 def bidirectional(model: "PreTrainedModel") -> bool:
     """Whether the model says of itself that it is an encoder: every position sees the ones after it.
 
-    Of BERT and its kin, which can be either, `is_decoder` in config.json decides, and their attention follows it. Models
+    Of BERT and its kin, which can be either, `is_decoder` in config.json decides, and their attention follows it.
+    Models
     that say nothing are asked by a forward pass when their weights are loaded.
     """
     if getattr(model.config, "is_decoder", None) is not False:

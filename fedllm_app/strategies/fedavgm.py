@@ -29,7 +29,8 @@ class FedAvgM(FedAvg):
 
     In the long run every Δ is applied ``η_s / (1 − β)`` times over: 2 with the defaults. The β = 0.9 of the paper's
     image models would apply it ten times, which a LoRA adapter whose clients already train at their best learning
-    rate does not survive; with β = 0.9, take η_s near 0.1. In benchmarks/sweep.md β = 0.5 reaches 46.7 %, β = 0.3 44.2 %,
+    rate does not survive; with β = 0.9, take η_s near 0.1. In benchmarks/sweep.md β = 0.5 reaches 46.7 %, β = 0.3 44.2
+    %,
     β = 0.9 with η_s = 0.3 37.1 %. With ``beta = 0, eta_s = 1`` it is FedAvg.
     """
 

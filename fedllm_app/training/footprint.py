@@ -15,7 +15,8 @@ from fedllm_app.training.head import PIECE, backbone_of
 
 # Measured on a CPU, see benchmarks/plan.py. What a process needs beyond what it holds, relative to what autograd keeps:
 # memory that the allocator has and cannot give back, and what the backward pass holds for a moment. Checkpointing makes
-# and drops a layer's activations all the time; its gaps go with what would be kept in float32 without, the large pieces.
+# and drops a layer's activations all the time; its gaps go with what would be kept in float32 without, the large
+# pieces.
 _GAPS = 0.35
 _CHECKPOINTING = 0.8
 _WORKSPACE = 128 * 2**20  # the libraries' own buffers for matrix products

@@ -160,7 +160,8 @@ def choose_head(base: nn.Module, own: OwnLogits) -> str:
     -------
     str
         "completion" is `completion_log_probs`; "general" is TRL's head, which knows some scales and caps by their names
-        in a configuration and holds little of the logits, too; "own" are the model's own logits, of all positions, which
+        in a configuration and holds little of the logits, too; "own" are the model's own logits, of all positions,
+        which
         are right for every causal model.
     """
     forward, ids = base.forward, own.ids
@@ -225,7 +226,8 @@ def _numbers(value: object) -> list[int]:
 def install_head(base: nn.Module, kind: str) -> None:
     """Make `base(..., labels=labels, fused_lm_head=True)` use a head of `choose_head`; any other call is as before.
 
-    Call it when the model is loaded, and again after TRL's trainer was built: the trainer puts its own head there, which
+    Call it when the model is loaded, and again after TRL's trainer was built: the trainer puts its own head there,
+    which
     scores every position where there is no GPU and computes an entropy and mean logits for metrics that federated
     rounds do not read (here both are zero).
     """

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# How much the logits before the last token may depend on it, relative to the last position's own. Rounding stays far below
+# How much the logits before the last token may depend on it, relative to the last position's own. Rounding stays far
+# below
 # (8-bit layers round by what else is in the batch), attention to both sides far above.
 _LEAK = 0.05
 
@@ -72,7 +73,8 @@ def check_trainable(model: "PeftModel", method: str) -> None:
     model.zero_grad(set_to_none=True)
     if idle:
         raise AdapterError(
-            f"lora.target-modules puts adapters on modules that rows of text do not pass through, so they would never be "
+            f"lora.target-modules puts adapters on modules that rows of text do not pass through, so they would never "
+            "be "
             f"trained: {some(idle, 6)}. Name other modules, such as {some(_others(model, idle), 6)}"
         )
 

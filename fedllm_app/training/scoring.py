@@ -1,4 +1,5 @@
-"""Scores of tokenized rows under an adapter: what held-out evaluation, reference policies and comparisons are made of."""
+"""Scores of tokenized rows under an adapter: what held-out evaluation, reference policies and comparisons are made
+of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

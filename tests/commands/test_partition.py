@@ -35,7 +35,7 @@ def shown(clients: list[ClientRows]) -> str:
 
 
 def test_a_client_a_label(topics):
-    """natural-id: 40 rows of a and 20 of b; a tenth of each is held out."""
+    """natural-id: 40 rows of a and 20 of b; a tenth, but at least 8 or a fifth of each, is held out."""
     given = {
         "data.name": str(topics),
         "data.partition": "natural-id",
@@ -45,8 +45,8 @@ def test_a_client_a_label(topics):
     }
     notes = "columns read: prompt as prompt, completion as completion"
     assert divided(**given) == [
-        ClientRows(0, "a", 36, 4, {"a": 40}, notes=notes),
-        ClientRows(1, "b", 18, 2, {"b": 20}, notes=notes),
+        ClientRows(0, "a", 32, 8, {"a": 40}, notes=notes),
+        ClientRows(1, "b", 16, 4, {"b": 20}, notes=notes),
     ]
 
 
@@ -74,7 +74,7 @@ def test_sets_and_domains_are_labels(topics, tmp_path):
         ClientRows(0, "topics", 59, 1, {"topics": 60}, notes=f"{read}; columns not read: topic"),
         ClientRows(1, "few", 3, 1, {"few": 4}, duplicates=1, notes=read),  # four equal rows
     ]
-    assert [one.labels for one in divided()] == [{name: 320 + 48} for name in ("general", "math", "code", "finance")]
+    assert [one.labels for one in divided()] == [{name: 320 + 32} for name in ("general", "math", "code", "finance")]
 
 
 def test_many_clients_are_summed_up():
@@ -123,7 +123,7 @@ def test_bad_rows_and_what_was_not_read_are_shown(topics, capsys):
     )
     lines = capsys.readouterr().out.splitlines()
     first = next(line for line in lines if line.replace("│", " ").split()[:1] == ["0"])
-    assert first.replace("│", " ").split() == ["0", "set", "15", "15", "0", "1"]
+    assert first.replace("│", " ").split() == ["0", "set", "24", "6", "0", "1"]
     assert lines[-1] == (
         "data of all clients: columns read: prompt as prompt, completion as completion; columns not read: topic; "
         "files not read: my_test.jsonl"

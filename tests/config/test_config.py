@@ -187,7 +187,7 @@ def test_a_wrong_hyperparameter_of_the_chosen_strategy_is_one_problem(value):
     [
         ({"clients__number": 4, "clients__per_round": 5}, "clients.per-round = 5: must be between 0 (all) and"),
         ({"train__min_learning_rate": 4e-3}, "at most train.learning-rate = 0.003"),
-        ({"data__held_out_examples": 0}, "needs data.held-out-examples"),
+        ({"data__held_out_examples": 0, "data__held_out_share": 0.0}, "needs data.held-out-examples"),
         ({"data__alpha": 0.0}, "data.alpha = 0.0: must be greater than 0"),
         ({"data__held_out_share": 1.0}, "data.held-out-share = 1.0: must be less than 1"),
         (
@@ -229,7 +229,14 @@ def test_contradictions(overrides, told):
 
 
 def test_contradictions_are_told_together():
-    assert len(problems(clients__per_round=5, train__min_learning_rate=1.0, data__held_out_examples=0)) == 3
+    assert (
+        len(
+            problems(
+                clients__per_round=5, train__min_learning_rate=1.0, data__held_out_examples=0, data__held_out_share=0.0
+            )
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def test_the_defaults_go_with_every_task(task):
         ),
         ({"train.task": "text", "data.system-prompt": "Be brief."}, "fedllm chat --system-prompt"),
         ({"train.task": "kto", "train.batch-size": 1}, "train.batch-size = 1: must be at least 2"),
+        ({"train.task": "kto", "lora.dropout": 0.1}, "lora.dropout = 0.1: TRL's KTO switches dropout off"),
+        ({"train.task": "dpo", "lora.dropout": 0.1}, "lora.dropout = 0.1: TRL's DPO switches dropout off"),
     ],
 )
 def test_what_does_not_go_with_the_task(overrides, told):
@@ -60,6 +62,7 @@ def test_what_does_not_go_with_the_task(overrides, told):
         {"train.task": "kto", "train.batch-size": 1, "kto.loss-type": "apo_zero_unpaired"},
         {"train.task": "kto", "data.label-column": "vote", "data.completion-column": "a"},
         {"train.task": "text", "data.text-column": "body", "data.template": "none"},
+        {"train.task": "text", "lora.dropout": 0.1},
         {"train.task": "text", "train.batch-size": 1, "dpo.beta": 0.5, "kto.beta": 0.5},
         {"train.task": "my_package.TASK", "data.text-column": "body", "data.prompt-column": "q"},
     ],

@@ -12,8 +12,9 @@ import pytest
 from places import SHARED_DATA
 
 from fedllm_app.data import corpus
-from fedllm_app.data.client_rows import DataSelection, client_data, client_share
-from fedllm_app.data.partition import partition
+from fedllm_app.data.client_rows import DataSelection, client_data, client_share, held_out_count
+from fedllm_app.data.client_rows import test_rows as common_test_rows
+from fedllm_app.data.partition import PartitionError, partition
 from fedllm_app.data.readers.base import TextFormat
 from fedllm_app.data.schemas import Columns
 from fedllm_app.data.sources import UnknownLabel
@@ -160,17 +161,51 @@ def test_by_domain_gives_each_client_a_set(tmp_path):
     assert [len(rows) for rows in held(name=names, partition="by-domain", clients=3, samples=8)] == [5, 8, 8]
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0.2, 6), (0.5, 15), (0.001, 1)])
-def test_held_out_share_replaces_the_count(topics, share, kept):
-    """Of 30 rows a client; at least one row is held out."""
+@pytest.mark.parametrize(("share", "kept"), [(0.2, 6), (0.5, 15), (0.001, 6), (0.3, 9)])
+def test_a_share_is_held_out(topics, share, kept):
+    """Of 30 rows a client: the share, and at least a fifth, 6, which is less than 8."""
     for client in range(4):
-        data = client_data(selection(name=str(topics), held_out_share=share), client)
+        data = client_data(selection(name=str(topics), held_out=0, held_out_share=share), client)
         assert (len(data.train), len(data.held_out)) == (30 - kept, kept)
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "share", "kept"),
+    [
+        (1000, 0, 0.1, 100),
+        (50, 0, 0.1, 8),
+        (5000, 0, 0.1, 256),
+        (2, 0, 0.1, 1),
+        (1, 0, 0.1, 0),
+        (1000, 0, 0.0, 0),
+        (100, 48, 0.1, 48),
+        (60, 48, 0.1, 30),
+    ],
+)
+def test_how_many_rows_are_held_out(rows, count, share, kept):
+    """A tenth, but at least 8 (or a fifth of few rows) and at most 256; a given number, but at most half."""
+    assert held_out_count(selection(held_out=count, held_out_share=share), rows) == kept
 
 
 def test_held_out_share_of_the_corpus():
     """A fifth of 10 training questions."""
-    assert len(client_data(selection(held_out_share=0.2), 0).held_out) == 2
+    assert len(client_data(selection(held_out=0, held_out_share=0.2), 0).held_out) == 2
+
+
+def test_a_client_with_fewer_rows_than_asked_for_is_refused(topics):
+    """30 rows a client, of which 4 are held out, leave 26."""
+    client_data(selection(name=str(topics), held_out=4, minimum_rows=26), 0)
+    with pytest.raises(PartitionError, match=r"client 0 would train on 26 rows, fewer than data\.minimum-rows = 27"):
+        client_data(selection(name=str(topics), held_out=4, minimum_rows=27), 0)
+
+
+def test_the_common_test_set_is_read_whole(topics, tmp_path):
+    """By the same columns; nothing of it is trained on. Without a name there is none."""
+    (tmp_path / "test.jsonl").write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "q", "completion": "d"}\n')
+    data = common_test_rows(selection(name=str(topics), test=str(tmp_path / "test.jsonl")))
+    assert (data.label, len(data.train)) == ("test", 0)
+    assert [row.completion for row in data.held_out] == ["c", "d"]
+    assert common_test_rows(selection(name=str(topics))) is None
 
 
 @pytest.mark.parametrize(
@@ -183,7 +218,7 @@ def test_held_out_share_of_the_corpus():
         {"samples": 80},
         {"samples": 81},
         {"held_out": 4},
-        {"held_out_share": 0.3},
+        {"held_out": 0, "held_out_share": 0.3},
         {"seed": 2},
         {"clients": 5},
     ],

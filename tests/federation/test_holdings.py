@@ -119,6 +119,11 @@ def test_a_client_whose_answers_are_all_cut_is_named():
     assert "every completion of client 3 is cut at train.max-length" in told
 
 
+def test_a_client_whose_rated_answers_are_all_alike_is_named():
+    (told,) = row_warnings({0: north(), 2: replace(north(), one_kind=True)})
+    assert told.startswith("client 2: the training rows have one kind of label only")
+
+
 def test_notes_on_data_stand_once_for_the_clients_that_share_them():
     """Two clients of one set, a third with a file of its own, a fourth of which there is nothing to tell."""
     shared = "columns not read: id"

@@ -27,7 +27,7 @@ def arrays(**named):
 
 def problem(answer: Message, arrays: bool = True) -> str | None:
     """What is wrong with a reply to SENT, of an adapter of three numbers."""
-    found = reply_problem(answer, MANIFEST)
+    found = reply_problem(answer, MANIFEST, client=0)
     if found is not None or not arrays:
         return found
     vectors = {name: array.numpy() for name, array in answer.content.get("arrays", {}).items()}
@@ -119,3 +119,36 @@ def test_arrays_that_are_not_what_they_say(array):
     label = arrays(adapter=np.zeros(3, "f4"))["adapter"]
     record = ArrayRecord({"adapter": Array(label.dtype, label.shape, label.stype, Array(array).data)})
     assert problem(answer(record)) is not None
+
+
+def test_more_examples_than_the_client_holds():
+    """One client that says 1e18 would be the global model."""
+    claimed = answer(metrics=GOOD | {"num-examples": 10**18})
+    assert reply_problem(claimed, MANIFEST, client=0) is None
+    assert "the client said before round 1 that it holds 16" in reply_problem(claimed, MANIFEST, 0, most_examples=16)
+    assert reply_problem(answer(), MANIFEST, 0, most_examples=4) is None
+
+
+def test_a_reply_in_another_clients_name():
+    assert reply_problem(answer(metrics=GOOD | {"client": 3}), MANIFEST, client=3) is None
+    assert "names client 3, and client 1 was asked" in reply_problem(answer(metrics=GOOD | {"client": 3}), MANIFEST, 1)
+
+
+@pytest.mark.parametrize("name", ["round", "name", "event", "time", "bytes-up", "bytes_down"])
+def test_metrics_with_names_of_the_journal(name):
+    assert f"the metric {name} has the name of a field" in problem(answer(metrics=GOOD | {name: 1.0}))
+
+
+def test_further_records():
+    """Flower's strategies insist on one record of each kind, so a second one would end the run of all."""
+    more = answer()
+    more.content["more"] = ArrayRecord({"x": Array(np.zeros(3, "f4"))})
+    assert "records that were not asked for" in problem(more)
+
+
+def test_what_a_client_writes_is_shortened_and_printable():
+    """Control characters and line breaks become blanks; 5,000 characters become 1,000 and a note of the length."""
+    told = problem(failure(request(), "\x1b[31mred\nnew line" + "x" * 5000))
+    assert told.startswith(" [31mred new line")
+    assert told.endswith("… (5018 characters)")
+    assert len(told) < 1030

@@ -173,9 +173,7 @@ def test_an_explicit_dtype_is_taken_as_it_is():
 )
 def test_auto_is_bfloat16_where_hardware_multiplies_it(monkeypatch, cuda, cuda_bf16, amx, avx, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: cuda_bf16 or including_emulation
-    )
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: cuda_bf16 or including_emulation)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     assert choose_dtype("auto") is expected
@@ -184,7 +182,8 @@ def test_auto_is_bfloat16_where_hardware_multiplies_it(monkeypatch, cuda, cuda_b
 @pytest.mark.slow
 def test_the_packaged_model(monkeypatch):
     """134,515,008 parameters, the head tied to the embedding: 49,152 · 576 = 28,311,552 of them there. Each of 30
-    layers has 576 · (576 + 192 + 192 + 576) in attention, 3 · 576 · 1536 in its MLP and 2 · 576 in norms, 3,540,096 together;
+    layers has 576 · (576 + 192 + 192 + 576) in attention, 3 · 576 · 1536 in its MLP and 2 · 576 in norms, 3,540,096
+    together;
     the last norm 576: 28,311,552 + 30 · 3,540,096 + 576.
     """
     try:

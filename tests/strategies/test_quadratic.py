@@ -9,7 +9,8 @@ are where
 
 For K = 1, I − M_i = η A_i and both agree; for many steps I − M_i tends to I, and x̄ to the mean of the b_i: FedAvg
 stops where the clients' curvatures do not count. FedProx's client descends ``f_i(y) + (μ/2) ‖y − x‖²`` instead: with
-``B_i = A_i + μ I`` its move is ``−(I − (I − η B_i)^K) B_i⁻¹ A_i (x − b_i)``, which tends to a multiple of A_i as μ outgrows A_i.
+``B_i = A_i + μ I`` its move is ``−(I − (I − η B_i)^K) B_i⁻¹ A_i (x − b_i)``, which tends to a multiple of A_i as μ
+outgrows A_i.
 SCAFFOLD's fixed point is x*: there c_i = ∇f_i(x*), c = Σ c_i / N = 0, and every corrected gradient vanishes.
 """
 

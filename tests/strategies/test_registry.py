@@ -116,7 +116,7 @@ def test_class_path_of_flower(name):
     assert minimum_clients(path, {}) == 1
     x = np.array([1.0, 2.0], np.float32)
     for server_round in (1, 2):
-        clients = {k: lambda message, k=k: make_reply(message, x + k + 1, examples=k + 1) for k in range(2)}
+        clients = {k: lambda message, k=k, x=x: make_reply(message, x + k + 1, examples=k + 1) for k in range(2)}
         x = run_round(wrapped, server_round, x, clients)
     assert (x > [1.0, 2.0]).all()
 

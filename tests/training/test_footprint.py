@@ -26,7 +26,8 @@ def test_weight_bytes_by_hand(skeleton, quantization, double, expected):
     """37,792 float32 numbers are 151,168 bytes.
 
     The two layers' linear weights are 2 · (3,072 + 6,144) = 18,432 of them, 73,728 bytes, in 2 · 256 rows (q 32, k 16,
-    v 16, o 32, gate 64, up 64, down 32). int8: a byte each and 4 a row, 18,432 + 2,048, so 53,248 less. nf4: half a byte
+    v 16, o 32, gate 64, up 64, down 32). int8: a byte each and 4 a row, 18,432 + 2,048, so 53,248 less. nf4: half a
+    byte
     each and 4 a block of 64, 9,216 + 1,152, so 63,360 less.
     """
     assert weight_bytes(skeleton, quantization, double) == expected

@@ -190,7 +190,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("spread", [0.02, 0.2])
 def test_the_head_gives_what_the_models_own_logits_give(kind, spread):
-    """Whatever a model does between backbone and logits. With a spread of 0.02 its logits are some tenths, where a cap of
+    """Whatever a model does between backbone and logits.
+
+    With a spread of 0.02 its logits are some tenths, where a cap of
     30 changes them in the sixth digit: it must be noticed all the same, because training makes logits grow.
     """
     expected, changes = KINDS[kind]

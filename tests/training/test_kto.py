@@ -188,10 +188,10 @@ def test_trl_leaves_no_second_adapter(model, training):
 def test_the_reference_is_the_start_in_every_round(make_client, assign):
     """A policy that is the reference has rewards and KL of 0, so the loss is 1 - sigmoid(0) = 0.5; another has not."""
     client = make_client(train__task="kto")
-    untrained = draw_adapter(client.model.manifest, seed=0)  # B is zero: the base itself
-    numbers = client.train(assign(client), {ADAPTER: untrained}, lambda *_: None)[1]
-    moved = client.train(assign(client, server_round=2), {ADAPTER: untrained + 0.05}, lambda *_: None)[1]
-    again = client.train(assign(client, server_round=3), {ADAPTER: untrained}, lambda *_: None)[1]
+    drawn = draw_adapter(client.model.manifest, seed=0)  # its B is zero, so the model is the base
+    numbers = client.train(assign(client), {ADAPTER: drawn}, lambda *_: None)[1]
+    moved = client.train(assign(client, server_round=2), {ADAPTER: drawn + 0.05}, lambda *_: None)[1]
+    again = client.train(assign(client, server_round=3), {ADAPTER: drawn}, lambda *_: None)[1]
     assert numbers["first-loss"] == pytest.approx(0.5, abs=1e-6)
     assert again["first-loss"] == pytest.approx(0.5, abs=1e-6)
     assert abs(moved["first-loss"] - 0.5) > 1e-4
@@ -211,15 +211,13 @@ def test_references_of_rows_are_computed_once(make_client, assign, monkeypatch):
 
     monkeypatch.setattr(kto, "completion_log_probs_of", counted)
     client = make_client(train__task="kto", train__max_length=256)
-    untrained = draw_adapter(client.model.manifest, seed=0)  # B is zero: the base itself
+    drawn = draw_adapter(client.model.manifest, seed=0)
     for server_round in (1, 2):
         position = 2 * (server_round - 1)
-        client.train(
-            assign(client, server_round=server_round, position=position), {ADAPTER: untrained}, lambda *_: None
-        )
+        client.train(assign(client, server_round=server_round, position=position), {ADAPTER: drawn}, lambda *_: None)
     assert computed == [(RatedShard, 4), (Shard, 4)] * 2
     resumed = make_client(run_id=2, train__task="kto", train__max_length=256)
-    resumed.train(assign(resumed, server_round=2, position=2), {ADAPTER: untrained}, lambda *_: None)
+    resumed.train(assign(resumed, server_round=2, position=2), {ADAPTER: drawn}, lambda *_: None)
     assert computed[4:] == [(Shard, 4)]
 
 
@@ -303,7 +301,7 @@ def test_a_single_held_out_row_has_no_kl(model, tokenizer, training, start):
 
 
 def test_loss_types_do_not_share_their_caches(model, shard, training, start, other):
-    """`apo_zero_unpaired` keeps a reference value a row, `kto` two: after the one, the other is as if it came first."""
+    """`apo_zero_unpaired` keeps a reference value a row, `kto` two: after one, the other is as if it came first."""
     expected = task().evaluate(job(model, training, shard, other, start, key="alone"), 6)
     asked = job(model, training, shard, other, start)
     task(loss_type="apo_zero_unpaired").evaluate(asked, 6)

@@ -50,7 +50,8 @@ def frozen(model) -> dict[str, torch.Tensor]:
 def test_a_round_on_a_quantized_base(make_client, assign, kind, task, dtype):
     """The adapter moves in float32, the base stays bit for bit, and evaluation in between changes nothing.
 
-    The first loss of DPO is ln 2 to rounding: the policy is computed in training mode, the reference in evaluation mode.
+    The first loss of DPO is ln 2 to rounding: the policy is computed in training mode, the reference in evaluation
+    mode.
     """
     client = make_client(train__task=task, model__dtype=dtype, **QUANTIZED[kind])
     start, model = start_of(client), client.model
@@ -85,7 +86,8 @@ def test_steps_smaller_than_bfloat16_are_not_lost(make_client, assign, kind):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_head_of_a_quantized_model(wide_model, tmp_path, kind, tied, dtype):
-    """The head is not quantized, tied to the embedding or not: log-probabilities are those of the model's own logits."""
+    """The head is not quantized, tied to the embedding or not: log-probabilities are those of the model's own
+    logits."""
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(wide_model)

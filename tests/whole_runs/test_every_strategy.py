@@ -22,7 +22,8 @@ def clean_process():
 @pytest.mark.parametrize("task", ["sft", "dpo"])
 @pytest.mark.parametrize("name", list(STRATEGIES))
 def test_strategy_runs_moves_adapters_and_leaves_no_trace(name, task, run_config, tmp_path):
-    """Two rounds of three clients, or as many as the strategy needs: losses finite, adapters moved; the same run again gives the same bytes.
+    """Two rounds of three clients, or as many as the strategy needs: losses finite, adapters moved; the same run again
+    gives the same bytes.
 
     `local` has no global adapter: its clients' own must have moved instead.
     """

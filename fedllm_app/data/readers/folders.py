@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedllm_app.data.errors import DataError, listed
 from fedllm_app.data.readers.base import UnreadableFile
-from fedllm_app.data.readers.files import ENDINGS, format_of
+from fedllm_app.data.readers.files import DOCUMENT_ENDINGS, ENDINGS, format_of, is_document
 
 _TRAIN, _VALIDATION, _TEST = "train", "validation", "test"
 _KINDS = {
@@ -26,6 +26,9 @@ _KINDS = {
 _SPLIT = re.compile(rf"({'|'.join(sorted(_KINDS, key=len, reverse=True))})(_\w+)?", re.IGNORECASE)
 _WORDS = re.compile(r"[^\W\d_]+")
 _SET = re.compile(r"(?<=.)(set|data|split)$")  # testset, traindata
+# Of a document's name, a part that says a split: train.txt, wiki.test.txt, train-00000-of-00002.txt; not test-plan.md.
+_DOCUMENT_SPLIT = re.compile(rf"({'|'.join(sorted(_KINDS, key=len, reverse=True))})([-_]?\d[\w-]*)?", re.IGNORECASE)
+_NO_DOCUMENT = re.compile(r"(readme|licen[cs]e)(\..*)?", re.IGNORECASE)  # beside tables
 _NO_ROWS = re.compile(
     r"(readme|licen[cs]e)(\..*)?|(dataset_infos?|dataset_dict|state|config)\.json|.*\.(md|py|lock)", re.IGNORECASE
 )
@@ -63,7 +66,7 @@ def files_of(folder: Path, split: str) -> FolderFiles:
     for path in _files_below(folder):
         relative = path.relative_to(folder)
         if format_of(path) and not _NO_ROWS.fullmatch(path.name):
-            found.setdefault(split_of(relative, split), []).append(path)
+            found.setdefault(_split_of(relative, split), []).append(path)
         elif not _NO_ROWS.fullmatch(path.name):
             others.append(path)
     if not found:
@@ -71,6 +74,53 @@ def files_of(folder: Path, split: str) -> FolderFiles:
     chosen = _chosen(found, folder, split)
     left_out = [path for name, paths in found.items() if name != chosen for path in paths]
     return FolderFiles(found[chosen], sorted(str(path.relative_to(folder)) for path in (*left_out, *others)))
+
+
+def documents_of(folder: Path, split: str) -> FolderFiles:
+    """Choose the documents of one split below a folder, sorted; where it holds tables, those, as `files_of` does.
+
+    A document belongs to a split where a part of its name between dots, or a folder that it is in, is called like one.
+
+    Raises
+    ------
+    AmbiguousSplit
+        There are several splits, none or several of them for training, or documents that belong to none beside them:
+        a note may be called like a split.
+    UnreadableFile
+        There is no document (of that split) and no table, or a folder cannot be looked into.
+    """
+    paths = list(_files_below(folder))
+    documents = [path for path in paths if is_document(path)]
+    if any(format_of(path) and not _NO_ROWS.fullmatch(path.name) for path in paths):
+        tables = files_of(folder, split)
+        beside = {str(path.relative_to(folder)) for path in documents if not _NO_DOCUMENT.fullmatch(path.name)}
+        return FolderFiles(tables.read, sorted({*tables.left_out, *beside}))
+    others = [path for path in paths if path not in documents]
+    if not documents:
+        raise UnreadableFile(
+            f"{folder} holds no document ({DOCUMENT_ENDINGS}) and no table ({ENDINGS}){_beside(others, folder)}"
+        )
+    found: dict[str, list[Path]] = {}
+    for path in documents:
+        found.setdefault(_document_split(path.relative_to(folder), split), []).append(path)
+    named = sorted(name for name in found if name)
+    if named and "" in found and not split:
+        raise AmbiguousSplit(
+            f"{folder} holds documents of the splits {', '.join(named)} and {len(found[''])} of none: name the split "
+            "to read (data.split), or put all files to train on into a folder of their own"
+        )
+    chosen = _chosen(found, folder, split)
+    left_out = [path for name, group in found.items() if name != chosen for path in group]
+    return FolderFiles(found[chosen], sorted(str(path.relative_to(folder)) for path in (*left_out, *others)))
+
+
+def _document_split(relative: Path, wanted: str) -> str:
+    """The split that a document belongs to; "" for none. A name that says two things is a split of its own."""
+    parts = [*relative.parts[:-1], *relative.name.split(".")[:-1]]
+    if wanted and wanted in parts:
+        return wanted
+    said = [match[1].lower() for part in parts if (match := _DOCUMENT_SPLIT.fullmatch(part))]
+    return str(relative) if len({_KINDS[word] for word in said}) > 1 else next(iter(said), "")
 
 
 def _beside(others: list[Path], folder: Path) -> str:
@@ -132,7 +182,7 @@ def _words(name: str) -> list[str]:
     return [word for word in words if word in _KINDS]
 
 
-def split_of(relative: Path, wanted: str) -> str:
+def _split_of(relative: Path, wanted: str) -> str:
     """The split that a file belongs to; "" for none. A name that says two things is a split of its own."""
     stem = re.split(r"[-.]", relative.name, maxsplit=1)[0]
     names = [relative.name, *reversed(relative.parts[:-1])]
