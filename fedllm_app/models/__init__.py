@@ -1,1 +1,15 @@
-"""Base models and tokenizers: where they are, how they are loaded and quantized."""
+"""Base models: found, checked, loaded, quantized."""
+
+import logging
+
+
+def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
+    """Drop one warning of bitsandbytes: that on some CPUs a kernel could be installed for its arithmetic in evaluation mode.
+
+    Quantized models are kept from that arithmetic here (`quantization.use_one_arithmetic`). The warning comes whenever
+    bitsandbytes is imported, by PEFT too, so the filter stands where every part that loads either passes.
+    """
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_kernel_notice)

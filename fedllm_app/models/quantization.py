@@ -1,7 +1,6 @@
 """Quantized base models: what bitsandbytes is asked for, and what it needs on a CPU."""
 
 import functools
-import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -62,16 +61,6 @@ def use_one_arithmetic(model: "PreTrainedModel") -> None:
 
 def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn.Module":
     return module
-
-
-def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
-    """Drop one warning of bitsandbytes: that on some CPUs a kernel could be installed for the arithmetic in evaluation
-    mode, which `use_one_arithmetic` keeps quantized models from. It comes whenever bitsandbytes is imported, by PEFT
-    too."""
-    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
-
-
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_kernel_notice)
 
 
 def prepare_bitsandbytes(quantization: str) -> None:

@@ -1,13 +1,21 @@
 """What is refused before Flower starts."""
 
-import pytest
-from places import ROOT
+import shutil
 
+import pytest
+import torch
+from places import ROOT
+from safetensors.torch import load_file, save_file
+from transformers import T5Config
+
+from fedllm_app.adapters.methods import AdapterValues, adapter_layout, draw_adapter
+from fedllm_app.adapters.peft_directory import save_peft_directory
 from fedllm_app.class_paths import ClassPathError
 from fedllm_app.commands.main import main
 from fedllm_app.commands.start_checks import check_start
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError
+from fedllm_app.models.location import locate_model
 
 
 @pytest.mark.parametrize(
@@ -50,3 +58,59 @@ def test_code_that_fails_while_it_is_imported_is_one_sentence(tmp_path, monkeypa
     shown = capsys.readouterr().out.replace("\n", " ")
     assert "RuntimeError: half an edit" in shown
     assert "Traceback" not in shown
+
+
+class TestModels:
+    """What the model's files, its kind and the starting adapter forbid is said before Flower starts."""
+
+    @pytest.fixture
+    def damaged(self, tiny_model, tmp_path):
+        """A copy of the tiny model without one of its weights."""
+        copy = shutil.copytree(tiny_model, tmp_path / "copy")
+        tensors = load_file(copy / "model.safetensors")
+        del tensors["model.norm.weight"]
+        save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+        return str(copy)
+
+    @pytest.mark.parametrize("local", [True, False])
+    def test_a_damaged_model_that_is_here(self, run_config, damaged, local):
+        """Over a connection too, if the directory is on this machine as well."""
+        with pytest.raises(UserError, match="would be drawn at random: model.norm.weight"):
+            check_start(parse_run_config(run_config | {"model.name": damaged}), local=local)
+
+    @pytest.mark.parametrize(
+        ("overrides", "remedy"),
+        [
+            ({"lora.target-modules": "q_proj,v_porj"}, "'v_porj' is no module of this model"),
+            ({"train.max-length": 4000}, "train.max-length = 4000: must be at most 512"),
+            ({"model.quantization": "none", "adapter.start": "STORED"}, "lora.r = 4 here: set lora.r = 8"),
+        ],
+    )
+    def test_what_does_not_fit_the_model(self, run_config, tiny_model, tmp_path, overrides, remedy):
+        values = AdapterValues(8, 16, 0.0, "all-linear")
+        layout = adapter_layout(locate_model(str(tiny_model)), values)
+        save_peft_directory(tmp_path / "stored", draw_adapter(layout.manifest, 0), layout)
+        named = {key: str(tmp_path / "stored") if value == "STORED" else value for key, value in overrides.items()}
+        with pytest.raises(UserError) as caught:
+            check_start(parse_run_config(run_config | {"lora.r": 4} | named), local=True)
+        assert remedy in str(caught.value)
+
+    def test_a_run_of_it_never_starts_flower(self, damaged, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("fedllm_app.commands.run.LocalSuperLink", lambda *_: pytest.fail("Flower was started"))
+        assert main(["run", str(ROOT), "-c", f"model.name={damaged}"]) == 2
+        assert "model.norm.weight" in capsys.readouterr().out
+
+    def test_a_plan_says_it_in_the_same_words(self, damaged, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main(["plan", str(ROOT), "-c", f"model.name={damaged}"]) == 2
+        assert "model.norm.weight" in capsys.readouterr().out
+
+    def test_an_encoder_decoder_model_is_one_sentence(self, tmp_path, monkeypatch, capsys):
+        T5Config(d_model=32, num_layers=1, num_heads=2, d_ff=32, vocab_size=300).save_pretrained(tmp_path / "t5")
+        save_file({"shared.weight": torch.zeros(300, 32)}, tmp_path / "t5" / "model.safetensors")
+        monkeypatch.chdir(tmp_path)
+        assert main(["plan", str(ROOT), "-c", f"model.name={tmp_path / 't5'}"]) == 2
+        shown = capsys.readouterr().out
+        assert "is an encoder-decoder model (t5)" in shown.replace("\n", " ")
+        assert len(shown) < 600
