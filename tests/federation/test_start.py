@@ -67,8 +67,11 @@ def test_a_model_without_sdpa_runs_and_answers(save, short, tmp_path, length):
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        ("RecurrentGemma", {"num_hidden_layers": 3, "block_types": ("recurrent", "recurrent", "attention")}
-         | {"lru_width": 32, "attention_window_size": 64, "intermediate_size": 192}),
+        (
+            "RecurrentGemma",
+            {"num_hidden_layers": 3, "block_types": ("recurrent", "recurrent", "attention")}
+            | {"lru_width": 32, "attention_window_size": 64, "intermediate_size": 192},
+        ),
         ("OPT", {"ffn_dim": 64, "word_embed_proj_dim": 16}),
     ],
 )
@@ -98,7 +101,10 @@ def test_a_run_goes_on_from_an_adapter_in_16_bits(short, tmp_path, dtype):
     file = tmp_path / "elsewhere" / "adapter_model.safetensors"
     file.parent.mkdir()
     (file.parent / "adapter_config.json").write_bytes((tmp_path / "first/adapter/adapter_config.json").read_bytes())
-    saved = {name: tensor.to(dtype) for name, tensor in load_file(tmp_path / "first/adapter/adapter_model.safetensors").items()}
+    saved = {
+        name: tensor.to(dtype)
+        for name, tensor in load_file(tmp_path / "first/adapter/adapter_model.safetensors").items()
+    }
     save_file(saved, file)
     config = parse_run_config(short | {"adapter.start": str(file.parent)})
     start = starting_point(config)

@@ -76,7 +76,9 @@ def test_quantized_models_are_taken(wide_model, quantization):
 def test_a_forward_pass_that_fails_is_one_sentence():
     base = made("Llama", num_key_value_heads=2)
     base.model.layers[1].register_forward_pre_hook(lambda *_: [][0])
-    with pytest.raises(UnusableModel, match=r"the forward pass of LlamaForCausalLM fails on a row of text \(IndexError"):
+    with pytest.raises(
+        UnusableModel, match=r"the forward pass of LlamaForCausalLM fails on a row of text \(IndexError"
+    ):
         probe_base(base, HERE)
 
 
@@ -97,7 +99,9 @@ def test_an_adapter_that_breaks_the_forward_pass_is_one_sentence():
     model = add_adapter(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj",))))
     install_head(base, "completion")
     base.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: (1).missing)
-    with pytest.raises(AdapterError, match="adapter.method = 'lora' does not fit LlamaForCausalLM.*lora.target-modules"):
+    with pytest.raises(
+        AdapterError, match="adapter.method = 'lora' does not fit LlamaForCausalLM.*lora.target-modules"
+    ):
         check_trainable(model, "lora")
 
 

@@ -24,7 +24,9 @@ from fedllm_app.training.trainer import AdapterAtRest, training_arguments
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_learning_rate_of_zero_is_a_failure(model, start, rows, optimizer):
     trainer = sft_trainer(model, steps(2, 2, 1, optimizer, 0.0, 1.0))
-    with pytest.raises(AdapterAtRest, match=r"did not move in 2 optimizer steps at learning rate 0:.*train\.learning-rate"):
+    with pytest.raises(
+        AdapterAtRest, match=r"did not move in 2 optimizer steps at learning rate 0:.*train\.learning-rate"
+    ):
         train_on(model, trainer, sft_dataset(rows[:4]), start, 0.0, 0)
 
 
@@ -62,7 +64,7 @@ def test_a_client_whose_working_directory_cannot_be_written(tmp_path, tiny_model
     script = textwrap.dedent(
         f"""
         import sys
-        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         import numpy as np
         from jobs import steps, train_on
         from fedllm_app.adapters.methods import AdapterValues
@@ -112,7 +114,9 @@ def test_experts_are_trained_by_the_rows_alone(tiny_model, tmp_path, task, metho
     start = model.adapter.read()
     training = steps(1, 2, 1, "adamw", 0.0, 1.0)
     if task == "sft":
-        result = train_on(model, sft_trainer(model, training), sft_dataset([(ids, 4), (ids[::-1].copy(), 4)]), start, 1e-3, 0)
+        result = train_on(
+            model, sft_trainer(model, training), sft_dataset([(ids, 4), (ids[::-1].copy(), 4)]), start, 1e-3, 0
+        )
         with model.using(start) as plain, torch.no_grad():
             rows = torch.from_numpy(np.stack([ids, ids[::-1]]).astype(np.int64))
             log_probs = plain(input_ids=rows).logits[:, -12:].log_softmax(-1)
