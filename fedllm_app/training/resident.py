@@ -85,7 +85,8 @@ class Resident:
         if largest >= self.rows:
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise UnusableModel(
-                f"rows of text hold the token {token!r}, whose id {largest} is beyond the {self.rows} rows of the model's "
+                f"rows of text hold the token {token!r}, whose id {largest} is beyond the {self.rows} rows of the "
+                "model's "
                 "embedding: take it out of the data and the template, or name a model that was trained with it"
             )
 
