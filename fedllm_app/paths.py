@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedllm_app.errors import UserError
+
 
 def home() -> Path:
-    """`$FEDLLM_HOME`, by default `~/.fedllm`: converted models, tokenized shards, client state and runs."""
-    return Path(os.environ.get("FEDLLM_HOME") or Path.home() / ".fedllm")
+    """`$FEDLLM_HOME`, by default `~/.fedllm`: converted models, tokenized shards, client state and runs.
+
+    UserError for a relative path: server and clients run in other working directories and would not find each other.
+    """
+    path = Path(os.environ.get("FEDLLM_HOME") or Path.home() / ".fedllm").expanduser()
+    if not path.is_absolute():
+        raise UserError(f"FEDLLM_HOME = {str(path)!r}: must be an absolute path")
+    return path
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from fedllm_app.models.base import choose_dtype, locate_model
 from fedllm_app.models.skeleton import skeleton
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
-from fedllm_app.training.footprint import TrainingMemory, process_bytes, training_memory
+from fedllm_app.training.footprint import NotWalkable, TrainingMemory, process_bytes, training_memory
 from fedllm_app.training.resident import freeze_home
 from fedllm_app.updates.chain import UpdateChain
 
@@ -49,13 +49,13 @@ class Traffic:
 @dataclass(frozen=True)
 class Plan:
     """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
-    the model is loaded, as measured in this one; `steps` are optimizer steps of all clients, `tokens` what they read.
+    the model is loaded, as measured in this one; `memory` is None where it cannot be found without weights; `steps` are optimizer steps of all clients, `tokens` what they read.
     """
 
     trained: int
     frozen: int
     traffic: Traffic
-    memory: TrainingMemory
+    memory: TrainingMemory | None
     process: int
     rows: int
     length: int
@@ -66,9 +66,9 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
-    def client_memory(self) -> int:
+    def client_memory(self) -> int | None:
         """Bytes of a client's process while it trains on a CPU."""
-        return self.process + self.memory.held + self.memory.gaps
+        return None if self.memory is None else self.process + self.memory.held + self.memory.gaps
 
 
 def make_plan(flat: FlatConfig) -> Plan:
@@ -87,14 +87,13 @@ def make_plan(flat: FlatConfig) -> Plan:
     work = _work(client, strategy, schedule)
     model = _skeleton(config, start)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    values = model_values(config)
+    frozen = sum(parameter.numel() for parameter in model.parameters()) - trained
+    memory, notes = _memory(config, model, work, start.notes)
     return Plan(
         trained=trained,
-        frozen=sum(parameter.numel() for parameter in model.parameters()) - trained,
+        frozen=frozen,
         traffic=_traffic(start, strategy, client.chain, schedule, evaluating_clients(holdings)),
-        memory=training_memory(
-            model, work.rows, work.length, config.train.optimizer, values.quantization, values.double_quantization
-        ),
+        memory=memory,
         process=process,
         rows=work.rows,
         length=work.length,
@@ -102,7 +101,7 @@ def make_plan(flat: FlatConfig) -> Plan:
         rounds=config.train.rounds,
         steps=work.steps,
         tokens=work.tokens,
-        notes=start.notes,
+        notes=notes,
     )
 
 
@@ -114,6 +113,17 @@ class _Work:
     tokens: int
     rows: int
     length: int
+
+
+def _memory(
+    config: Config, model: "PeftModel", work: _Work, notes: tuple[str, ...]
+) -> tuple[TrainingMemory | None, tuple[str, ...]]:
+    """The memory of a client and the notes; one more where it is not known."""
+    options = (config.model.quantization, config.model.double_quantization)
+    try:
+        return training_memory(model, work.rows, work.length, config.train.optimizer, *options), notes
+    except NotWalkable as error:
+        return None, (*notes, str(error))
 
 
 def _work(client: LocalClient, strategy: RoundStrategy, schedule: Schedule) -> _Work:

@@ -32,20 +32,14 @@ def _plan(parsed: argparse.Namespace, console: Console) -> int:
 
 def show_plan(plan: "Plan", console: Console) -> None:
     """Print the figures as a table, and the clients below it."""
-    memory, traffic = plan.memory, plan.traffic
+    traffic = plan.traffic
     table = Table(title="plan", show_header=False)
     for label, value in (
         ("parameters trained, frozen", f"{plan.trained:,}, {plan.frozen:,}"),
         ("bytes of a message, a reply", f"{traffic.message:,}, {traffic.reply:,}"),
         ("bytes a round, mean", f"{(traffic.down + traffic.up) // plan.rounds:,}"),
         ("bytes of the run, to clients and back", f"{traffic.down:,}, {traffic.up:,}"),
-        ("memory of a client on a CPU", _mb(plan.client_memory)),
-        ("  its process: Python, libraries, rows", _mb(plan.process)),
-        ("  base weights", _mb(memory.weights)),
-        ("  adapter; gradient and optimizer", f"{_mb(memory.adapter)}; {_mb(memory.optimizer)}"),
-        (f"  activations of {plan.rows} x {plan.length} tokens", _mb(memory.activations)),
-        ("  lost to the allocator", _mb(memory.gaps)),
-        ("memory of a client on a GPU, beside its context", _mb(memory.held)),
+        *_memory_lines(plan),
         ("optimizer steps, tokens, of all clients", f"{plan.steps:,}, {plan.tokens:,}"),
     ):
         table.add_row(label, value)
@@ -57,6 +51,21 @@ def show_plan(plan: "Plan", console: Console) -> None:
         console.print(warning, style="yellow", markup=False, highlight=False)
     for note in plan.notes:
         console.print(f"warning: {note}", style="yellow", markup=False, highlight=False)
+
+
+def _memory_lines(plan: "Plan") -> list[tuple[str, str]]:
+    memory = plan.memory
+    if memory is None:
+        return [("memory of a client", "not known, see below")]
+    return [
+        ("memory of a client on a CPU", _mb(plan.client_memory)),
+        ("  its process: Python, libraries, rows", _mb(plan.process)),
+        ("  base weights", _mb(memory.weights)),
+        ("  adapter; gradient and optimizer", f"{_mb(memory.adapter)}; {_mb(memory.optimizer)}"),
+        (f"  activations of {plan.rows} x {plan.length} tokens", _mb(memory.activations)),
+        ("  lost to the allocator", _mb(memory.gaps)),
+        ("memory of a client on a GPU, beside its context", _mb(memory.held)),
+    ]
 
 
 def _mb(size: int) -> str:

@@ -92,7 +92,7 @@ def checked_start(config: Config) -> StartingPoint:
         Model files, their kind, the adapter or `adapter.start` do not allow the run; the message says what to do.
     """
     location = locate_model(config.model.name, config.model.trust_remote_code)
-    notes = check_model(location, ModelValues(**config.model.model_dump()))
+    notes = check_model(location, ModelValues(**config.model.model_dump()), config.train.gradient_checkpointing)
     check_context(config, location)
     layout = adapter_layout(location, adapter_values(config))
     notes += tuple(note for note in (left_out(layout),) if note)

@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 Notes = tuple[str, ...]
 
 
-def check_model(location: ModelLocation, values: ModelValues) -> Notes:
+def check_model(location: ModelLocation, values: ModelValues, checkpointing: bool = False) -> Notes:
     """Refuse a base model that cannot be trained as its files stand; no weights are read.
 
     Of a Hub id only the configuration is looked at: its files are fetched by the clients, who look at them then.
+
+    Parameters
+    ----------
+    checkpointing : bool
+        `train.gradient-checkpointing`, which the model's class must know.
 
     Returns
     -------
@@ -51,6 +56,11 @@ def check_model(location: ModelLocation, values: ModelValues) -> Notes:
         model = skeleton(location, attention=_named_anywhere(values.attention))
         if bidirectional(model):
             raise encoder_error(location, model)
+        if checkpointing and not model.supports_gradient_checkpointing:
+            raise UnusableModel(
+                f"train.gradient-checkpointing = true: {type(model).__name__} does not support it; set false, or a smaller "
+                "train.batch-size or train.max-length"
+            )
         notes = []
         if shapes is not None and not _stored_quantization(config):
             notes += loading_notes(_compare(model, shapes), model, location)
@@ -61,7 +71,7 @@ def check_model(location: ModelLocation, values: ModelValues) -> Notes:
         return {"notes": notes}
 
     kept = files_digest(directory) if directory is not None else ""
-    subject = ["check", kept, values.attention, values.quantization, values.double_quantization]
+    subject = ["check", kept, values.attention, values.quantization, values.double_quantization, checkpointing]
     return tuple(found_once(location, subject, find)["notes"])
 
 

@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 
+from fedllm_app.errors import UserError
 from fedllm_app.training.head import PIECE, backbone_of
 
 # Measured on a CPU, see benchmarks/plan.py. What a process needs beyond what it holds, relative to what autograd keeps:
@@ -25,6 +26,10 @@ _HEAD_BYTES = 12
 
 _NF4_BLOCK = 64
 _DOUBLE_BLOCK = 256
+
+
+class NotWalkable(UserError):
+    """The model's forward pass depends on the values of its tensors, and there are none without its weights."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,14 @@ def kept_by_dtype(model: torch.nn.Module, rows: int, length: int) -> Counter[tor
                 kept[storage._cdata] = tensor.dtype, storage  # held, so that its address is not given to another
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            output = backbone(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                output = backbone(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
+        except Exception as error:  # a model's code may raise anything where a tensor has no values
+            raise NotWalkable(
+                f"what training needs in memory is not known: {type(base).__name__} cannot be walked through without its "
+                f"weights ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]})"
+            ) from error
         by_dtype: Counter[torch.dtype] = Counter()
         for dtype, storage in kept.values():
             by_dtype[dtype] += storage.nbytes()
