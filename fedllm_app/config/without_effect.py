@@ -6,7 +6,7 @@ _NEED_SMOOTHING = {
     "robust": "is 'sigmoid' without it",
     "exo_pair": "is not defined without it",
 }
-_KNOW_SMOOTHING = (*_NEED_SMOOTHING, "aot", "aot_unpaired")
+KNOW_SMOOTHING = (*_NEED_SMOOTHING, "aot", "aot_unpaired")
 _COMPARE_ROWS = ("aot", "aot_unpaired")
 
 
@@ -27,10 +27,10 @@ def _of_dpo(config: Config) -> list[str]:
             "that are "
             "labelled the wrong way round, above 0 and below 0.5 (robust: often 0.1; exo_pair: 1e-3)"
         )
-    if smoothing and loss not in _KNOW_SMOOTHING:
+    if smoothing and loss not in KNOW_SMOOTHING:
         problems.append(
             f"dpo.label-smoothing = {smoothing}: dpo.loss-type = {loss!r} does not read it; set 0.0, or one of "
-            f"{', '.join(_KNOW_SMOOTHING)}"
+            f"{', '.join(KNOW_SMOOTHING)}"
         )
     if loss in _COMPARE_ROWS and config.train.batch_size == 1:
         problems.append(
@@ -46,7 +46,10 @@ def _of_references(config: Config) -> list[str]:
     task, dropout = config.train.task, config.lora.dropout
     if task not in ("dpo", "kto") or not dropout:
         return []
-    return [f"lora.dropout = {dropout}: must be 0.0 with train.task = {task!r}, in which TRL switches dropout off"]
+    return [
+        f"lora.dropout = {dropout}: TRL's {task.upper()} switches dropout off, so that policy and reference are compared on "
+        f"the same model: set 0.0 with train.task = {task!r}"
+    ]
 
 
 def _of_adapter(config: Config) -> list[str]:

@@ -21,7 +21,7 @@ from fedllm_app.models.location import (
     stop_ids,
 )
 from fedllm_app.models.quantization import bitsandbytes_config, compute_in, use_one_arithmetic
-from fedllm_app.models.skeleton import skeleton
+from fedllm_app.models.skeleton import leave_routers_alone, skeleton
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +113,7 @@ def _freeze(model: "PreTrainedModel") -> None:
 
     model.requires_grad_(False)
     model.config.use_cache = False
+    leave_routers_alone(model)
     # What a model's files say of penalties and temperatures would be applied to every answer, greedy ones included.
     special = {f"{name}_token_id": getattr(model.config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     model.generation_config = GenerationConfig(**special)

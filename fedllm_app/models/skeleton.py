@@ -31,7 +31,16 @@ def skeleton(location: ModelLocation, dtype: "torch.dtype | None" = None, attent
     if attention != "auto":
         options["attn_implementation"] = attention
     with torch.random.fork_rng(devices=[]), torch.device("meta"), attention_errors(location, attention):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=location.trust_remote_code, **options)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=location.trust_remote_code, **options)
+    leave_routers_alone(model)
+    return model
+
+
+def leave_routers_alone(model: "PreTrainedModel") -> None:
+    """Keep a mixture of experts from computing the loss that balances its routers, which are frozen here."""
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):
+        text.output_router_logits = False
 
 
 @contextlib.contextmanager
