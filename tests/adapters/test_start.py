@@ -36,7 +36,10 @@ def saved(layout_of, tiny_model, tmp_path):
         directory = tmp_path / "elsewhere"
         save_peft_directory(directory, vector, layout)
         if tensors:
-            save_file({**load_file(directory / "adapter_model.safetensors"), **dict(tensors)}, directory / "adapter_model.safetensors")
+            save_file(
+                {**load_file(directory / "adapter_model.safetensors"), **dict(tensors)},
+                directory / "adapter_model.safetensors",
+            )
         text = json.loads((directory / "adapter_config.json").read_text())
         (directory / "adapter_config.json").write_text(json.dumps(text | settings))
         return directory
@@ -58,7 +61,10 @@ def test_an_adapter_of_the_same_values_is_taken_bit_for_bit(saved, layout_of):
         (lora(alpha=16), ["scale: 2 there (lora_alpha / r with lora_alpha = 8), 4 here: set lora.alpha = 8"]),
         # 8 / 4 = 2 there, 8 / √4 = 4 here
         (lora(rslora=True), ["scale: 2 there", "4 here: set lora.alpha = 8, lora.rslora = false"]),
-        (lora(targets=("q_proj",)), ["it adapts", "v_proj, which this run does not: set lora.target-modules = 'q_proj,v_proj'"]),
+        (
+            lora(targets=("q_proj",)),
+            ["it adapts", "v_proj, which this run does not: set lora.target-modules = 'q_proj,v_proj'"],
+        ),
         (lora(targets=(*TARGETS, "k_proj")), ["does not adapt", "k_proj, which this run does"]),
         (lora(dora=True), ["use_dora = false there, true here: set lora.dora = false"]),
         (lora(method="ia3"), ["it is LORA, adapter.method = 'ia3': set adapter.method = 'lora'"]),
@@ -66,7 +72,9 @@ def test_an_adapter_of_the_same_values_is_taken_bit_for_bit(saved, layout_of):
     ],
 )
 def test_everything_that_differs_is_in_one_error(saved, layout_of, values, named):
-    with pytest.raises(AdapterError, match=r"adapter\.start: .*is not the adapter that this run trains:\n  - ") as caught:
+    with pytest.raises(
+        AdapterError, match=r"adapter\.start: .*is not the adapter that this run trains:\n  - "
+    ) as caught:
         load_start(saved(), layout_of(values))
     for part in named:
         assert part in str(caught.value)
@@ -87,14 +95,19 @@ def test_the_same_scale_by_other_numbers_is_the_same_adapter(saved, layout_of):
         ({"alpha_pattern": {"q_proj": 32}}, "alpha_pattern"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
         ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa': that way of starting changes the base's weights too"),
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights = 'pissa': that way of starting changes the base's weights too",
+        ),
         ({"a_setting_of_peft_99": True}, "a_setting_of_peft_99 = true there"),
         ({"task_type": "SEQ_CLS"}, "task_type = 'SEQ_CLS' there"),
         ({"peft_type": "ADALORA"}, "it is ADALORA"),
     ],
 )
 def test_what_this_app_does_not_train_is_refused(saved, layout_of, settings, named):
-    with pytest.raises(AdapterError, match="cannot be gone on from here|changes the base|does not train that method") as caught:
+    with pytest.raises(
+        AdapterError, match="cannot be gone on from here|changes the base|does not train that method"
+    ) as caught:
         load_start(saved(**settings), layout_of(lora()))
     assert named in str(caught.value)
 
@@ -159,7 +172,9 @@ class TestTensors:
 
     def test_of_another_size_are_refused(self, saved, layout_of):
         name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-        with pytest.raises(AdapterError, match=r"tensors: 1 differ, .*lora_A.weight has shape \(4, 64\) there and \(4, 32\) here"):
+        with pytest.raises(
+            AdapterError, match=r"tensors: 1 differ, .*lora_A.weight has shape \(4, 64\) there and \(4, 32\) here"
+        ):
             load_start(saved(tensors={name: torch.ones(4, 64)}), layout_of(lora()))
 
     def test_that_are_not_finite_are_refused(self, saved, layout_of):

@@ -1,4 +1,5 @@
-"""What an adapter was asked for against what it trains: misspelt names, other modalities, modules without a gradient."""
+"""What an adapter was asked for against what it trains: misspelt names, other modalities, modules without a
+gradient."""
 
 import re
 
@@ -109,7 +110,9 @@ def test_a_name_that_both_towers_have_adapts_the_language_model(seeing):
 
 
 def test_a_name_that_only_the_other_tower_has_is_refused(seeing):
-    with pytest.raises(AdapterError, match=r"'fc1' is in this model only where rows of text do not pass \(.*vision_tower"):
+    with pytest.raises(
+        AdapterError, match=r"'fc1' is in this model only where rows of text do not pass \(.*vision_tower"
+    ):
         asked(seeing, "q_proj", "fc1")
 
 
@@ -268,7 +271,9 @@ def test_a_prefix_that_does_not_fit_is_refused_before_weights_are_loaded(save, k
 
 def test_a_prefix_that_is_not_read_is_refused_when_weights_are_loaded(save):
     """Mamba 2 has heads and no attention cache: the prefix would be handed on and never looked at."""
-    directory = save("Mamba2", **SMALL, hidden_size=32, num_hidden_layers=1, state_size=4, num_heads=8, head_dim=8, n_groups=1)
+    directory = save(
+        "Mamba2", **SMALL, hidden_size=32, num_hidden_layers=1, state_size=4, num_heads=8, head_dim=8, n_groups=1
+    )
     base = load_base_model(locate_model(str(directory)), torch.float32).cpu()
     values = lora(method="prefix-tuning", virtual_tokens=5)
     model = add_adapter(base, fitted_config(base, values)).eval()
@@ -288,6 +293,8 @@ def test_a_model_that_cannot_be_walked_through_is_left_to_the_load(tiny_model):
 def test_peft_refuses_and_the_layers_are_named(save):
     """PEFT knows that Mamba's fast path reads out_proj without its adapter."""
     directory = save("Mamba", **SMALL, **MODELS_WITHOUT_PREFIX["Mamba"])
-    with pytest.raises(AdapterError, match=r"lora\.target-modules does not fit MambaForCausalLM: .*layers of this model: "):
+    with pytest.raises(
+        AdapterError, match=r"lora\.target-modules does not fit MambaForCausalLM: .*layers of this model: "
+    ):
         asked(directory)
     assert asked(directory, "in_proj", "x_proj").size > 0

@@ -14,9 +14,18 @@ PREFERENCES = {"train.task": "dpo"}
     ("overrides", "named"),
     [
         (PREFERENCES | {"dpo.loss-type": "robust"}, "dpo.label-smoothing = 0.0: dpo.loss-type = 'robust' is 'sigmoid'"),
-        (PREFERENCES | {"dpo.loss-type": "exo_pair"}, "dpo.label-smoothing = 0.0: dpo.loss-type = 'exo_pair' is not defined"),
-        (PREFERENCES | {"dpo.label-smoothing": 0.1}, "dpo.label-smoothing = 0.1: dpo.loss-type = 'sigmoid' does not read it"),
-        (PREFERENCES | {"dpo.loss-type": "aot", "train.batch-size": 1}, "dpo.loss-type = 'aot' compares the pairs of a batch"),
+        (
+            PREFERENCES | {"dpo.loss-type": "exo_pair"},
+            "dpo.label-smoothing = 0.0: dpo.loss-type = 'exo_pair' is not defined",
+        ),
+        (
+            PREFERENCES | {"dpo.label-smoothing": 0.1},
+            "dpo.label-smoothing = 0.1: dpo.loss-type = 'sigmoid' does not read it",
+        ),
+        (
+            PREFERENCES | {"dpo.loss-type": "aot", "train.batch-size": 1},
+            "dpo.loss-type = 'aot' compares the pairs of a batch",
+        ),
         (PREFERENCES | {"lora.dropout": 0.1}, "lora.dropout = 0.1"),
         ({"adapter.method": "ia3", "lora.dropout": 0.1}, "lora.dropout = 0.1: must be 0.0 with adapter.method = 'ia3'"),
         ({"adapter.method": "ia3", "lora.dora": True}, "lora.dora = true: must be false"),

@@ -173,7 +173,9 @@ def test_an_explicit_dtype_is_taken_as_it_is():
 )
 def test_auto_is_bfloat16_where_hardware_multiplies_it(monkeypatch, cuda, cuda_bf16, amx, avx, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: cuda_bf16 or including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: cuda_bf16 or including_emulation
+    )
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
     assert choose_dtype("auto") is expected

@@ -8,10 +8,10 @@ from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, peft_config
 from fedllm_app.models.base import load_base_model, load_tokenizer, locate_model
 from fedllm_app.models.files import UnusableModel
+from fedllm_app.models.location import ModelLocation, ModelValues
 from fedllm_app.training.head import install_head, probe_row
 from fedllm_app.training.probe import check_trainable, probe_base
 from fedllm_app.training.resident import Resident, ResidentKey
-from fedllm_app.models.location import ModelLocation, ModelValues
 
 HERE = ModelLocation("/somewhere", "some-model")
 
@@ -76,7 +76,9 @@ def test_quantized_models_are_taken(wide_model, quantization):
 def test_a_forward_pass_that_fails_is_one_sentence():
     base = made("Llama", num_key_value_heads=2)
     base.model.layers[1].register_forward_pre_hook(lambda *_: [][0])
-    with pytest.raises(UnusableModel, match=r"the forward pass of LlamaForCausalLM fails on a row of text \(IndexError"):
+    with pytest.raises(
+        UnusableModel, match=r"the forward pass of LlamaForCausalLM fails on a row of text \(IndexError"
+    ):
         probe_base(base, HERE)
 
 
@@ -97,7 +99,9 @@ def test_an_adapter_that_breaks_the_forward_pass_is_one_sentence():
     model = add_adapter(base, peft_config(AdapterValues(4, 8, 0.0, ("q_proj",))))
     install_head(base, "completion")
     base.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *_: (1).missing)
-    with pytest.raises(AdapterError, match="adapter.method = 'lora' does not fit LlamaForCausalLM.*lora.target-modules"):
+    with pytest.raises(
+        AdapterError, match="adapter.method = 'lora' does not fit LlamaForCausalLM.*lora.target-modules"
+    ):
         check_trainable(model, "lora")
 
 
