@@ -1,7 +1,7 @@
 """What a client process keeps loaded between messages: the base model with its adapter slot, and the tokenizer.
 
-A simulation's actors and a site's process live across messages, and loading the base for every message is the largest
-avoidable cost. Clients share it: before each use the adapter is written anew, so nothing of one client is left for the
+A simulation's actors live across messages, and loading the base for every message is the largest avoidable cost.
+Clients share it: before each use the adapter is written anew, so nothing of one client is left for the
 next.
 """
 
