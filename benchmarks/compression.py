@@ -31,9 +31,15 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("-c", "--run-config", action="append", default=[], help="overrides of every run")
     parsed = parser.parse_args()
-    flat = default_run_config(ROOT) | {"run.checkpoint-every": 0, "evaluate.examples": 48}
-    flat |= {"evaluate.every": flat["train.rounds"]} | read_overrides(parsed.run_config)
-    runs = {seed: {kind: run(flat | {"run.seed": seed}, kind) for kind in KINDS} for seed in parsed.seeds}
+    flat = default_run_config(ROOT) | {
+        "run.checkpoint-every": 0,
+        "evaluate.examples": 48,
+        "data.held-out-examples": 48,
+    }
+    flat |= {"evaluate.every": flat["train.rounds"]} | read_overrides(parsed.run_config, flat)
+    runs = {
+        seed: {kind: run(flat | {"run.seed": seed, "data.seed": seed}, kind) for kind in KINDS} for seed in parsed.seeds
+    }
     print(table(runs))
 
 

@@ -237,7 +237,7 @@ def compare_dpo(data: Path, dtype: str, steps: int = 6) -> dict:
     """Seconds a step of both DPO trainers on the same batches, in turns, in one process."""
     import numpy as np
 
-    from fedllm_app.data.shards import walk
+    from fedllm_app.data.order import walk
     from fedllm_app.training.dpo import complete_references, dpo_dataset, dpo_trainer
     from fedllm_app.training.references import ReferenceCache
     from fedllm_app.training.resident import ResidentKey, resident, set_threads

@@ -1,7 +1,7 @@
 """The one cache of a process: what costs too much to make for every message.
 
-A simulation's actors and a site's worker live across messages and serve several clients. Everything that they keep in
-memory between messages is here, so that one call clears it.
+A simulation's actors live across messages and serve several clients; a site's process lives for one message. Everything
+that is kept in memory between messages is here, so that one call clears it.
 """
 
 from collections import OrderedDict

@@ -1,5 +1,6 @@
 """The ClientApp at its boundary: what goes wrong in a client comes back as a reply that names it."""
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict

@@ -23,7 +23,8 @@ LEVELS = [
     {"adapters", "tasks"},
     {"data", "models"},
     {"messages", "process_cache", "class_paths"},
-    {"paths", "errors"},
+    {"paths"},
+    {"errors"},
     {""},  # the package itself
 ]
 """From the top: a room may import from those below it, and not from the others of its level."""

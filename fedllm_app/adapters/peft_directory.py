@@ -78,19 +78,22 @@ def load_peft_directory(directory: Path, manifest: Manifest) -> np.ndarray:
 
 
 def weights_file(directory: Path, name: str = "") -> Path:
-    """The file of an adapter's weights. AdapterError, about `name` or the directory, if there is none or only a pickle."""
+    """The file of an adapter's weights. AdapterError, about `name` or the directory, if there is none or only a
+    pickle."""
     name = name or str(directory)
     file = directory / WEIGHTS_FILE
     if file.is_file():
         return file
     if (directory / _PICKLE_FILE).is_file():
         raise AdapterError(
-            f"{name} holds its weights in {_PICKLE_FILE}, a pickle, which can run code when it is opened and is not read "
+            f"{name} holds its weights in {_PICKLE_FILE}, a pickle, which can run code when it is opened and is not "
+            "read "
             "here: where you trust it, load the adapter with PEFT and save it again with "
             f"model.save_pretrained(directory), which writes {WEIGHTS_FILE}"
         )
     raise AdapterError(
-        f"{name} holds no {WEIGHTS_FILE}; it holds no weights to go on from: give the directory of a finished run, of a "
+        f"{name} holds no {WEIGHTS_FILE}; it holds no weights to go on from: give the directory of a finished run, of "
+        "a "
         "checkpoint or of a PEFT adapter"
     )
 

@@ -4,8 +4,9 @@ import numpy as np
 
 from fedllm_app.client.policy import check_pooling
 from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data, test_rows
+from fedllm_app.data.order import batches, walk
 from fedllm_app.data.row_shards import AnyShard, ShardMaker, join_rows
-from fedllm_app.data.shards import EmptyShard, batches, walk
+from fedllm_app.data.shards import EmptyShard
 from fedllm_app.data.sources import TooManyBadRows
 from fedllm_app.data.templates import template_source
 from fedllm_app.data.tokenization import Tokenization

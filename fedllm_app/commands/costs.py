@@ -49,7 +49,8 @@ class Traffic:
 @dataclass(frozen=True)
 class Plan:
     """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
-    the model is loaded, as measured in this one; `memory` is None where it cannot be found without weights; `steps` are optimizer steps of all clients, `tokens` what they read.
+    the model is loaded, as measured in this one; `memory` is None where it cannot be found without weights; `steps`
+    are optimizer steps of all clients, `tokens` what they read.
     """
 
     trained: int

@@ -47,7 +47,8 @@ def _of_references(config: Config) -> list[str]:
     if task not in ("dpo", "kto") or not dropout:
         return []
     return [
-        f"lora.dropout = {dropout}: TRL's {task.upper()} switches dropout off, so that policy and reference are compared on "
+        f"lora.dropout = {dropout}: TRL's {task.upper()} switches dropout off, so that policy and reference are "
+        "compared on "
         f"the same model: set 0.0 with train.task = {task!r}"
     ]
 

@@ -30,11 +30,12 @@ def reply_arrays(answer: Message) -> dict[str, np.ndarray]:
 def reply_problem(answer: Message, manifest: str, client: int, most_examples: int | None = None) -> str | None:
     """Why a reply must not be used, as far as its numbers tell; None if it may.
 
-    Checked: error replies, the manifest, finite numbers under names of their own, the number of the client, at least one
+    Checked: error replies, the manifest, finite numbers under names of their own, the number of the client, at least
+    one
     example and at most `most_examples`, which the client said that it holds; no further records.
     """
     if answer.has_error():
-        return plain_text(answer.error.reason) or f"error code {answer.error.code}"
+        return plain_text(answer.error.reason or "") or f"error code {answer.error.code}"
     content = answer.content
     if METRICS not in content or EXAMPLES not in content[METRICS]:
         return f"the reply carries no {EXAMPLES}"

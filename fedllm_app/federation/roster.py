@@ -87,7 +87,7 @@ def describe_clients(
         if answer is None:
             problems.append(f"client {client}: no answer within {timeout:g} s")
         elif answer.has_error():
-            problems.append(plain_text(answer.error.reason) or f"client {client}: error {answer.error.code}")
+            problems.append(plain_text(answer.error.reason or "") or f"client {client}: error {answer.error.code}")
         elif answer.content[CONFIG]["manifest"] != manifest:
             problems.append(f"client {client}: its adapter has another layout than the server's")
         else:
@@ -103,7 +103,7 @@ def _identify(grid: Grid, node_ids: list[int], timeout: float) -> list[Node]:
     nodes = []
     for node_id, answer in ask(grid, requests, IDENTIFY, timeout):
         if answer is None or answer.has_error():
-            reason = "no answer" if answer is None else plain_text(answer.error.reason)
+            reason = "no answer" if answer is None else plain_text(answer.error.reason or "")
             raise NoReply(f"node {node_id} could not say who it is: {reason}")
         identity = answer.content[CONFIG]
         nodes.append(Node(node_id, identity["partition"], identity["partitions"], identity["site"], identity["code"]))

@@ -58,7 +58,8 @@ def check_model(location: ModelLocation, values: ModelValues, checkpointing: boo
             raise encoder_error(location, model)
         if checkpointing and not model.supports_gradient_checkpointing:
             raise UnusableModel(
-                f"train.gradient-checkpointing = true: {type(model).__name__} does not support it; set false, or a smaller "
+                f"train.gradient-checkpointing = true: {type(model).__name__} does not support it; set false, or a "
+                "smaller "
                 "train.batch-size or train.max-length"
             )
         notes = []

@@ -147,7 +147,8 @@ def kept_by_dtype(model: torch.nn.Module, rows: int, length: int) -> Counter[tor
                 output = backbone(input_ids=torch.zeros(rows, length, dtype=torch.long), use_cache=False)
         except Exception as error:  # a model's code may raise anything where a tensor has no values
             raise NotWalkable(
-                f"what training needs in memory is not known: {type(base).__name__} cannot be walked through without its "
+                f"what training needs in memory is not known: {type(base).__name__} cannot be walked through without "
+                "its "
                 f"weights ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]})"
             ) from error
         by_dtype: Counter[torch.dtype] = Counter()

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# How much the logits before the last token may depend on it, relative to the last position's own. In a causal model they
+# How much the logits before the last token may depend on it, relative to the last position's own. In a causal model
+# they
 # do not at all; an encoder that was just drawn, whose attention does next to nothing yet, lets through twice as much.
 _LEAK = 1e-3
 _NOISE = 10  # times what differs between two runs of the same rows, on hardware that adds in any order

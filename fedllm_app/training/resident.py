@@ -1,7 +1,7 @@
 """What a client process keeps loaded between messages: the base model with its adapter slot, and the tokenizer.
 
-A simulation's actors and a site's process live across messages, and loading the base for every message is the largest
-avoidable cost. Clients share it: before each use the adapter is written anew, so nothing of one client is left for the
+A simulation's actors live across messages, and loading the base for every message is the largest avoidable cost.
+Clients share it: before each use the adapter is written anew, so nothing of one client is left for the
 next.
 """
 
@@ -85,7 +85,8 @@ class Resident:
         if largest >= self.rows:
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise UnusableModel(
-                f"rows of text hold the token {token!r}, whose id {largest} is beyond the {self.rows} rows of the model's "
+                f"rows of text hold the token {token!r}, whose id {largest} is beyond the {self.rows} rows of the "
+                "model's "
                 "embedding: take it out of the data and the template, or name a model that was trained with it"
             )
 

@@ -1,4 +1,5 @@
-"""What an adapter was asked for against what it trains: misspelt names, other modalities, modules without a gradient."""
+"""What an adapter was asked for against what it trains: misspelt names, other modalities, modules without a
+gradient."""
 
 import re
 

@@ -46,8 +46,8 @@ def test_the_defaults_go_with_every_task(task):
         ),
         ({"train.task": "text", "data.system-prompt": "Be brief."}, "fedllm chat --system-prompt"),
         ({"train.task": "kto", "train.batch-size": 1}, "train.batch-size = 1: must be at least 2"),
-        ({"train.task": "kto", "lora.dropout": 0.1}, "lora.dropout = 0.1: TRL's KTO switches dropout off"),
-        ({"train.task": "dpo", "lora.dropout": 0.1}, "lora.dropout = 0.1: TRL's DPO switches dropout off"),
+        ({"train.task": "kto", "lora.dropout": 0.1}, "lora.dropout = 0.1: must be 0.0 with train.task = 'kto'"),
+        ({"train.task": "dpo", "lora.dropout": 0.1}, "lora.dropout = 0.1: must be 0.0 with train.task = 'dpo'"),
     ],
 )
 def test_what_does_not_go_with_the_task(overrides, told):

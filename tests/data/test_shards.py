@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 
 from fedllm_app.data.examples import Example, PreferencePair
+from fedllm_app.data.order import batches, walk
 from fedllm_app.data.shards import (
     EmptyShard,
     PairShard,
     Refusals,
     Shard,
-    batches,
     cached,
     join,
     row_labels,
     tokenize,
     tokenize_pairs,
-    walk,
 )
 from fedllm_app.data.templates import get_template
 from fedllm_app.models.base import load_tokenizer, locate_model

@@ -150,5 +150,5 @@ def test_what_a_client_writes_is_shortened_and_printable():
     """Control characters and line breaks become blanks; 5,000 characters become 1,000 and a note of the length."""
     told = problem(failure(request(), "\x1b[31mred\nnew line" + "x" * 5000))
     assert told.startswith(" [31mred new line")
-    assert told.endswith("… (5018 characters)")
+    assert told.endswith("… (5017 characters)")
     assert len(told) < 1030

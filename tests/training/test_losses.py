@@ -54,7 +54,8 @@ def test_which_losses_read_label_smoothing(train_pairs):
 
 
 def test_robust_by_hand(train_pairs):
-    """Of the pairs' margins m, `sigmoid` is the mean of -log σ(m), and with flips of rate e robust DPO (Chowdhury et al.
+    """Of the pairs' margins m, `sigmoid` is the mean of -log σ(m), and with flips of rate e robust DPO (Chowdhury et
+    al.
     2024, eq. 12) is the mean of ((1 - e)(-log σ(m)) - e (-log σ(-m))) / (1 - 2e); -log σ(-m) = m - log σ(m), so both
     together give the mean margin, which does not depend on e.
     """

@@ -8,10 +8,10 @@ from fedllm_app.adapters.layout import AdapterError
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, peft_config
 from fedllm_app.models.base import load_base_model, load_tokenizer, locate_model
 from fedllm_app.models.files import UnusableModel
+from fedllm_app.models.location import ModelLocation, ModelValues
 from fedllm_app.training.head import install_head, probe_row
 from fedllm_app.training.probe import check_trainable, probe_base
 from fedllm_app.training.resident import Resident, ResidentKey
-from fedllm_app.models.location import ModelLocation, ModelValues
 
 HERE = ModelLocation("/somewhere", "some-model")
 

@@ -71,9 +71,11 @@ def test_a_client_whose_working_directory_cannot_be_written(tmp_path, tiny_model
         from fedllm_app.models.base import ModelValues
         from fedllm_app.training.resident import ResidentKey, resident
         from fedllm_app.training.sft import sft_dataset, sft_trainer
-        model = resident(ResidentKey("sft", ModelValues({str(tiny_model)!r}, "float32"), AdapterValues(4, 8, 0.0, "all-linear")))
+        adapter = AdapterValues(4, 8, 0.0, "all-linear")
+        model = resident(ResidentKey("sft", ModelValues({str(tiny_model)!r}, "float32"), adapter))
         rows = [(np.arange(5, 14).astype(np.int32), 4)] * 2
-        result = train_on(model, sft_trainer(model, steps(1, 2, 1, "adamw", 0.0, 1.0)), sft_dataset(rows), model.adapter.read(), 1e-2, 0)
+        trainer = sft_trainer(model, steps(1, 2, 1, "adamw", 0.0, 1.0))
+        result = train_on(model, trainer, sft_dataset(rows), model.adapter.read(), 1e-2, 0)
         print("trained", len(result.losses))
         """
     )
@@ -87,10 +89,12 @@ def test_a_client_whose_working_directory_cannot_be_written(tmp_path, tiny_model
 @pytest.mark.parametrize("method", ["lora", "prefix-tuning"])
 @pytest.mark.parametrize("task", ["sft", "dpo"])
 def test_experts_are_trained_by_the_rows_alone(tiny_model, tmp_path, task, method):
-    """A Mixtral, whose configuration names a weight for a loss of its routers. They are frozen; TRL would add that loss, to
+    """A Mixtral, whose configuration names a weight for a loss of its routers. They are frozen; TRL would add that
+    loss, to
     a prefix's rows with an attention mask of another length, and to DPO's without having computed it.
 
-    The logged loss of SFT is that of the rows, scored on their own; DPO's first loss is ln 2, its policy being the reference.
+    The logged loss of SFT is that of the rows, scored on their own; DPO's first loss is ln 2, its policy being the
+    reference.
     """
     config = transformers.MixtralConfig(
         vocab_size=300,
