@@ -46,11 +46,7 @@ def _of_references(config: Config) -> list[str]:
     task, dropout = config.train.task, config.lora.dropout
     if task not in ("dpo", "kto") or not dropout:
         return []
-    return [
-        f"lora.dropout = {dropout}: TRL's {task.upper()} switches dropout off, so that policy and reference are "
-        "compared on "
-        f"the same model: set 0.0 with train.task = {task!r}"
-    ]
+    return [f"lora.dropout = {dropout}: must be 0.0 with train.task = {task!r}, in which TRL switches dropout off"]
 
 
 def _of_adapter(config: Config) -> list[str]:
