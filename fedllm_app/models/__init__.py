@@ -6,7 +6,8 @@ import logging
 def _is_no_kernel_notice(record: logging.LogRecord) -> bool:
     """Drop one warning of bitsandbytes: that on some CPUs a kernel could be installed for its evaluation mode.
 
-    Quantized models are kept from what it computes there (`quantization.use_one_arithmetic`). The warning comes whenever
+    Quantized models are kept from that mode's arithmetic here (`quantization.use_one_arithmetic`). The warning comes
+    whenever
     bitsandbytes is imported, by PEFT too, so the filter stands where every part that loads either passes.
     """
     return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")

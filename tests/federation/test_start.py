@@ -54,8 +54,9 @@ def short(run_config):
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [128, 256])
 def test_a_model_without_sdpa_runs_and_answers(save, short, tmp_path, length):
-    """Gemma 2. Rows of 128 tokens are trained with eager attention on a CPU. Of longer ones the model's class is asked,
-    and so it is by the chat.
+    """Gemma 2. Rows of 128 tokens are trained with eager attention on a CPU; of longer ones the model's class is
+    asked, and
+    so it is by the chat.
     """
     model = save("Gemma2", sliding_window=16, query_pre_attn_scalar=8, final_logit_softcapping=3.0)
     run_in_process(short | {"model.name": model, "train.max-length": length}, tmp_path / "run")
