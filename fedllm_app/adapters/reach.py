@@ -1,59 +1,60 @@
 """Which adapted modules text passes through, and whether a method fits a model: a walk through it without storage."""
 
+from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fedllm_app.adapters.layout import AdapterError
-from fedllm_app.adapters.targets import adapted_modules, never_met, without_gradient
+from fedllm_app.adapters.targets import adapted_modules, pattern
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
 
 _TOKENS = 8
 
 
 def unreached(model: "PeftModel", method: str) -> list[str]:
-    """Patterns of the adapted modules that no row of text passes through, in a model on the meta device.
+    """Patterns of the adapted modules that no gradient of a row of text reaches, in a model on the meta device.
 
-    The other modality's tower is one, and so is cross-attention without an encoder. Models whose forward pass depends
-    on
-    values cannot be walked through without them; their adapters are checked when the weights are loaded, and so is what
-    a row passes through without a gradient (`training.probe`).
+    Those of the other modality's tower are among them, cross-attention without an encoder, and layers whose output is
+    compared and not differentiated. Models whose forward pass depends on values cannot be walked through without them;
+    their adapters are checked when the weights are loaded (`training.probe`).
 
     Raises
     ------
     AdapterError
         The model can be walked through, but not with this method.
     """
-    base = model.get_base_model()
-    met: dict[str, bool] = dict.fromkeys(adapted_modules(model), False)
-    handles = [
-        base.get_submodule(name).register_forward_hook(lambda *_, name=name: met.__setitem__(name, True))
-        for name in met
-    ]
     model.eval()
-    failure = _failure(model)
-    for handle in handles:
-        handle.remove()
-    if failure is None:
-        return never_met(met)
+    logits = _walk(model)
+    if not isinstance(logits, Exception):
+        leaves = _leaves(logits)
+        return untrained(model, method, lambda parameter: id(parameter) in leaves)
     # Walks with adapters inside can fail for want of values alone.
-    if model.active_peft_config.is_prompt_learning and not _for_want_of_values(failure):
+    if model.active_peft_config.is_prompt_learning and not _for_want_of_values(logits):
         with model.disable_adapter():
-            if _failure(model) is None:
-                raise misfit(model, method, failure)
+            if not isinstance(_walk(model), Exception):
+                raise misfit(model, method, logits)
     return []
 
 
-def untrained(model: "PeftModel", method: str) -> list[str]:
-    """The modules that a backward pass has not reached, as patterns. AdapterError if it has reached no parameter at
-    all."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if all(parameter.grad is None for parameter in trained):
+def untrained(model: "PeftModel", method: str, reached: Callable[["torch.nn.Parameter"], bool]) -> list[str]:
+    """Patterns of the adapted modules of which a gradient has reached no parameter.
+
+    Of experts a short row meets a few only, and layers of two kinds may take turns: what differs in number is one.
+    AdapterError if it has reached nothing of the adapter.
+    """
+    if not any(reached(parameter) for parameter in model.parameters() if parameter.requires_grad):
         raise AdapterError(
             f"adapter.method = {method!r} does not fit {type(model.get_base_model()).__name__}: nothing of the adapter "
             "takes part in the forward pass, so it would never be trained; choose another method, such as 'lora'"
         )
-    return [] if model.active_peft_config.is_prompt_learning else without_gradient(model)
+    met: dict[str, bool] = defaultdict(bool)
+    for name, parameters in adapted_modules(model).items():
+        if parameters:
+            met[pattern(name)] |= any(map(reached, parameters))
+    return sorted(name for name, here in met.items() if not here)
 
 
 def misfit(model: "PeftModel", method: str, failure: Exception) -> AdapterError:
@@ -68,17 +69,29 @@ def misfit(model: "PeftModel", method: str, failure: Exception) -> AdapterError:
     )
 
 
-def _failure(model: "PeftModel") -> Exception | None:
-    """What goes wrong in a forward pass; a model's code may raise anything."""
+def _walk(model: "PeftModel") -> "torch.Tensor | Exception":
+    """The logits of a forward pass, or what goes wrong in it; a model's code may raise anything."""
     import torch
 
     tokens = torch.zeros(1, _TOKENS, dtype=torch.long, device="meta")
     try:
-        with torch.no_grad():
-            model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False)
+        return model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
     except Exception as error:
         return error
-    return None
+
+
+def _leaves(tensor: "torch.Tensor") -> set[int]:
+    """The ids of the parameters that a backward pass from `tensor` would reach: the graph alone says it."""
+    found, seen, nodes = set(), set(), [tensor.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::AccumulateGrad":
+            found.add(id(node.variable))
+        nodes += [following for following, _ in node.next_functions]
+    return found
 
 
 def _for_want_of_values(failure: Exception) -> bool:

@@ -2,8 +2,7 @@
 
 import difflib
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fedllm_app.adapters.layout import AdapterError
@@ -85,24 +84,6 @@ def adapted_modules(model: "PeftModel") -> dict[str, list["torch.nn.Parameter"]]
         if isinstance(module, BaseTunerLayer):
             modules[name] = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return modules
-
-
-def without_gradient(model: "PeftModel") -> list[str]:
-    """The adapted modules that a backward pass has not reached, see `never_met`."""
-    modules = {name: parameters for name, parameters in adapted_modules(model).items() if parameters}
-    return never_met({name: any(p.grad is not None for p in parameters) for name, parameters in modules.items()})
-
-
-def never_met(met: Mapping[str, bool]) -> list[str]:
-    """The patterns of modules of which none was met.
-
-    Layers that differ in number are one: of experts a short row meets a few only, and layers of two kinds may take
-    turns.
-    """
-    patterns: dict[str, bool] = defaultdict(bool)
-    for name, here in met.items():
-        patterns[pattern(name)] |= here
-    return sorted(name for name, here in patterns.items() if not here)
 
 
 def pattern(name: str) -> str:

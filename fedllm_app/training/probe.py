@@ -73,7 +73,7 @@ def check_trainable(model: "PeftModel", method: str) -> None:
         raise misfit(model, method, error) from error
     if loss.requires_grad:
         loss.backward()
-    idle = untrained(model, method)
+    idle = untrained(model, method, lambda parameter: parameter.grad is not None)
     model.zero_grad(set_to_none=True)
     if idle:
         raise AdapterError(

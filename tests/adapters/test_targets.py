@@ -269,8 +269,11 @@ def test_a_prefix_that_does_not_fit_is_refused_before_weights_are_loaded(save, k
         adapter_layout(locate_model(str(directory)), lora(method="prefix-tuning", virtual_tokens=5))
 
 
-def test_a_prefix_that_is_not_read_is_refused_when_weights_are_loaded(save):
-    """Mamba 2 has heads and no attention cache: the prefix would be handed on and never looked at."""
+def test_a_prefix_that_is_not_read_is_refused(save):
+    """Mamba 2 has heads and no attention cache: the prefix would be handed on and never looked at.
+
+    Its forward pass depends on values, so it takes its weights to know.
+    """
     directory = save(
         "Mamba2", **SMALL, hidden_size=32, num_hidden_layers=1, state_size=4, num_heads=8, head_dim=8, n_groups=1
     )
