@@ -7,11 +7,13 @@ import weakref
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from fedllm_app.client.build import local_client
 from fedllm_app.client.policy import SiteRefuses
 from fedllm_app.data import shards as shards_module
 from fedllm_app.messages import ADAPTER
+from fedllm_app.models.files import UnusableModel
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.training import head
 from fedllm_app.training import resident as resident_module
@@ -151,3 +153,21 @@ def test_a_released_model_is_gone(make_client, assign):
     resident_module.release()
     assert model() is None
     assert gc.get_freeze_count() == 0
+
+
+def test_a_token_beyond_the_embedding_is_found_in_the_rows(make_client, tiny_model, tmp_path):
+    """Some models are published with an added token that their embedding has no row for. The row that holds it is named
+    before the first round; without it in the data, such a model is trained like any other.
+    """
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens([f"<new{n}>" for n in range(42)])  # ids 259 to 300, of 300 rows
+    tokenizer.save_pretrained(copy)
+    rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(40)]
+    for name, last in (("plain", "answer"), ("beyond", "<new41>")):
+        text = "".join(json.dumps(row) + "\n" for row in [*rows[:-1], rows[-1] | {"completion": last}])
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    options = {"model__name": str(copy), "data__template": "tokenizer", "clients": 1}
+    make_client(data__name=str(tmp_path / "plain.jsonl"), **options).describe(0)
+    with pytest.raises(UnusableModel, match=r"hold the token '<new41>', whose id 300 is beyond the 300 rows"):
+        make_client(data__name=str(tmp_path / "beyond.jsonl"), **options).describe(0)

@@ -127,11 +127,16 @@ def test_a_base_that_is_stored_quantized(copy, change):
 
 
 def test_a_base_that_is_stored_in_4_bits_is_loaded_as_such(wide_model, tmp_path):
-    """It gives the logits of the same weights quantized at loading, multiplied in the dtype that is asked for."""
+    """It gives the logits of the same weights quantized at loading, multiplied in the dtype that is asked for, whatever
+    dtype its own configuration names for that.
+    """
     location = locate_model(str(wide_model))
     expected = load_base_model(location, torch.bfloat16, quantization="nf4")
     expected.save_pretrained(tmp_path / "stored")
     load_tokenizer(location).save_pretrained(tmp_path / "stored")
+    settings = json.loads((tmp_path / "stored/config.json").read_text())
+    settings["quantization_config"]["bnb_4bit_compute_dtype"] = "float32"
+    (tmp_path / "stored/config.json").write_text(json.dumps(settings))
     stored = locate_model(str(tmp_path / "stored"))
     assert check_model(stored, ModelValues(stored.name, "bfloat16", quantization="nf4")) == ()
     model = load_base_model(stored, torch.bfloat16, quantization="nf4")
