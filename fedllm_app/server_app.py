@@ -15,7 +15,7 @@ from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
 from fedllm_app.federation.holdings import evaluating_clients, report_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
-from fedllm_app.federation.roster import assign_clients, describe_clients, gather_nodes
+from fedllm_app.federation.roster import assign_clients, describe_clients, gather_nodes, unused_nodes
 from fedllm_app.federation.rounds import Rounds
 from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.start import StartingPoint, check_updates, starting_point
@@ -35,9 +35,10 @@ def main(grid: Grid, context: Context) -> None:
     config = parse_run_config(context.run_config)
     prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
     directory = RunDirectory(Path(config.run.directory or home() / "runs" / str(context.run_id)), prompt)
-    directory.create(context.run_config)
-    log(INFO, "run directory: %s", directory.path)
-    run_experiment(grid, config, directory, context.run_id)
+    with directory.held():
+        directory.create(context.run_config)
+        log(INFO, "run directory: %s", directory.path)
+        run_experiment(grid, config, directory, context.run_id)
 
 
 def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: int) -> None:
@@ -53,16 +54,15 @@ def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: 
 
 def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) -> None:
     run = config.run
-    nodes = assign_clients(
-        gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout), config.clients.number
-    )
+    connected = gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout)
+    nodes = assign_clients(connected, config.clients.number)
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(nodes))
     chain = build_chain(config.update.steps, config.update.compress)
     check_updates(config, chain, strategy)
     prepare_bitsandbytes(config.model.quantization)
     start = starting_point(config)
-    for note in start.notes:
+    for note in filter(None, (unused_nodes(connected, nodes.values()), *start.notes)):
         log(WARNING, note)
         directory.journal("warning", reason=note)
     strategy.bind(start.travelling)

@@ -30,17 +30,24 @@ def report(run_id: int, **fields: object) -> None:
 
 
 class Tail:
-    """Reads what was appended to a file of JSON lines since the last look; a line not yet ended waits."""
+    """Reads what was appended to a file of JSON lines since the last look; a line not yet ended waits.
+
+    Where another file has taken its place, that one is read from its beginning.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
+        self._file = 0  # the inode
 
     def new(self) -> list[dict]:
         """The complete lines that are new, oldest first."""
         if not self.path.is_file():
             return []
         with open(self.path, "rb") as file:
+            identity = os.fstat(file.fileno()).st_ino
+            if identity != self._file:
+                self._file, self._offset = identity, 0
             file.seek(self._offset)
             complete = file.read().rpartition(b"\n")[0]
         if not complete:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedllm_app.data.client_rows import DataSelection
 from fedllm_app.data.errors import DataError
+from fedllm_app.data.named_sets import BUILT_IN
 from fedllm_app.data.readers.base import TextFormat
 from fedllm_app.data.schemas import Columns
 
@@ -56,8 +57,19 @@ def site_items(node_config: NodeConfig) -> SiteItems:
 
 def at_site(selection: DataSelection, items: SiteItems) -> DataSelection:
     """The selection with the site's own path, columns, split and text format; a site that names a path owns all of
-    it."""
+    it.
+
+    Raises
+    ------
+    SiteConfigError
+        The site has a configuration without data, and the run names none either: it would train on generated rows.
+    """
     settings = dict(items)
+    if settings and "data-path" not in settings and selection.name == BUILT_IN:
+        raise SiteConfigError(
+            f"node-config of site {settings.get('site', '')!r}: has no data-path, and data.name = '{BUILT_IN}' is a "
+            "generated set; give data-path='/absolute/path', or set data.name to data that every site has"
+        )
     columns = {field: settings[key] for key, field in _COLUMNS.items() if key in settings}
     changes: dict[str, object] = {
         "site": settings.get("site", ""),

@@ -75,6 +75,9 @@ def _read_pairs(text: str, defaults: FlatConfig) -> dict[str, Value]:
                     "key='two words'"
                 ]
             )
+    comma = [value for _, value in pairs if value.endswith(",") and _NEXT_KEY.search(text)]
+    if comma:
+        raise ConfigError([f"--run-config {text}: separate pairs by blanks, without the comma in {comma[0]!r}"])
     empty = [key for key, value in pairs if not value]
     if empty:
         raise ConfigError([f"--run-config {text}: {empty[0]} has no value; write {empty[0]}='' for an empty text"])
@@ -97,6 +100,8 @@ def _hint(text: str) -> str:
         return "is a directory; the app's directory comes before --run-config"
     if ":" in text:
         return "must be key=value, with '=' instead of ':'"
+    if re.match(rf"\s*{_KEY}\s+=", text):
+        return "must have no blanks around '=': train.rounds=3"
     if "=" in text:
         return f"{text.partition('=')[0].strip()!r} is no key; keys have a section and a name: train.rounds=3"
     return "must be a .toml, .yaml or .yml file, or key=value pairs: train.rounds=3 strategy.name=fedprox"

@@ -6,6 +6,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from datetime import datetime
+from itertools import dropwhile
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.console import Console
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
 from fedllm_app.commands.options import add_app_parser, run_config
-from fedllm_app.commands.start_checks import check_start
+from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
@@ -23,6 +24,7 @@ from fedllm_app.tasks import task_spec
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
 _ASK_FLOWER_EVERY = 20.0  # seconds of silence after which Flower is asked whether the run is alive
 _UNANSWERED = 15  # times in a row that Flower may fail to answer
+_INTERRUPTED = 130  # exit status
 
 
 def add_parser(subparsers) -> None:
@@ -54,8 +56,7 @@ def run_to_end(
     """Run `app` under the flat configuration, show its progress, and say whether it finished.
 
     Over a connection the run directory is one of the SuperLink's machine. Only where it can be seen from here as well
-    is
-    progress shown; else Flower alone knows how the run ends.
+    is progress shown; else Flower alone knows how the run ends.
     """
     config = parse_run_config(flat)
     local = is_local(connection)
@@ -69,7 +70,9 @@ def run_to_end(
         raise LaunchError(f"run.directory = {config.run.directory!r} holds another run; name a new directory")
     check_start(config, local)
     if local:
-        directory.put_failed_start_aside()
+        check_resources(federation_config or "")
+        with directory.held():
+            directory.put_failed_start_aside()
     log_file = directory.path / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
@@ -86,8 +89,20 @@ def run_to_end(
                     f"what the server says: flwr log {run_id} {connection or ''}; the run goes on if this command ends"
                 )
                 console.print(notice, markup=False, highlight=False)
-            finished = _follow(run_id, directory, config, console, connection, environment)
-    result = read_result(directory.path)
+            try:
+                finished = _follow(run_id, directory, config, console, connection, environment)
+            except KeyboardInterrupt:
+                if local:
+                    raise
+                ended = f"this command ended; run {run_id} goes on. To stop it: flwr stop {run_id} {connection}"
+                console.print(ended, markup=False, highlight=False)
+                raise SystemExit(_INTERRUPTED) from None
+    _say_end(finished, directory, log_file, local, console)
+    return finished
+
+
+def _say_end(finished: bool, directory: RunDirectory, log_file: Path, local: bool, console: Console) -> None:
+    result = read_result(directory.path) if finished else None
     files = "its files" if directory.journal_file.exists() else "its files, on the SuperLink's machine"
     if result is not None:
         console.print(summary(result, str(directory.path)))
@@ -98,7 +113,6 @@ def run_to_end(
         if local and not any(event["event"] == "failed" for event in journal):  # else its reason was shown
             console.print(f"the end of {log_file}:\n{tail(log_file)}", markup=False, highlight=False)
         console.print(f"the run failed; {files}: {directory.path}", style="red", markup=False, highlight=False)
-    return finished
 
 
 def new_directory(name: str) -> Path:
@@ -130,17 +144,19 @@ def _follow(run_id, directory: RunDirectory, config: Config, console: Console, c
     journal = Tail(directory.journal_file)
     steps = Tail(progress_file(run_id))
     train = config.train
-    heard, unanswered = time.monotonic(), 0
+    heard, unanswered, started = time.monotonic(), 0, False
     metrics = task_spec(train.task).metrics
     with Watch(console, train.rounds, config.clients.per_round, train.local_steps, metrics) as watch:
         while True:
             result = read_result(directory.path)
             events, lines = journal.new(), steps.new()
+            events = events if started else _since_start(events, run_id)
+            started = started or bool(events)
             for event in events:
                 watch.event(event)
             for line in lines:
                 watch.step(line)
-            if result is not None:
+            if result is not None and started:
                 return True
             if any(event["event"] == "failed" for event in events):
                 return False
@@ -156,13 +172,18 @@ def _follow(run_id, directory: RunDirectory, config: Config, console: Console, c
                         raise
                     continue
                 unanswered = 0
-                if status.startswith("finished") and not journal.path.exists():
+                if status.startswith("finished") and started:
+                    return read_result(directory.path) is not None
+                if status.startswith("finished"):
                     if status != "finished:completed":
                         console.print(f"{status}: {details}", markup=False, highlight=False)
                     return status == "finished:completed"
-                if status.startswith("finished"):
-                    return read_result(directory.path) is not None
             time.sleep(_LOOK_EVERY)
+
+
+def _since_start(events: list[dict], run_id: int) -> list[dict]:
+    """The events from a run's start on. Its directory may hold the journal of an earlier one, which failed at once."""
+    return list(dropwhile(lambda event: event["event"] != "started" or event["run_id"] != run_id, events))
 
 
 def _toml(value: bool | int | float | str) -> str:

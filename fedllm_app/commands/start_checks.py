@@ -1,5 +1,7 @@
 """What can be known before Flower starts: a model, a file or code of the user's that is not there."""
 
+import os
+import re
 from pathlib import Path
 
 from fedllm_app.adapters.peft_directory import weights_file
@@ -8,6 +10,7 @@ from fedllm_app.config.sections import Config
 from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.origins import DataNotFound
 from fedllm_app.data.templates import template_source
+from fedllm_app.errors import UserError
 from fedllm_app.federation.start import checked_start
 from fedllm_app.models.base import locate_model
 from fedllm_app.models.quantization import prepare_bitsandbytes
@@ -44,6 +47,29 @@ def check_start(config: Config, local: bool) -> None:
     for name in set_names(config.data.name):
         if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():
             raise DataNotFound(f"data.name = {name!r}: there is no such file or folder; give the path of the data")
+
+
+def check_resources(federation_config: str) -> None:
+    """Refuse clients of a simulation that need more than this machine has: Ray would wait for it and give no reason.
+
+    Parameters
+    ----------
+    federation_config : str
+        As `flwr run --federation-config`. Where it tells Ray what the machine has (`init-args-...`), that is believed.
+    """
+    for kind, here in (("cpus", os.cpu_count() or 1), ("gpus", _gpus())):
+        asked = re.search(rf"\bclient-resources-num-{kind}\s*=\s*([\d.]+)", federation_config)
+        if asked and f"init-args-num-{kind}" not in federation_config and float(asked[1]) > here:
+            raise UserError(
+                f"--federation-config client-resources-num-{kind}={asked[1]}: this machine has {here}; give at most "
+                f"{here}"
+            )
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _starts_from_here(config: Config) -> bool:

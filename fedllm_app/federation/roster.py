@@ -5,6 +5,7 @@ simulation a node can act for any client, because all of them hold shares of one
 works on Flower's default of two virtual nodes as well, each serving two.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, RecordDict
@@ -39,7 +40,8 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
     Raises
     ------
     RosterError
-        If nodes run other code than the server, or `clients` is 0 and the nodes do not know how many they are.
+        If nodes run other code than the server, two of them have the same site name, or `clients` is 0 and the nodes
+        do not know how many they are.
     NoReply
         If too few nodes connect or answer in time.
     """
@@ -57,7 +59,22 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
             f"{len(other)} of {len(nodes)} nodes run another version of the app than the server (the first: node "
             f"{other[0].node_id} {other[0].site}); update them, or start the SuperLink from an empty directory"
         )
+    names = [node.site for node in nodes if node.site and not node.partitions]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RosterError(
+            f"{names.count(twice[0])} nodes say site='{twice[0]}': clients are numbered by these names, so each needs "
+            "its own; end one of the nodes, or start it with another name"
+        )
     return nodes
+
+
+def unused_nodes(nodes: list[Node], assigned: Collection[int]) -> str | None:
+    """A sentence on the sites that are connected and serve no client, None if all do; a simulation's have no data."""
+    names = [plain_text(node.site) or str(node.node_id) for node in nodes if node.node_id not in assigned]
+    if not names or nodes[0].partitions:
+        return None
+    return f"{len(nodes)} sites are connected and clients.number = {len(set(assigned))}; not used: {', '.join(names)}"
 
 
 def assign_clients(nodes: list[Node], clients: int) -> dict[int, int]:

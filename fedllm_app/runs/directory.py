@@ -6,15 +6,18 @@ checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after 
 adapter/               the final adapter in PEFT format, and prompt.json: how its prompts were written
 adapters/client-K/     where clients train alone: the final adapter of each
 result.json            written last; its absence means that the run failed
+.lock                  held while the run goes on
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from fedllm_app.adapters.layout import Layout
 from fedllm_app.adapters.peft_directory import save_peft_directory
@@ -27,6 +30,7 @@ _RESULT_FILE = "result.json"
 _JOURNAL_FILE = "journal.jsonl"
 _PROMPT_FILE = "prompt.json"
 _FAILED_START_FILE = "failed-start.jsonl"  # the journal of a run that failed before its first round
+_LOCK_FILE = ".lock"
 _BEGAN = "ready"
 
 
@@ -105,6 +109,30 @@ class RunDirectory:
         """Rename the journal of a run that failed before its first round, so that another run can begin here."""
         if self.journal_file.exists() and not self.began():
             self.journal_file.replace(self.path / _FAILED_START_FILE)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory for one run. The operating system lets go of it when the process ends, however it ends.
+
+        Raises
+        ------
+        RunDirectoryExists
+            Another process holds it: two runs would write one journal.
+        """
+        if not self.path.is_absolute():
+            raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / _LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunDirectoryExists(
+                f"run.directory = {str(self.path)!r} is in use by a run that has not ended; name a new directory"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def create(self, config: Mapping[str, object]) -> None:
         """Begin a run: an absolute path whose directory holds no other run."""

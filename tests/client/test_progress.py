@@ -37,6 +37,17 @@ def test_a_line_not_yet_ended_waits(tmp_path):
     assert tail.new() == [{"c": 3}]
 
 
+def test_a_file_in_the_place_of_the_first_is_read_from_its_beginning(tmp_path):
+    """The journal of a run that failed at its start is put aside for the next, which starts anew."""
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"reason": "a long reason"}\n')
+    tail = Tail(file)
+    assert tail.new() == [{"reason": "a long reason"}]
+    file.rename(tmp_path / "aside.jsonl")
+    file.write_text('{"a": 1}\n{"b": 2}\n')
+    assert tail.new() == [{"a": 1}, {"b": 2}]
+
+
 def test_separators_inside_a_line_do_not_end_it(tmp_path):
     """U+2028 and U+0085 end a line for `str.splitlines`, but not in JSON lines."""
     file = tmp_path / "lines.jsonl"

@@ -48,6 +48,14 @@ def test_every_column_of_the_configuration_can_be_named_at_a_site():
     assert own.columns == Columns(prompt="q", chosen="c", text="body", label="vote")
 
 
+@pytest.mark.parametrize("said", [{"site": "rome"}, {"prompt-column": "frage"}])
+def test_a_site_without_data_does_not_train_on_the_generated_set(said):
+    built_in = replace(SELECTION, name="builtin")
+    with pytest.raises(SiteConfigError, match=r"has no data-path, and data\.name = 'builtin'.*give data-path="):
+        at_site(built_in, site_items(said))
+    assert at_site(built_in, ()) == built_in
+
+
 @pytest.mark.parametrize(
     ("said", "told"),
     [

@@ -54,6 +54,8 @@ def test_values(text, expected):
         ("train.rounds", "key=value pairs"),
         ("rounds=3", "'rounds' is no key; keys have a section and a name"),
         ("train.rounds: 3", "'=' instead of ':'"),
+        ("train.rounds = 3", "no blanks around '='"),
+        ("train.rounds=2, lora.r=2", "separate pairs by blanks, without the comma in '2,'"),
         ("train.rounds=", "train.rounds has no value"),
         ("train.rounds=3 4 lora.r=2", "cannot read '4"),
         ("few.toml", "there is no such file"),

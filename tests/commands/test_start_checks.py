@@ -12,7 +12,7 @@ from fedllm_app.adapters.methods import AdapterValues, adapter_layout, draw_adap
 from fedllm_app.adapters.peft_directory import save_peft_directory
 from fedllm_app.class_paths import ClassPathError
 from fedllm_app.commands.main import main
-from fedllm_app.commands.start_checks import check_start
+from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError
 from fedllm_app.models.location import locate_model
@@ -35,6 +35,19 @@ def test_a_run_that_cannot_begin_is_refused(overrides, remedy, run_config):
     with pytest.raises(UserError) as caught:
         check_start(parse_run_config(run_config | overrides), local=True)
     assert remedy in str(caught.value)
+
+
+def test_clients_that_need_more_than_the_machine_has_are_refused(monkeypatch):
+    """Unless Ray is told what the machine has."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"client-resources-num-gpus=0\.5: this machine has 0"):
+        check_resources("num-supernodes=4 client-resources-num-gpus=0.5")
+    with pytest.raises(UserError, match="client-resources-num-cpus=8: this machine has 2"):
+        check_resources("num-supernodes=4 client-resources-num-cpus=8")
+    check_resources("client-resources-num-cpus=2 client-resources-num-gpus=0")
+    check_resources("client-resources-num-cpus=8 init-args-num-cpus=8")
+    check_resources("")
 
 
 def test_what_is_there_passes(run_config):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
-from fedllm_app.federation.roster import Node, RosterError, assign_clients, describe_clients, gather_nodes
+from fedllm_app.federation.roster import (
+    Node,
+    RosterError,
+    assign_clients,
+    describe_clients,
+    gather_nodes,
+    unused_nodes,
+)
 from fedllm_app.federation.transport import NoReply
 from fedllm_app.messages import ClientHolding
 
@@ -62,6 +69,21 @@ def test_deployment_must_say_how_many_sites(make_grid):
 def test_deployment_waits_for_its_sites(make_grid):
     with pytest.raises(NoReply, match="1 of 2 clients connected"):
         gather_nodes(make_grid(says(node_8={}), looks=[[8]]), 2, CODE, 0.02)
+
+
+def test_two_sites_with_one_name_are_refused(make_grid):
+    """Their numbers would depend on the ids that Flower draws."""
+    answer = says(node_1={"site": "a"}, node_2={"site": "b"}, node_3={"site": "b"})
+    with pytest.raises(RosterError, match="2 nodes say site='b'.*needs its own"):
+        gather_nodes(make_grid(answer, looks=[[1, 2, 3]]), 3, CODE, 5.0)
+
+
+def test_a_connected_site_that_is_not_used_is_named():
+    nodes = [site(4, "athens"), site(9, "paris"), site(7)]
+    assert unused_nodes(nodes, assign_clients(nodes, 3).values()) is None
+    told = unused_nodes(nodes, assign_clients(nodes, 1).values())
+    assert told == "3 sites are connected and clients.number = 1; not used: paris, 7"
+    assert unused_nodes([site(0, partitions=2), site(1, partitions=2)], [0]) is None
 
 
 def test_other_code_is_refused(make_grid):

@@ -76,6 +76,21 @@ def test_a_run_that_never_began_leaves_its_directory_free(directory):
     assert json.loads((directory.path / "config.json").read_text())["train.rounds"] == 9
 
 
+def test_two_runs_at_a_time_cannot_have_one_directory(tmp_path):
+    """The second is refused before it writes; when the first has ended, the directory is free."""
+    first, second = RunDirectory(tmp_path / "one"), RunDirectory(tmp_path / "one")
+    with first.held():
+        first.create({"train.rounds": 2})
+        first.journal("started")
+        with pytest.raises(RunDirectoryExists, match="in use by a run that has not ended"), second.held():
+            second.create({"train.rounds": 9})
+        assert [event["event"] for event in read_journal(first.path)] == ["started"]
+        assert read_run_config(first.path) == {"train.rounds": 2}
+    with second.held():
+        second.create({"train.rounds": 9})
+    assert read_run_config(first.path) == {"train.rounds": 9}
+
+
 def test_a_directory_with_a_log_only_is_taken(tmp_path):
     """`fedllm run` writes Flower's log there before the run begins."""
     (tmp_path / "flower.log").touch()
