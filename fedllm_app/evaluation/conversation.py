@@ -229,7 +229,7 @@ class Chat:
         if not self.base:
             check_dora(self.source.dora, self.source.model.quantization)
         model = load_model(self.source.model)
-        return model if self.base else _adapted(model, self.source)
+        return model if self.base else with_adapter(model, self.source)
 
     def answer(self, turns: Sequence[Turn], show: Callable[[str], None] | None = None) -> str:
         """The answer to a conversation that ends with a user turn; `show` is given its pieces as they are generated.
@@ -265,7 +265,8 @@ class Chat:
             raise ModelNotFound(f"{error}; --model names another base") from error
 
 
-def _adapted(model: "torch.nn.Module", source: Source) -> "torch.nn.Module":
+def with_adapter(model: "torch.nn.Module", source: Source) -> "torch.nn.Module":
+    """Put the adapter of `source` into its base. `AdapterError` if it does not fit."""
     import torch
     from peft import PeftModel
 

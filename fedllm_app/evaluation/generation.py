@@ -62,14 +62,15 @@ def generate(
             streamer=_Stream(tokenizer, template, show) if show else None,
             **sampling,
         )
-    return [_answer(ids, tokenizer, template) for ids in output[:, padded[0].shape[1] :].tolist()]
+    return [answer_text(ids, tokenizer, template) for ids in output[:, padded[0].shape[1] :].tolist()]
 
 
 def _stops(tokenizer: "PreTrainedTokenizerBase", template: "Template") -> dict[int, None]:
     return dict.fromkeys([tokenizer.convert_tokens_to_ids(template.end), *template.stops])
 
 
-def _answer(ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: "Template") -> str:
+def answer_text(ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: "Template") -> str:
+    """An answer up to the token that ends it, without what the template puts before and behind."""
     # Text as it was generated: in a conversation it is rendered and tokenized again.
     stops = _stops(tokenizer, template)
     end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
@@ -92,7 +93,7 @@ class _Stream:
             self.ids = []
             return
         self.ids += tokens.reshape(-1).tolist()
-        text = _answer(self.ids, self.tokenizer, self.template)
+        text = answer_text(self.ids, self.tokenizer, self.template)
         # The next token may complete a character, what stands before the answer, or what stands behind it.
         before = self.template.controls.remove(self.template.completion_prefix)
         held = len(self.template.closing)
@@ -101,7 +102,7 @@ class _Stream:
 
     def end(self) -> None:
         """Show what was held back."""
-        self._show(_answer(self.ids or [], self.tokenizer, self.template))
+        self._show(answer_text(self.ids or [], self.tokenizer, self.template))
 
     def _show(self, text: str) -> None:
         self.show(text[self.shown :])
