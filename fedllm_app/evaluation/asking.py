@@ -73,7 +73,8 @@ class Asker:
     def log_likelihoods(self, requests: Sequence[tuple[Ids, Sequence[Ids]]]) -> list[list[Scored]]:
         """Score continuations (at least one token each) of contexts (at least one token)."""
         self.model.eval()
-        fitted = [(self._fit(context, max(map(len, options))), options) for context, options in requests]
+        # The last token of a continuation is predicted and not read.
+        fitted = [(self._fit(context, max(map(len, options)) - 1), options) for context, options in requests]
         results: list[list[Scored]] = [[] for _ in fitted]
         if self.reader is None:
             self._score_whole(fitted, results)

@@ -76,8 +76,8 @@ def find_contestants(
             found.append(Contestant(_name(directory, client), source))
     if clients and not any(map(client_adapters, (path.expanduser().resolve() for path in directories))):
         raise AdapterError(
-            "--clients: none of these directories has adapters of single clients; strategy.name = 'local' trains those: "
-            "add the directory of such a run"
+            "--clients: none of these directories has adapters of single clients; strategy.name = 'local' trains those:"
+            " add the directory of such a run"
         )
     if not found:
         raise AdapterError("nothing to evaluate: name a run directory or an adapter, or --base with --model")
@@ -218,7 +218,7 @@ def prompt_of(
     for name, record in records.items():
         if record != records[first]:
             raise TemplateError(
-                f"{first} was trained with the template {records[first].template!r} and {name} with {record.template!r} "
-                "(or another system prompt): name one for all with --template"
+                f"{first} was trained with the template {records[first].template!r} and {name} with "
+                f"{record.template!r} (or another system prompt): name one for all with --template"
             )
     return records[first] if system_prompt is None else replace(records[first], system_prompt=system_prompt)

@@ -74,7 +74,9 @@ class Evaluation:
     tell: Callable[[str], None] = lambda _sentence: None
     _base_pairs: dict[tuple[str, int], list[Answer]] = field(default_factory=dict)
 
-    def prepare(self, suite: Suite, rows: Mapping[str, Sequence[TestRow]], notes: Mapping[str, str] | None = None) -> list[Asked]:
+    def prepare(
+        self, suite: Suite, rows: Mapping[str, Sequence[TestRow]], notes: Mapping[str, str] | None = None
+    ) -> list[Asked]:
         """The sets of a suite with their questions drawn; `rows` by the name of the test set.
 
         Raises
@@ -84,7 +86,8 @@ class Evaluation:
         """
         asked = []
         for task in suite.tasks:
-            every = task.questions(list(rows[task.test.name]), list(rows.get(task.shots.name, []) if task.shots else []))
+            shots = rows.get(task.shots.name, []) if task.shots else []
+            every = task.questions(list(rows[task.test.name]), list(shots))
             if not every:
                 raise NothingToAsk(f"the set {task.name} has no question in {task.test.name}'s rows")
             prompts = self._prompts(task)
@@ -96,7 +99,8 @@ class Evaluation:
     def run(self, asked: Sequence[Asked]) -> list[TaskResult]:
         """Ask every contestant everything, and grade the answers."""
         results = [
-            TaskResult(each.task, each.questions, {}, {}, each.prompts.name, each.notes, {}, each.seed) for each in asked
+            TaskResult(each.task, each.questions, {}, {}, each.prompts.name, each.notes, {}, each.seed)
+            for each in asked
         ]
         if any(isinstance(each.task.ask, ScorePair) for each in asked):
             self._read_base_pairs(asked)
@@ -105,8 +109,9 @@ class Evaluation:
                 for place, each in enumerate(asked):
                     began = time.monotonic()
                     answers, cut = self._answers(asker, contestant, each)
-                    results[place] = _with_answers(results[place], contestant.name, answers, cut, time.monotonic() - began)
-                    self.tell(f"{contestant.name}: {each.task.name}, {len(answers)} answers, {time.monotonic() - began:.0f} s")
+                    seconds = time.monotonic() - began
+                    results[place] = _with_answers(results[place], contestant.name, answers, cut, seconds)
+                    self.tell(f"{contestant.name}: {each.task.name}, {len(answers)} answers, {seconds:.0f} s")
         return [self._graded(result) for result in results]
 
     def run_harness(self, wanted: Sequence[str], manager: Any) -> list[TaskResult]:

@@ -67,7 +67,10 @@ def harness_model(asker: Asker, prompts: PlainPrompts | TemplatePrompts) -> "LM"
             places: dict[str, list[int]] = {}
             for place, request in enumerate(requests):
                 places.setdefault(request.args[0], []).append(place)
-            asked = [_pair(asker, prompts, context, [requests[p].args[1] for p in those]) for context, those in places.items()]
+            asked = [
+                _pair(asker, prompts, context, [requests[p].args[1] for p in those])
+                for context, those in places.items()
+            ]
             results: list = [None] * len(requests)
             for those, scores in zip(places.values(), asker.log_likelihoods(asked), strict=True):
                 for place, score in zip(those, scores, strict=True):
@@ -137,24 +140,24 @@ def _pair(
     """As the harness tokenizes them: together, blanks at the end of the context with the continuation."""
     text = context.rstrip()
     blank = context[len(text) :]
-    before = _context(asker, prompts, text) if text else [_begin(asker)]
-    options = []
-    for continuation in continuations:
-        whole = _context(asker, prompts, text + blank + continuation)
-        options.append(whole[len(before) :] if text else whole)
-    return before, options
+    if not text:
+        texts = [blank + continuation for continuation in continuations]
+        return [_begin(asker)], asker.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    before = _context(asker, prompts, text)
+    wholes = [_context(asker, prompts, text + blank + continuation) for continuation in continuations]
+    return before, [whole[len(before) :] for whole in wholes]
 
 
-def harness_tasks(names: str, include_path: Path | None = None) -> tuple[dict[str, Any], str]:
-    """The harness's task objects by name, with their data loaded.
+def harness_tasks(names: str, include_path: Path | None = None) -> tuple[list[str], Any]:
+    """The tasks that `names` lists, separated by commas, and the harness's TaskManager that knows them.
 
     Raises
     ------
     HarnessError
-        The harness is missing, a name is unknown, or the data cannot be loaded.
+        The harness is missing, or a name is unknown.
     """
     try:
-        from lm_eval.tasks import TaskManager, get_task_dict
+        from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise HarnessError("lm-evaluation-harness is not installed: pip install 'fedllm-app[eval]'") from error
     manager = TaskManager(include_path=str(include_path) if include_path else None)
@@ -162,8 +165,8 @@ def harness_tasks(names: str, include_path: Path | None = None) -> tuple[dict[st
     unknown = [name for name in wanted if not manager.match_tasks([name])]
     if unknown or not wanted:
         raise HarnessError(
-            f"lm-evaluation-harness has no task {', '.join(unknown) or 'without a name'}; `lm-eval ls tasks` lists them, "
-            "and --include-path adds your own"
+            f"lm-evaluation-harness has no task {', '.join(unknown) or 'without a name'}; `lm-eval ls tasks` lists "
+            "them, and --include-path adds your own"
         )
     return wanted, manager
 
@@ -194,9 +197,11 @@ def ask_harness(
     return results["samples"]
 
 
-def task_of_samples(name: str, samples: Sequence[Mapping[str, Any]]) -> tuple[EvaluationTask, list[Question], list[Grade]]:
+def task_of_samples(
+    name: str, samples: Sequence[Mapping[str, Any]]
+) -> tuple[EvaluationTask, list[Question], list[Grade]]:
     """A task of the harness as one of ours: its documents as questions, its metrics of each as grades."""
-    keys = [key for key in dict.fromkeys(key for sample in samples for key in sample["metrics"])]
+    keys = list(dict.fromkeys(key for sample in samples for key in sample["metrics"]))
     grades = [
         Grade({key: float(sample[key]) for key in keys if isinstance(sample.get(key), bool | int | float)})
         for sample in samples

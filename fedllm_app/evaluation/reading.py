@@ -1,8 +1,8 @@
 """Forward passes that go on from texts which were read already: what questions have in common is read once.
 
-Rows of different lengths are padded on the right, behind their own tokens, and the attention mask hides the padding from
-what follows. Whether a model's cache and positions allow that is found out by trying (`SharedReader.agrees`); where they
-do not, rows are read whole (`asking`).
+Rows of different lengths are padded on the right, behind their own tokens, and the attention mask hides the padding
+from what follows. Whether a model's cache and positions allow that is found out by trying (`SharedReader.agrees`);
+where they do not, rows are read whole (`asking`).
 """
 
 import copy
