@@ -115,9 +115,9 @@ def _confine_reading(libc: ctypes.CDLL) -> None:
 def _run(program: str, tests: str, result: int, proof: int) -> None:
     """Run the program, then its tests in the same module.
 
-    They are compiled apart, so that no end of a program (an open string, an open bracket) can swallow its tests. What is
-    called after them is held in local names: a program may well replace functions of `os`. `os._exit` runs nothing that
-    the program left behind.
+    They are compiled apart, so that no end of a program (an open string, an open bracket) can swallow its tests. What
+    is called after them is held in local names: a program may well replace functions of `os`. `os._exit` runs nothing
+    that the program left behind.
     """
     read, write, leave = os.read, os.write, os._exit
     # Not "__main__": published harnesses do not run what stands under `if __name__ == "__main__"` either.

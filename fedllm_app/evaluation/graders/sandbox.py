@@ -1,9 +1,9 @@
 """Runs a program that a model wrote, in a process of its own that can do no harm.
 
-What it cannot do, whatever it tries: reach a network; start a process or a thread; signal another process; create, write,
-rename or delete a file; take more than its time, its memory, its open files. The kernel refuses that (`seccomp`,
-resource limits), for root as well. It sees nothing of the user's environment, an empty working directory of its own and no standard
-input; what it prints is thrown away, and of an exception only the name of a built-in class comes back.
+What it cannot do, whatever it tries: reach a network; start a process or a thread; signal another process; create,
+write, rename or delete a file; take more than its time, its memory, its open files. The kernel refuses that (`seccomp`,
+resource limits), for root as well. It sees nothing of the user's environment, an empty working directory of its own and
+no standard input; what it prints is thrown away, and of an exception only the name of a built-in class comes back.
 
 What it can do: compute, and read files. Where the kernel has Landlock (Linux 5.13 and later, if switched on), these are
 Python's own files, its packages and the system's libraries; elsewhere, whatever the user can read, but there is nowhere
@@ -127,8 +127,8 @@ def _find_problem() -> str:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in MACHINES or struct.calcsize("P") != 8:
         return (
-            f"generated code runs only on Linux on {' or '.join(MACHINES)} (this is {sys.platform} on {machine}), where "
-            "the kernel can deny it network, processes and files: leave --run-code out, or evaluate in a Linux container"
+            f"generated code runs only on Linux on {' or '.join(MACHINES)} (this is {sys.platform} on {machine}), "
+            "where the kernel can deny it network, processes and files: leave --run-code out, or evaluate on Linux"
         )
     if not sys.executable:
         return "generated code cannot run: the path of the Python interpreter is not known (sys.executable is empty)"

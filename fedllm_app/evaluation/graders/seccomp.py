@@ -1,7 +1,7 @@
 """The filter of system calls under which generated code runs, as a program for the Linux kernel (classic BPF).
 
-It is a list of what is allowed: computing, memory of one's own, reading files, clocks. All else fails with EPERM: sockets,
-new processes and threads, signals to others, and whatever creates, writes, renames or deletes a file. Numbers of calls:
+It is a list of what is allowed: computing, memory of one's own, reading files, clocks. All else fails with EPERM:
+sockets, new processes and threads, signals, and whatever creates, writes, renames or deletes a file. Numbers of calls:
 asm/unistd_64.h (x86_64) and asm-generic/unistd.h (aarch64). Layout of the data and meaning of the return values:
 linux/seccomp.h, linux/filter.h, linux/audit.h.
 """
@@ -61,12 +61,11 @@ Instruction = tuple[int, int, int, int]
 
 def filter_program(machine: str) -> bytes:
     """The filter for a machine of `MACHINES`: an array of struct sock_filter, 8 bytes each. KeyError for others."""
-    column = 1 + MACHINES.index(machine) if machine in MACHINES else 0
-    if not column:
-        raise KeyError(machine)
+    architecture = _AUDIT_ARCH[machine]
+    column = 1 + MACHINES.index(machine)
     program: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH_AT),
-        (_JUMP_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
+        (_JUMP_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),  # calls by another convention have other numbers
         (_LOAD, 0, 0, _NUMBER_AT),
     ]
