@@ -4,7 +4,7 @@
 
 Same model (SmolLM2-135M-Instruct, bfloat16), same tasks of the harness, same batch size and limit, both in this
 process, one after the other, each task twice (the faster one counts). Three tasks: answers of one token behind prompts
-that share a few words (finance sentiment), answers of several tokens (PubMedQA, yes/no/maybe with a sentence), and three
+that share a few words (finance sentiment), answers of several tokens (PubMedQA, yes/no/maybe in a sentence), and 3
 worked examples before every question (a task of BIG-bench Hard). Prints one JSON line with both times, their ratio, the
 accuracies of both, and the cost of putting another adapter on the loaded base.
 """

@@ -1,6 +1,7 @@
 """The ServerApp: parse, gather the clients, build the strategy, run the rounds, save."""
 
 import time
+from collections.abc import Callable
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     check_updates(config, chain, strategy)
     prepare_bitsandbytes(config.model.quantization)
     start = starting_point(config)
+    ask_suite = _suite_asker(config, directory, start)
     for note in filter(None, (unused_nodes(connected, nodes.values()), *start.notes)):
         log(WARNING, note)
         directory.journal("warning", reason=note)
@@ -87,7 +89,9 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         directory.checkpoint(checkpoint, start.merge(checkpoint.adapter), start.layout)
 
     evaluating = evaluating_clients({client: holding for client, (holding, _) in holdings.items()})
-    rounds = Rounds(strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save, evaluating)
+    rounds = Rounds(
+        strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save, evaluating, ask_suite
+    )
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
     final = rounds.run(start.adapter)
@@ -95,6 +99,16 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     result = _result(config, start, final, ledger.totals, started, ready)
     directory.finish(start.merge(final), own, start.layout, result)
     log(INFO, "finished: %s", directory.path)
+
+
+def _suite_asker(
+    config: Config, directory: RunDirectory, start: StartingPoint
+) -> Callable[[int, np.ndarray], None] | None:
+    if not config.evaluate.suite:
+        return None
+    from fedllm_app.evaluation.during import on_server  # needs torch, which a server without a suite does not
+
+    return on_server(config, directory, start.merge)
 
 
 def _result(

@@ -10,6 +10,7 @@ from fedllm_app.client.site import SiteItems, at_site
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.config.values import adapter_values, data_selection, model_values, tokenization
+from fedllm_app.evaluation.during import suite_watch
 from fedllm_app.models.base import locate_model
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.process_cache import PROCESS_CACHE
@@ -58,6 +59,7 @@ def _build(run_id: int, flat: dict, clients: int, site: SiteItems) -> LocalClien
         seed=config.run.seed,
         evaluate_examples=config.evaluate.examples,
         draw_home=lambda: _drawn_home(config),
+        suite=suite_watch(config, "clients"),
     )
 
 

@@ -15,6 +15,7 @@ from fedllm_app.client.policy import check_pooling
 from fedllm_app.client.shards import ShardStore, round_indices
 from fedllm_app.config.sections import TrainConfig
 from fedllm_app.errors import UserError
+from fedllm_app.evaluation.during import SuiteWatch
 from fedllm_app.messages import (
     ADAPTER,
     EXAMPLES,
@@ -53,6 +54,8 @@ class LocalClient:
         Held-out rows of an evaluation.
     draw_home : Callable[[], np.ndarray]
         Draws the part of the starting adapter that stays at home, packed, as the server draws it.
+    suite : SuiteWatch | None
+        A suite that is asked at every evaluation.
     """
 
     run_id: int
@@ -65,6 +68,7 @@ class LocalClient:
     seed: int
     evaluate_examples: int
     draw_home: Callable[[], np.ndarray]
+    suite: SuiteWatch | None = None
 
     @property
     def model(self) -> Resident:
@@ -136,13 +140,17 @@ class LocalClient:
         }
 
     def evaluate(self, assignment: Assignment, vectors: Vectors) -> Numbers:
-        """Metrics of the adapter on the client's held-out rows, and as "test-…" on those of the common test set."""
+        """Metrics of the adapter on the client's held-out rows, as "test-…" on those of the common test set, and as
+        "suite-…" on a suite."""
         job = self._job(assignment, vectors, self.shards(assignment.client), [], None)
         metrics = self.task.evaluate(job, self.evaluate_examples)
         test = self.store.test(self.model)
         if test is not None:
             tested = self.task.evaluate(replace(job, shards=test), self.evaluate_examples)
             metrics |= {f"test-{name}": value for name, value in tested.items()}
+        if self.suite is not None:
+            figures = self.suite.figures(self.model, vectors[ADAPTER])
+            metrics |= {f"suite-{name}": value for name, value in figures.items()}
         return {**metrics, **_memory(), "client": assignment.client}
 
     def indices(self, shards: ClientShards, assignment: Assignment) -> np.ndarray:

@@ -56,6 +56,7 @@ class Watch:
             "client": self._client,
             "round": self._round,
             "evaluation": self._evaluation,
+            "suite": self._suite,
             "refused": self._refused,
             "failed": self._failed,
         }.get(event["event"])
@@ -124,6 +125,14 @@ class Watch:
         metrics = [(name, label) for name, label in self.metrics.items() if name in event]
         shown = ", ".join(f"{label} {_number(event[name])}" for name, label in metrics) or "no usable reply"
         self.console.print(f"  held-out after round {event['round']}: {shown}", highlight=False)
+
+    def _suite(self, event: dict) -> None:
+        shown = ", ".join(f"{name} {_number(value)}" for name, value in event["figures"].items())
+        self.console.print(
+            f"  {event['suite']} after round {event['round']}: {shown or 'no figure'} ({event['seconds']:.0f} s)",
+            markup=False,
+            highlight=False,
+        )
 
     def _refused(self, event: dict) -> None:
         self.console.print(

@@ -40,6 +40,7 @@ def contradictions(config: Config) -> list[str]:
             "evaluate.every > 0 needs data.held-out-examples or data.held-out-share above 0; "
             "set evaluate.every = 0 for none"
         )
+    problems += _suite_contradictions(config)
     problems += _data_contradictions(data, clients, train.task)
     problems += _task_contradictions(config)
     directory = config.run.directory
@@ -58,6 +59,27 @@ def contradictions(config: Config) -> list[str]:
             f"the configuration has {taking_part}"
         )
     return problems or _update_contradictions(config, clients.number or needed)
+
+
+def _suite_contradictions(config: Config) -> list[str]:
+    """A suite that would not be asked, or relative paths, which are others in the processes of a run."""
+    evaluate = config.evaluate
+    if not evaluate.suite:
+        return []
+    problems = []
+    if not evaluate.every:
+        problems.append(f"evaluate.suite = {evaluate.suite!r} needs evaluate.every above 0; it would never be asked")
+    if evaluate.suite_at == "server" and config.strategy.name == "local":
+        problems.append(
+            f"evaluate.suite = {evaluate.suite!r}: the server has no adapter to ask with strategy.name = 'local'; set "
+            'evaluate.suite-at = "clients", or use fedllm evaluate after the run'
+        )
+    file = evaluate.suite.removeprefix("file:")
+    if (file != evaluate.suite or "/" in file) and not Path(file).is_absolute():
+        problems.append(f"evaluate.suite = {evaluate.suite!r}: must be a name, or an absolute path")
+    if evaluate.suite_data and not Path(evaluate.suite_data).is_absolute():
+        problems.append(f"evaluate.suite-data = {evaluate.suite_data!r}: must be an absolute path")
+    return problems
 
 
 def update_problems(config: Config, chain: UpdateChain, strategy: RoundStrategy) -> list[str]:

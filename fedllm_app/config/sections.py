@@ -211,10 +211,17 @@ class UpdateConfig(_Section):
 
 
 class EvaluateConfig(_Section):
-    """Held-out evaluation on the clients: every so many rounds (0: never), on so many examples each."""
+    """Evaluation every so many rounds (0: never): on so many held-out examples of each client, and on a suite.
+
+    `suite` "": none; `suite_limit` questions of each of its sets (0: all), `suite_data` their folder.
+    """
 
     every: NotNegative
     examples: Positive
+    suite: str
+    suite_data: str
+    suite_limit: NotNegative
+    suite_at: Literal["server", "clients"]
 
 
 class StrategyConfig(_Section):

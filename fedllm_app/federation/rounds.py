@@ -67,6 +67,8 @@ class Rounds:
         Writes a checkpoint.
     evaluating : Collection[int] | None
         The clients that have held-out rows, which alone are asked to evaluate; None for all.
+    ask_suite : Callable[[int, np.ndarray], None] | None
+        Given the round and the global adapter (the part that travels) after the clients have evaluated it.
     """
 
     strategy: RoundStrategy
@@ -78,6 +80,7 @@ class Rounds:
     manifest: str
     save: Callable[[Checkpoint], None]
     evaluating: Collection[int] | None = None
+    ask_suite: Callable[[int, np.ndarray], None] | None = None
 
     def run(self, initial: np.ndarray) -> np.ndarray:
         """Run all rounds from the packed adapter `initial` and return the last global adapter."""
@@ -124,6 +127,11 @@ class Rounds:
         return arrays
 
     def _evaluate(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
+        self._evaluate_on_clients(plan, arrays)
+        if self.ask_suite is not None:
+            self.ask_suite(plan.number, arrays[ADAPTER].numpy())
+
+    def _evaluate_on_clients(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
         clients = [client for client in plan.clients if self.evaluating is None or client in self.evaluating]
         if not clients:
             return
