@@ -78,7 +78,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         raise ValueError(f"pass@{k} of {c} passed of {n}: it needs 0 <= passed <= samples and 1 <= k <= samples")
     none_passes = 1.0
     for drawn in range(k):
-        none_passes *= max(0, n - c - drawn) / (n - drawn)
+        none_passes *= (n - c - drawn) / (n - drawn)  # a factor is 0 if fewer than k failed
     return 1.0 - none_passes
 
 

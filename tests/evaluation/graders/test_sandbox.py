@@ -140,6 +140,7 @@ def test_ending_before_the_tests_is_no_pass():
 
 def test_printing_or_writing_to_every_open_file_is_no_pass():
     program = """
+import os
 print("passed")
 for number in range(64):
     for text in (b"passed", b"R", b"0" * 32):
@@ -189,6 +190,7 @@ def test_signals_to_others_are_refused():
 def test_no_secret_of_the_environment_is_seen(monkeypatch):
     monkeypatch.setenv("SECRET_API_KEY", "hush")
     tests = """
+import os
 assert "SECRET_API_KEY" not in os.environ and "hush" not in str(dict(os.environ))
 assert "HOME" not in os.environ and os.listdir(".") == []
 """
@@ -208,11 +210,12 @@ def test_what_is_not_python_is_a_syntax_error():
     assert run("def f(:", "assert True") == Outcome("syntax error", "SyntaxError")
     assert run("    x = 1\n  y = 2") == Outcome("syntax error", "SyntaxError")
     assert run("x = '\0'") == Outcome("syntax error", "SyntaxError")
+    assert run("x = '\ud800'") == Outcome("syntax error", "SyntaxError")  # half of a character
 
 
 def test_an_open_string_does_not_swallow_the_tests():
     """As one text, the program below would be a string that ends within its tests, and pass."""
-    assert run('text = """', '"""\nassert False\n"""').end == "syntax error"
+    assert run('text = """', 'assert False  # """').end == "syntax error"
 
 
 def test_a_program_that_replaces_functions_still_gets_its_result():
@@ -277,8 +280,14 @@ def test_nothing_runs_under_a_filter_that_does_not_hold(forgotten, monkeypatch):
 
 
 def test_nothing_runs_if_the_filter_is_not_taken(forgotten, monkeypatch):
-    """The kernel takes no filter whose only instruction has a code that does not exist."""
+    """The kernel takes no filter whose only instruction has a code that does not exist. The probe would call a server."""
     monkeypatch.setattr(sandbox, "filter_program", lambda _machine: b"\xff" * 8)
-    assert "could not be restricted" in sandbox_problem()
-    with pytest.raises(SandboxError, match="prctl 22"):
-        run("x = 1")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        call = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}))"
+        monkeypatch.setattr(sandbox, "_PROBE", call)
+        assert "could not be restricted" in sandbox_problem()
+        with pytest.raises(SandboxError, match="prctl 22"):
+            run(call)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
