@@ -280,7 +280,7 @@ def test_nothing_runs_under_a_filter_that_does_not_hold(forgotten, monkeypatch):
 
 
 def test_nothing_runs_if_the_filter_is_not_taken(forgotten, monkeypatch):
-    """The kernel takes no filter whose only instruction has a code that does not exist. The probe would call a server."""
+    """No kernel takes a filter whose instruction has a code that does not exist. What would run calls a server."""
     monkeypatch.setattr(sandbox, "filter_program", lambda _machine: b"\xff" * 8)
     with socket.create_server(("127.0.0.1", 0)) as server:
         call = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}))"
