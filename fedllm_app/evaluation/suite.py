@@ -33,6 +33,8 @@ class TestSet:
         Reads a file whose own format is no table of rows with names (a CSV file without header, for example).
     url : str
         Where to get it, if not from the Hub.
+    rows : Callable[[], list[dict]] | None
+        Makes the rows of a set that comes with the app, or that is no file; nothing is looked for then.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TestSet:
     files: tuple[str, ...] = ()
     read: Callable[[Path], list[dict[str, Any]]] | None = None
     url: str = ""
+    rows: Callable[[], list[dict[str, Any]]] | None = None
 
     __test__ = False  # no test case, whatever its name says
 
