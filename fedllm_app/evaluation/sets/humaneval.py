@@ -75,7 +75,7 @@ def solution(prompt: str, name: str, text: str) -> str:
         code = _bare_code(name, text)
     if not _definition(name).search(code):
         return prompt + code
-    before = prompt[: _last(_definition(name), prompt).start()]
+    before = prompt[: _definition(name).search(prompt).start()]
     return f"{before}\n{code}"
 
 
@@ -101,10 +101,6 @@ def _bare_code(name: str, text: str) -> str:
 
 def _definition(name: str) -> re.Pattern:
     return re.compile(rf"^(?:async )?def {re.escape(name)}\(", re.MULTILINE)
-
-
-def _last(pattern: re.Pattern, text: str) -> re.Match:
-    return list(pattern.finditer(text))[-1]
 
 
 TASK = EvaluationTask(
