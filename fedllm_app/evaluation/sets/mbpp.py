@@ -25,7 +25,15 @@ _HUB = "google-research-datasets/mbpp"
 _FILES = ("mbpp/mbpp.jsonl", "mbpp.jsonl")
 
 TEST = TestSet(name="mbpp", hub_id=_HUB, configs=("full",), split="test", size=500, licence="CC-BY-4.0", files=_FILES)
-SHOTS = TestSet(name="mbpp", hub_id=_HUB, configs=("full",), split="prompt", size=10, licence="CC-BY-4.0", files=_FILES)
+SHOTS = TestSet(
+    name="mbpp-prompt",  # a name of its own: rows are kept by it, and the test split does not hold these
+    hub_id=_HUB,
+    configs=("full",),
+    split="prompt",
+    size=10,
+    licence="CC-BY-4.0",
+    files=(*_FILES, "mbpp/prompt*", "mbpp/full/prompt*"),
+)
 
 
 def questions(rows: list[TestRow], shots: list[TestRow]) -> list[Question]:

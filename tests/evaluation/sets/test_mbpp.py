@@ -53,6 +53,12 @@ def test_without_examples_it_is_asked_without():
     assert (question.plain, question.turns) == (f"{request('f')}\n[BEGIN]\n", ())
 
 
+def test_the_examples_are_kept_apart_from_the_test():
+    """Rows are kept by the name of their set; split "test" of the Hub does not hold the examples."""
+    assert TASK.shots.name != TASK.test.name
+    assert (TASK.test.split, TASK.shots.split) == ("test", "prompt")
+
+
 def test_the_test_part_is_11_to_510():
     asked = questions([row(number) for number in (1, 10, 11, 510, 511, 974)], [])
     assert [question.row["task_id"] for question in asked] == [11, 510]
