@@ -6,10 +6,10 @@ import sys
 
 from rich.console import Console
 
-from fedllm_app.commands import chat, demo, partition, plan, run
+from fedllm_app.commands import chat, demo, evaluate, partition, plan, run
 from fedllm_app.errors import UserError
 
-SUBCOMMANDS = (run, demo, plan, partition, chat)
+SUBCOMMANDS = (run, demo, plan, partition, chat, evaluate)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fedllm_app.evaluation.asking import Asker, Decoding, Scored
-from fedllm_app.evaluation.prompts import Prompts
+from fedllm_app.evaluation.prompts import PlainPrompts, Prompts
 from fedllm_app.evaluation.suite import (
     Answer,
     Ask,
@@ -57,9 +57,10 @@ class Answers:
         limits = [ask.max_new_tokens] * len(prompts)
         if ask.total_tokens:
             limits = [max(1, min(ask.max_new_tokens, ask.total_tokens - len(prompt))) for prompt in prompts]
+        # They are those of the protocol's own text: in a template, a turn has an end.
+        stops = ask.stops if isinstance(self.prompts, PlainPrompts) else ()
         samples = [
-            self._texts(prompts, limits, ask.stops, ask.temperature, self.seed + number)
-            for number in range(ask.samples)
+            self._texts(prompts, limits, stops, ask.temperature, self.seed + number) for number in range(ask.samples)
         ]
         return [
             Answer(tuple(text for text, _ in those), cut=any(cut for _, cut in those))

@@ -17,9 +17,13 @@ from fedllm_app.config.values import adapter_values, model_values
 from fedllm_app.data.templates import get_template
 from fedllm_app.evaluation.answers import Answers
 from fedllm_app.evaluation.asking import Asker
+from fedllm_app.evaluation.figures import value_of
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
 from fedllm_app.evaluation.reading import SharedReader
+from fedllm_app.evaluation.sampling import drawn, questions_of
 from fedllm_app.evaluation.suite import Answer, EvaluationTask, Means, Question, ScorePair, Suite
+from fedllm_app.evaluation.suites import load_suite
+from fedllm_app.evaluation.test_rows import open_all
 from fedllm_app.models.base import context_length
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
 from fedllm_app.training.resident import Resident, ResidentKey, resident, set_threads
@@ -60,11 +64,8 @@ class SuiteWatch:
     @cached_property
     def questions(self) -> list[tuple[EvaluationTask, list[Question]]]:
         """What is asked of each set. MissingSets names those that are not here."""
-        rows, _ = open_suite(self.suite, self.data_dir)
-        return [
-            (task, drawn(task.questions(rows[task.test.name], rows.get(task.shots.name, []) if task.shots else []), self.limit, self.seed))
-            for task in self.suite.tasks
-        ]
+        rows = open_all(self.suite.tasks, self.data_dir).rows
+        return [(task, drawn(questions_of(task, rows), self.limit, self.seed)) for task in self.suite.tasks]
 
     def figures(self, model: Resident, adapter: np.ndarray) -> dict[str, float]:
         """Every metric of the suite under the packed `adapter`, by "set/metric"; those without a value are left out."""
@@ -81,7 +82,9 @@ class SuiteWatch:
         with model.using(adapter) as adapted:
             asker = Asker(adapted, model.tokenizer, shared, context and context - self.virtual_tokens)
             for task, asked in self.questions:
-                answers = Answers(asker, self._prompts(model, task), bases.get(task.name), self.seed).to(asked, task.ask)
+                answers = Answers(asker, self._prompts(model, task), bases.get(task.name), self.seed).to(
+                    asked, task.ask
+                )
                 grades = task.grade(asked, answers, Means())
                 for metric in task.metrics:
                     value = value_of(metric, asked, grades)
@@ -140,6 +143,8 @@ def on_server(
         set_threads(0)
         figures = watch.figures(resident(key), merge(adapter))
         seconds = time.perf_counter() - began
-        directory.journal("suite", round=server_round, suite=watch.name, questions=counts, figures=figures, seconds=seconds)
+        directory.journal(
+            "suite", round=server_round, suite=watch.name, questions=counts, figures=figures, seconds=seconds
+        )
 
     return ask

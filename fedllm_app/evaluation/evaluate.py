@@ -9,23 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from fedllm_app.errors import UserError
 from fedllm_app.evaluation.answers import Answers
 from fedllm_app.evaluation.asking import Asker
 from fedllm_app.evaluation.contestants import BASE, Contestant, Stage, prompt_of
 from fedllm_app.evaluation.harness import ask_harness, harness_model, task_of_samples
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
 from fedllm_app.evaluation.results import TaskResult
+from fedllm_app.evaluation.sampling import NothingToAsk, drawn, questions_of
 from fedllm_app.evaluation.suite import Answer, EvaluationTask, Grade, Means, Question, ScorePair, Suite, TestRow
 from fedllm_app.runs.directory import PromptRecord
 
 RUN, PLAIN = "run", "plain"
-
-
-class NothingToAsk(UserError):
-    """A set has no question, or no template is known to ask it in."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,7 @@ class Evaluation:
         """
         asked = []
         for task in suite.tasks:
-            shots = rows.get(task.shots.name, []) if task.shots else []
-            every = task.questions(list(rows[task.test.name]), list(shots))
-            if not every:
-                raise NothingToAsk(f"the set {task.name} has no question in {task.test.name}'s rows")
+            every = questions_of(task, rows)
             prompts = self._prompts(task)
             said = tuple(filter(None, ((notes or {}).get(task.name), self._remark(every, task))))
             for seed in self.settings.seeds:
@@ -180,14 +171,6 @@ class Evaluation:
         for name, answers in result.answers.items():
             grades[name] = result.task.grade(result.questions, answers, self.settings.means)
         return replace(result, grades=grades)
-
-
-def drawn(questions: Sequence[Question], limit: int, seed: int) -> list[Question]:
-    """`limit` of the questions, in their order, chosen by the seed; 0: all of them."""
-    if not limit or limit >= len(questions):
-        return list(questions)
-    places = np.random.default_rng(seed).choice(len(questions), limit, replace=False)
-    return [questions[place] for place in sorted(places)]
 
 
 def _with_answers(result: TaskResult, name: str, answers: list[Answer], cut: int, seconds: float) -> TaskResult:

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from fedllm_app.evaluation.results import Figure, Paired, TaskResult
 from fedllm_app.evaluation.statistics import (
-    Interval,
     mcnemar,
     mean_resamples,
     paired_p,
@@ -45,118 +44,129 @@ def value_of(metric: Metric, questions: Sequence[Question], grades: Sequence[Gra
     return float(sum(values) if metric.kind == "count" else np.mean(values))
 
 
-def figures_of(result: TaskResult) -> list[Figure]:
-    """Every metric of every model on one set."""
-    return [_figure(metric, result, model) for metric in result.task.metrics for model in result.grades]
+@dataclass
+class TaskFigures:
+    """The figures of one set. Resampled metrics are kept, because figures, pairs and averages need the same ones."""
+
+    result: TaskResult
+    _kept: dict[tuple, np.ndarray] = field(default_factory=dict)
+
+    def figures(self) -> list[Figure]:
+        """Every metric of every model."""
+        return [self._figure(metric, model) for metric in self.result.task.metrics for model in self.result.grades]
+
+    def paired(self) -> list[Paired]:
+        """Every pair of models, on the questions that both have a grade for; metrics that only count are left out."""
+        return [
+            pair
+            for metric in self.result.task.metrics
+            if metric.kind != "count"
+            for first, second in combinations(self.result.grades, 2)
+            for pair in self._pair(metric, first, second)
+        ]
+
+    def places(self, metric: Metric, model: str) -> list[int]:
+        """Places of the questions that count."""
+        return counting(metric, self.result.questions, self.result.grades[model])
+
+    def value(self, metric: Metric, model: str, places: Sequence[int]) -> float | None:
+        """The metric of the questions at these places."""
+        grades = self.result.grades[model]
+        return value_of(metric, [self.result.questions[p] for p in places], [grades[p] for p in places])
+
+    def resampled(self, metric: Metric, model: str, places: Sequence[int], stream: int = 0) -> np.ndarray:
+        """The metric of resampled questions; as many places and the same stream draw the same ones for every model."""
+        key = metric.name, model, tuple(places), stream
+        if key not in self._kept:
+            grades = self.result.grades[model]
+            counted = [grades[place] for place in places]
+            seed = self.result.seed + 1000 * stream
+            if metric.kind == "statistic":
+                sampled = resamples(lambda drawn: metric.statistic([counted[d] for d in drawn]), len(counted), seed)
+            else:
+                sampled = mean_resamples(np.array([grade.values[metric.key] for grade in counted]), seed)
+            self._kept[key] = sampled
+        return self._kept[key]
+
+    def _figure(self, metric: Metric, model: str) -> Figure:
+        grades, places = self.result.grades[model], self.places(metric, model)
+        value = self.value(metric, model, places)
+        interval = None
+        if metric.kind == "share" and places:
+            interval = wilson(int(sum(grades[place].values[metric.key] for place in places)), len(places))
+        elif metric.kind != "count" and places:
+            interval = percentiles(self.resampled(metric, model, places))
+        missing = Counter(
+            grade.missing
+            for question, grade in zip(self.result.questions, grades, strict=True)
+            if grade.missing and (not metric.group or question.group == metric.group)
+        )
+        return Figure(
+            self.result.task.name,
+            metric.name,
+            model,
+            value,
+            interval and interval.low,
+            interval and interval.high,
+            len(places),
+            dict(missing),
+            self.result.seed,
+            metric.percent and metric.kind != "count",
+            metric.lower_is_better,
+            metric.kind == "count",
+        )
+
+    def _pair(self, metric: Metric, first: str, second: str) -> Iterator[Paired]:
+        shared = sorted(set(self.places(metric, first)) & set(self.places(metric, second)))
+        if not shared:
+            return
+        differences = self.resampled(metric, second, shared) - self.resampled(metric, first, shared)
+        interval = percentiles(differences)
+        if metric.kind == "share":
+            grades = (self.result.grades[name] for name in (first, second))
+            right = [np.array([those[place].values[metric.key] > 0.5 for place in shared]) for those in grades]
+            p, test = mcnemar(*right), "McNemar, exact"
+        else:
+            p, test = paired_p(differences), "paired bootstrap"
+        yield Paired(
+            self.result.task.name,
+            metric.name,
+            first,
+            second,
+            self.value(metric, second, shared) - self.value(metric, first, shared),
+            interval.low,
+            interval.high,
+            p,
+            test,
+            len(shared),
+            self.result.seed,
+            metric.percent,
+        )
 
 
-def _figure(metric: Metric, result: TaskResult, model: str) -> Figure:
-    grades, questions = result.grades[model], result.questions
-    places = counting(metric, questions, grades)
-    value = value_of(metric, questions, grades)
-    interval = None
-    if value is not None and metric.kind != "count":
-        interval = _interval(metric, [grades[place] for place in places], result.seed)
-    missing = Counter(
-        grade.missing
-        for question, grade in zip(questions, grades, strict=True)
-        if grade.missing and (not metric.group or question.group == metric.group)
-    )
-    return Figure(
-        result.task.name,
-        metric.name,
-        model,
-        value,
-        interval and interval.low,
-        interval and interval.high,
-        len(places),
-        dict(missing),
-        result.seed,
-        metric.percent and metric.kind != "count",
-        metric.lower_is_better,
-        metric.kind == "count",
-    )
-
-
-def _interval(metric: Metric, counted: Sequence[Grade], seed: int) -> Interval:
-    if metric.kind == "share":
-        return wilson(int(sum(grade.values[metric.key] for grade in counted)), len(counted))
-    return percentiles(_resampled(metric, counted, seed))
-
-
-def _resampled(metric: Metric, counted: Sequence[Grade], seed: int) -> np.ndarray:
-    """The metric of resampled questions; the same seed and number of questions draw the same ones."""
-    if metric.kind == "statistic":
-        return resamples(lambda drawn: metric.statistic([counted[place] for place in drawn]), len(counted), seed)
-    return mean_resamples(np.array([grade.values[metric.key] for grade in counted]), seed)
-
-
-def paired_of(result: TaskResult) -> list[Paired]:
-    """Every pair of models, on the questions that both have a grade for; metrics that only count are left out."""
-    return [
-        pair
-        for metric in result.task.metrics
-        if metric.kind != "count"
-        for first, second in combinations(result.grades, 2)
-        for pair in _paired(metric, result, first, second)
-    ]
-
-
-def _paired(metric: Metric, result: TaskResult, first: str, second: str) -> Iterator[Paired]:
-    both = [result.grades[name] for name in (first, second)]
-    shared = sorted(set.intersection(*(set(counting(metric, result.questions, grades)) for grades in both)))
-    if not shared:
-        return
-    counted = [[grades[place] for place in shared] for grades in both]
-    sampled = [_resampled(metric, those, result.seed) for those in counted]
-    differences = sampled[1] - sampled[0]
-    interval = percentiles(differences)
-    values = [value_of(metric, [result.questions[place] for place in shared], those) for those in counted]
-    if metric.kind == "share":
-        right = [np.array([grade.values[metric.key] for grade in those]) > 0.5 for those in counted]
-        p, test = mcnemar(*right), "McNemar, exact"
-    else:
-        p, test = paired_p(differences), "paired bootstrap"
-    yield Paired(
-        result.task.name,
-        metric.name,
-        first,
-        second,
-        values[1] - values[0],
-        interval.low,
-        interval.high,
-        p,
-        test,
-        len(shared),
-        result.seed,
-        metric.percent,
-    )
-
-
-def averages_of(averages: Sequence[Average], results: Sequence[TaskResult]) -> list[Figure]:
+def averages_of(averages: Sequence[Average], sets: Sequence[TaskFigures]) -> list[Figure]:
     """Plain means of figures of several sets, asked with one seed; the sets are resampled independently.
 
     An average is missing if one of its parts is.
     """
-    by_name = {result.task.name: result for result in results}
-    models = list(results[0].grades) if results else []
+    by_name = {each.result.task.name: each for each in sets}
+    models = list(sets[0].result.grades) if sets else []
     return [_average(average, by_name, model) for average in averages for model in models]
 
 
-def _average(average: Average, results: dict[str, TaskResult], model: str) -> Figure:
+def _average(average: Average, sets: dict[str, TaskFigures], model: str) -> Figure:
     parts = []
     for number, (task, name) in enumerate(average.of):
-        result = results[task]
-        metric = next(metric for metric in result.task.metrics if metric.name == name)
-        grades = result.grades[model]
-        counted = [grades[place] for place in counting(metric, result.questions, grades)]
-        if not counted:
-            reasons = sorted({grade.missing for grade in grades if grade.missing})
+        own = sets[task]
+        metric = next(metric for metric in own.result.task.metrics if metric.name == name)
+        places = own.places(metric, model)
+        if not places:
+            reasons = sorted({grade.missing for grade in own.result.grades[model] if grade.missing})
             missing = {f"{task}: {', '.join(reasons) or 'no question counts'}": 1}
-            return Figure(AVERAGE, average.name, model, None, None, None, 0, missing, result.seed, average.percent)
-        # Each set is resampled for itself: sets of the same size must not draw the same places.
-        sampled = _resampled(metric, counted, result.seed + 1000 * (number + 1))
-        parts.append((value_of(metric, result.questions, grades), sampled, len(counted), metric.lower_is_better))
+            return Figure(AVERAGE, average.name, model, None, None, None, 0, missing, own.result.seed, average.percent)
+        # A stream of its own for each set: sets of the same size must not draw the same places.
+        sampled = own.resampled(metric, model, places, number + 1)
+        parts.append((own.value(metric, model, places), sampled, len(places), metric.lower_is_better))
     length = min(len(sampled) for _, sampled, _, _ in parts)
     interval = percentiles(np.mean([sampled[:length] for _, sampled, _, _ in parts], axis=0))
     return Figure(
@@ -168,7 +178,7 @@ def _average(average: Average, results: dict[str, TaskResult], model: str) -> Fi
         interval.high,
         sum(n for _, _, n, _ in parts),
         {},
-        results[average.of[0][0]].seed,
+        sets[average.of[0][0]].result.seed,
         average.percent,
         parts[0][3],
     )

@@ -159,7 +159,9 @@ class EndpointJudge:
         """What is to be said of the judge beside its ratings."""
         said = [f"judged by {self.endpoint.model}"]
         if self.cache.unread:
-            said.append(f"lines of the judge's cache {self.cache.path.name} that could not be read: {self.cache.unread}")
+            said.append(
+                f"lines of the judge's cache {self.cache.path.name} that could not be read: {self.cache.unread}"
+            )
         return said
 
     def _verdicts(self, prompts: Iterable[str]) -> dict[str, Verdict]:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -231,6 +232,23 @@ def test_an_endpoint_that_is_gone_gets_one_try_from_the_next_model(server, judge
     assert grader.grade(*one_turn(*"abcdef")) == [rated(6.0)] * 6
 
 
+@pytest.mark.parametrize("between", [says("[[7]]"), status(400)])
+def test_only_failures_in_a_row_stop_the_judge(server, judge, between):
+    """a, b, d and e get no reply, but c does, or is refused by someone who is there: f is asked and rated."""
+    deeds = {"c": between, "f": says("[[7]]")}
+    server.behaviour = lambda prompt, _before: deeds.get(prompt.split("answer <")[1][0], status(502))
+    grades = judge().grade(*one_turn(*(f"<{name}>" for name in "abcdef")))
+    assert grades[5] == rated(7.0)
+    assert sum(grade.missing == "not judged: HTTP 502" for grade in grades) == 4
+
+
+def test_of_two_reasons_the_endpoints_is_told(server, judge):
+    """The first turn gets no rating, the second no reply."""
+    server.behaviour = lambda prompt, _before: status(502) if "second" in prompt else says(NO_DIGITS)
+    grades = judge().grade([Question("one", follow_up="two")], [Answer(("first", "second"))])
+    assert grades == [Grade(missing="not judged: HTTP 502")]
+
+
 def test_without_anyone_at_the_port_nothing_is_judged(judge):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -367,6 +385,43 @@ def test_a_cache_that_cannot_be_written_stops_the_grading(judge, tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
     with pytest.raises(JudgeError, match="cannot be written"):
         judge().grade(*one_turn("a"))
+
+
+def test_what_stops_the_grading_stops_the_calls(server, judge, tmp_path):
+    """The first of 40 replies cannot be written down; each takes 0.02 s, and most are never asked for."""
+    (tmp_path / "cache").write_text("a file where a folder should be")
+
+    def deed(handler):
+        handler.server.closing.wait(0.02)
+        says("[[5]]")(handler)
+
+    server.behaviour = lambda _prompt, _before: deed
+    with pytest.raises(JudgeError):
+        judge().grade(*one_turn(*map(str, range(40))))
+    assert server.calls < 20
+
+
+def test_what_stops_the_grading_ends_the_waiting_before_another_attempt(server, tmp_path):
+    """b fails and would wait for 30 s; then the reply to a cannot be written down."""
+    failed = threading.Event()
+
+    def fails(handler):
+        status(500)(handler)
+        failed.set()
+
+    def answers(handler):
+        failed.wait(10)
+        handler.server.closing.wait(0.05)
+        says("[[5]]")(handler)
+
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    server.behaviour = lambda prompt, _before: answers if "answer <a>" in prompt else fails
+    endpoint = Endpoint(server.url, "judge", delays=(30.0,))
+    began = time.monotonic()
+    with pytest.raises(JudgeError):
+        EndpointJudge(endpoint, ReplyCache(tmp_path / "cache" / "judge.jsonl")).grade(*one_turn("<a>", "<b>"))
+    assert time.monotonic() - began < 15
+    assert server.calls == 2
 
 
 def test_a_cache_that_cannot_be_read_is_said(tmp_path):

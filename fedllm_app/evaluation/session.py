@@ -1,0 +1,173 @@
+"""One call of `fedllm evaluate`: check everything, load once, ask, make the reports, show and save them."""
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedllm_app.errors import UserError
+from fedllm_app.evaluation.contestants import Contestant, Stage
+from fedllm_app.evaluation.evaluate import Asked, Evaluation, Settings
+from fedllm_app.evaluation.figures import TaskFigures, averages_of, over_seeds
+from fedllm_app.evaluation.graders.judge import judge_from_environment
+from fedllm_app.evaluation.graders.sandbox import sandbox_problem
+from fedllm_app.evaluation.harness import PREFIX, harness_tasks
+from fedllm_app.evaluation.results import Report, TaskResult
+from fedllm_app.evaluation.saved import ReportError, save, show
+from fedllm_app.evaluation.suite import Converse, Means, Suite
+from fedllm_app.evaluation.suites import load_suite, suite_table
+from fedllm_app.evaluation.tables import terminal
+from fedllm_app.evaluation.test_rows import open_all
+from fedllm_app.models.base import ModelValues
+from fedllm_app.paths import home
+from fedllm_app.training.resident import set_threads
+
+_VERSIONS = ("fedllm-app", "torch", "transformers", "peft", "lm-eval")
+
+
+class NoSandbox(UserError):
+    """Generated code cannot be run safely here."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for; paths are absolute."""
+
+    suites: tuple[str, ...]
+    data_dir: Path | None
+    settings: Settings
+    out: Path
+    run_code: bool = False
+    batch_rows: int = 0
+    threads: int = 0
+    include_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A suite that is ready to be asked: its sets, or the tasks of lm-evaluation-harness."""
+
+    suite: Suite
+    asked: list[Asked]
+    harness: tuple[list[str], object] | None = None
+
+
+def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Options, console: Console) -> None:
+    """Evaluate contestants on suites; every suite has a report below `options.out`."""
+    if options.out.exists() and any(options.out.iterdir()):
+        raise ReportError(f"--out {options.out} is not empty: name a new directory")
+    if options.run_code and (problem := sandbox_problem()):
+        raise NoSandbox(f"--run-code: generated code cannot be run safely on this machine: {problem}")
+    set_threads(options.threads)
+    stage = Stage(base, options.batch_rows)
+    judge = judge_from_environment(home() / "judgements.jsonl")
+    settings = replace(options.settings, means=Means(options.run_code, judge))
+
+    def tell(sentence: str) -> None:
+        console.print(f"  {sentence}", markup=False, highlight=False)
+
+    evaluation = Evaluation(stage, contestants, settings, tell)
+    prepared = [_prepared(name, evaluation, options) for name in options.suites]
+    began = time.monotonic()
+    _ = stage.base
+    tell(f"{base.name} loaded once, in {time.monotonic() - began:.1f} s; {len(contestants)} models")
+    if stage.unshared:
+        tell(f"prompts are read whole, because {stage.unshared}")
+    several = len(prepared) > 1
+    for each in prepared:
+        if each.harness:
+            results = evaluation.run_harness(*each.harness)
+        else:
+            results = evaluation.run(each.asked)
+        directory = options.out / _directory_name(each.suite.name) if several else options.out
+        report = report_of(each.suite, results, contestants, _settings(options, base, judge is not None))
+        save(report, results, directory)
+        terminal(report, console)
+        console.print(f"report: {directory}", markup=False, highlight=False, soft_wrap=True)
+        if any(isinstance(result.task.ask, Converse) for result in results) and judge is None:
+            tell("not judged: set FEDLLM_JUDGE_URL, FEDLLM_JUDGE_MODEL and FEDLLM_JUDGE_KEY; the answers are saved")
+
+
+def _directory_name(suite: str) -> str:
+    return suite.rpartition("/")[2].replace(":", "-").replace(",", "-")
+
+
+def _prepared(name: str, evaluation: Evaluation, options: Options) -> _Prepared:
+    if name.startswith(PREFIX):
+        wanted = harness_tasks(name.removeprefix(PREFIX), options.include_path)
+        return _Prepared(Suite(name, "tasks of lm-evaluation-harness", ()), [], wanted)
+    suite = load_suite(name)
+    sets = open_all(suite.tasks, options.data_dir)
+    return _Prepared(suite, evaluation.prepare(suite, sets.rows, sets.notes))
+
+
+def report_of(
+    suite: Suite, results: Sequence[TaskResult], contestants: Sequence[Contestant], settings: Mapping[str, object]
+) -> Report:
+    """The figures, pairs and notes of a suite's results; figures of several seeds together."""
+    sets = [TaskFigures(result) for result in results]
+    figures = []
+    for seed in sorted({result.seed for result in results}):
+        same = [each for each in sets if each.result.seed == seed]
+        figures += [figure for each in same for figure in each.figures()]
+        figures += averages_of(suite.averages, same)
+    notes = dict.fromkeys(f"{result.task.name}: {note}" for result in results for note in result.notes)
+    seconds = {c.name: sum(result.seconds.get(c.name, 0.0) for result in results) for c in contestants}
+    return Report(
+        suite.name,
+        {c.name: str(c.source.adapter) if c.source else "the base model alone" for c in contestants},
+        tuple(over_seeds(figures)),
+        tuple(pair for each in sets for pair in each.paired()),
+        tuple(notes),
+        seconds,
+        {result.task.name: result.template for result in results},
+        settings,
+        _versions(),
+    )
+
+
+def _settings(options: Options, base: ModelValues, judged: bool) -> dict[str, object]:
+    return {
+        "base": base.name,
+        "dtype": base.dtype,
+        "quantization": base.quantization,
+        "limit": options.settings.limit or "all questions",
+        "seeds": ", ".join(map(str, options.settings.seeds)),
+        "template": options.settings.template or "as each set says",
+        "generated code": "run" if options.run_code else "not run",
+        "judge": "asked" if judged else "none",
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    return {"Python": platform.python_version(), **found}
+
+
+def list_suites(console: Console) -> None:
+    """Print every suite with its sets, their sizes, licences, metrics and rules."""
+    for entry in suite_table():
+        table = Table(title=f"{entry.name}: {escape(entry.summary)}", show_lines=True, title_justify="left")
+        for column in ("set", "rows", "licence", "from", "metrics", "asked in", "rule"):
+            table.add_column(column, overflow="fold")
+        for one in entry.sets:
+            cells = [one.task, f"{one.size:,}", one.licence, one.source, ", ".join(one.metrics), one.template, one.rule]
+            table.add_row(*map(escape, cells))
+        console.print(table)
+        if entry.averages:
+            console.print(f"averages: {', '.join(entry.averages)}", markup=False, highlight=False)
+
+
+def show_saved(directories: Sequence[Path], which: str, limit: int, console: Console) -> None:
+    """Print saved answers. ReportError if no directory is named, or one holds no report."""
+    if not directories:
+        raise ReportError("--show: name the directory of a report")
+    for directory in directories:
+        show(directory, which, limit, console)

@@ -1,0 +1,164 @@
+"""A report as tables: in the terminal, as Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedllm_app.evaluation.results import Figure, Paired, Report
+
+SIGNIFICANT = 0.05
+MARK = "*"
+LEGEND = (
+    f"[low, high] is a 95 % interval, n the questions that count. {MARK}: differs from {{first}} (p < {SIGNIFICANT}, "
+    "see the paired tests). Several questions asked at once: one in twenty such marks is chance."
+)
+SEEDS_LEGEND = "±: standard deviation over the seeds."
+
+
+def rows_of(report: Report) -> list[tuple[str, str]]:
+    """(set, metric) of the rows, in order."""
+    return list(dict.fromkeys((figure.task, figure.metric) for figure in report.figures))
+
+
+def cell(report: Report, task: str, metric: str, model: str) -> tuple[str, bool]:
+    """The text of a cell, and whether it is the best of its row."""
+    row = [figure for figure in report.figures if (figure.task, figure.metric) == (task, metric)]
+    figure = next((figure for figure in row if figure.model == model), None)
+    if figure is None:
+        return "-", False
+    if figure.value is None:
+        return _reasons(figure) or "-", False
+    if figure.count:
+        return f"{figure.value:g}", False
+    text = shown(figure.value, figure.percent)
+    if figure.seed is None:
+        text += f" ± {shown(figure.high - figure.value, figure.percent)}"
+    elif figure.low is not None:
+        text += f" [{shown(figure.low, figure.percent)}, {shown(figure.high, figure.percent)}]"
+    text += MARK if _differs(report, task, metric, model) else ""
+    if reasons := _reasons(figure):
+        text += f" ({reasons})"
+    values = [other.value for other in row if other.value is not None]
+    best = min(values) if figure.lower_is_better else max(values)
+    return text, len(values) > 1 and figure.value == best and len(set(values)) > 1
+
+
+def shown(value: float, percent: bool) -> str:
+    """A share in percent with one digit, any other number with four digits."""
+    return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+
+
+def _reasons(figure: Figure) -> str:
+    return ", ".join(f"{count} {reason}" if count > 1 else reason for reason, count in figure.missing.items())
+
+
+def _differs(report: Report, task: str, metric: str, model: str) -> bool:
+    """Whether a model differs from the first one, in the paired test of every seed."""
+    first = next(iter(report.models))
+    pairs = [
+        pair
+        for pair in report.paired
+        if (pair.task, pair.metric, pair.first, pair.second) == (task, metric, first, model)
+    ]
+    return bool(pairs) and all(pair.p < SIGNIFICANT for pair in pairs)
+
+
+def _n(report: Report, task: str, metric: str) -> str:
+    counts = {
+        figure.n
+        for figure in report.figures
+        if (figure.task, figure.metric) == (task, metric) and figure.value is not None
+    }
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else "0"
+
+
+def _legend(report: Report) -> str:
+    seeds = any(figure.seed is None for figure in report.figures)
+    return LEGEND.format(first=next(iter(report.models), "")) + (f" {SEEDS_LEGEND}" if seeds else "")
+
+
+def terminal(report: Report, console: Console) -> None:
+    """Print the table, the paired tests against the first model, and the notes."""
+    table = Table(title=escape(report.suite), caption=escape(_legend(report)))
+    for column in ("set", "metric", "n", *report.models):
+        table.add_column(escape(column), justify="left" if column in ("set", "metric") else "right")
+    previous = ""
+    for task, metric in rows_of(report):
+        if previous and task != previous:
+            table.add_section()
+        cells = []
+        for model in report.models:
+            text, best = cell(report, task, metric, model)
+            cells.append(f"[bold]{escape(text)}[/]" if best else escape(text))
+        table.add_row(escape(task if task != previous else ""), escape(metric), _n(report, task, metric), *cells)
+        previous = task
+    console.print(table)
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def markdown(report: Report) -> str:
+    """The same tables as a document."""
+    lines = [f"# {report.suite}", "", *(f"- {name}: {what}" for name, what in report.models.items()), ""]
+    lines += _markdown_row(["set", "metric", "n", *report.models])
+    lines += _markdown_row(["---"] * (3 + len(report.models)))
+    for task, metric in rows_of(report):
+        cells = []
+        for model in report.models:
+            text, best = cell(report, task, metric, model)
+            cells.append(f"**{text}**" if best else text)
+        lines += _markdown_row([task, metric, _n(report, task, metric), *cells])
+    lines += ["", _legend(report), ""]
+    if report.paired:
+        lines += ["## Paired tests", ""]
+        lines += _markdown_row(["set", "metric", "models", "difference", "95 % interval", "p", "test", "n"])
+        lines += _markdown_row(["---"] * 8)
+        lines += [line for pair in report.paired for line in _markdown_row(_pair_cells(pair))]
+        lines.append("")
+    if report.notes:
+        lines += ["## Notes", "", *(f"- {note}" for note in report.notes), ""]
+    lines += ["## How", "", *(f"- {key}: {value}" for key, value in report.settings.items())]
+    lines += [f"- template of {task}: {name}" for task, name in report.templates.items()]
+    lines += [f"- seconds of {name}: {seconds:.0f}" for name, seconds in report.seconds.items()]
+    lines += [f"- {name} {version}" for name, version in report.versions.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _pair_cells(pair: Paired) -> list[str]:
+    low, high = (shown(value, pair.percent) for value in (pair.low, pair.high))
+    return [
+        pair.task,
+        pair.metric,
+        f"{pair.second} - {pair.first}",
+        shown(pair.difference, pair.percent),
+        f"[{low}, {high}]",
+        f"{pair.p:.3g}",
+        pair.test,
+        f"{pair.n:,}",
+    ]
+
+
+def _markdown_row(cells: Sequence[str]) -> Iterator[str]:
+    yield "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in cells) + " |"
+
+
+def csv_text(report: Report) -> str:
+    """One line a figure, in full precision; a missing figure has no value and its reason."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["suite", "set", "metric", "model", "seed", "value", "low", "high", "n", "missing"])
+    for figure in report.figures:
+        numbers = ["" if number is None else number for number in (figure.seed, figure.value, figure.low, figure.high)]
+        writer.writerow([report.suite, figure.task, figure.metric, figure.model, *numbers, figure.n, _reasons(figure)])
+    return file.getvalue()
+
+
+def json_text(report: Report) -> str:
+    """Everything."""
+    return json.dumps(asdict(report), indent=2, default=str) + "\n"
