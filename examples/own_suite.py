@@ -3,8 +3,8 @@
     fedllm evaluate RUN --suite examples/own_suite.py --data-dir DIR
 
 DIR holds `house-choices.jsonl`, rows of "question", "options" (a list) and "answer" (one of them), and the folder
-`house-dates` with a file of the split "test", rows of "text" and "date" (2026-03-07). This file is executed, and what it
-names SUITE is taken.
+`house-dates` with a file of the split "test", rows of "text" and "date" (2026-03-07). This file is executed, and
+what it names SUITE is taken.
 """
 
 import re

@@ -139,7 +139,7 @@ def _opened(place: Path, kind: str) -> "Source":
 
 def _split(place: Path) -> str:
     """The split for tests, if a folder holds one beside others; "" for whatever training reads."""
-    if not place.is_dir() or (place / "state.json").is_file():
+    if not place.is_dir():
         return ""
     if (place / "dataset_dict.json").is_file():
         return "test" if (place / "test").is_dir() else ""

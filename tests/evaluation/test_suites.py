@@ -78,6 +78,7 @@ def test_all_contradictions_are_named_at_once(suite_file):
     [
         ("finanse", "there is no suite 'finanse'. Did you mean 'finance'?"),
         ("Flowertune_Finance", "Did you mean 'flowertune-finance'?"),
+        ("FINANCE", "Did you mean 'finance'?"),
         ("built-in", "Did you mean 'builtin'?"),
         ("qqq", "there is no suite 'qqq'. Give general, finance, "),
         ("no/such.py", "there is no file no/such.py to read a suite from"),

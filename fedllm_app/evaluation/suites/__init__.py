@@ -118,7 +118,7 @@ def _problems(suite: Suite) -> Iterator[str]:
         yield from (f"task {task.name!r} has two metrics {name!r}" for name in names)
     sets: dict[str, TestSet] = {}
     for test in [task.test for task in suite.tasks] + [task.shots for task in suite.tasks if task.shots]:
-        if False:
+        if sets.setdefault(test.name, test) != test:
             yield f"two different test sets are called {test.name!r}; rows are found by that name"
     figures = {(task.name, metric.name) for task in suite.tasks for metric in task.metrics}
     for average in suite.averages:
