@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from places import SHARED_DATA
@@ -149,3 +151,13 @@ def test_a_real_file():
     instruction, _, text = first.text.partition("\n\n")
     assert instruction.startswith("What is the sentiment of this news?")
     assert (text.split()[0], first.gold) == ("L&T", "neutral")
+
+
+def test_pairs_of_answers_become_a_preference_task(tmp_path, monkeypatch):
+    """`sets.preferences` is replaced by one that shows the set it is given."""
+    shown = SimpleNamespace(preference_task=lambda test: test)
+    monkeypatch.setitem(sys.modules, "fedllm_app.evaluation.sets.preferences", shown)
+    path = lines(tmp_path / "pairs.jsonl", [{"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}])
+    (test,) = file_suite(str(path)).tasks
+    assert (test.name, test.size) == ("pairs", 1)
+    assert test.rows() == [{"prompt": (("user", "Hi"),), "chosen": "Hello", "rejected": "Go"}]
