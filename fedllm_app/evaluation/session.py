@@ -81,10 +81,7 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
         tell(f"prompts are read whole, because {stage.unshared}")
     several = len(prepared) > 1
     for each in prepared:
-        if each.harness:
-            results = evaluation.run_harness(*each.harness)
-        else:
-            results = evaluation.run(each.asked)
+        results = evaluation.run_harness(*each.harness) if each.harness else evaluation.run(each.asked)
         directory = options.out / _directory_name(each.suite.name) if several else options.out
         report = report_of(each.suite, results, contestants, _settings(options, base, judge is not None))
         save(report, results, directory)

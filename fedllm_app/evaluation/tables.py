@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -160,5 +162,13 @@ def csv_text(report: Report) -> str:
 
 
 def json_text(report: Report) -> str:
-    """Everything."""
-    return json.dumps(asdict(report), indent=2, default=str) + "\n"
+    """Everything; numbers that JSON does not know, such as an infinite perplexity, as text."""
+    return json.dumps(_finite(asdict(report)), indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
