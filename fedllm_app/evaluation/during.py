@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from fedllm_app.config.sections import Config
 from fedllm_app.config.values import adapter_values, model_values
@@ -140,8 +141,12 @@ def on_server(
 
     def ask(server_round: int, adapter: np.ndarray) -> None:
         began = time.perf_counter()
-        set_threads(0)
-        figures = watch.figures(resident(key), merge(adapter))
+        threads = torch.get_num_threads()
+        set_threads(0)  # the clients wait
+        try:
+            figures = watch.figures(resident(key), merge(adapter))
+        finally:
+            set_threads(threads)
         seconds = time.perf_counter() - began
         directory.journal(
             "suite", round=server_round, suite=watch.name, questions=counts, figures=figures, seconds=seconds

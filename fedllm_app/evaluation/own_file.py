@@ -51,7 +51,7 @@ def loss(grades: Sequence[Grade]) -> float:
 def perplexity(grades: Sequence[Grade]) -> float:
     """The exponential of the loss; infinite where that is no float."""
     nats = loss(grades)
-    return math.exp(nats) 
+    return math.exp(nats) if nats < 709 else math.inf
 
 
 METRICS = (
