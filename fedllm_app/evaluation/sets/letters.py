@@ -8,7 +8,18 @@ from typing import Any
 from fedllm_app.data.errors import BadRow, DataError
 from fedllm_app.data.readers.base import UnreadableFile
 from fedllm_app.data.readers.files import ENDINGS, format_of, read_files
-from fedllm_app.evaluation.suite import Answer, Grade, Grader, Metric, Question, TestRow, TestSet, each
+from fedllm_app.evaluation.suite import (
+    Answer,
+    Choose,
+    EvaluationTask,
+    Grade,
+    Grader,
+    Metric,
+    Question,
+    TestRow,
+    TestSet,
+    each,
+)
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -150,3 +161,30 @@ def table_rows(name: str, path: Path) -> list[dict[str, Any]]:
             raise DataError(f"{name}: {where}: {row}. A test set is asked whole: repair the row, or take the set anew")
         rows.append(row)
     return rows
+
+
+def question_of_options(question: str, options: Sequence[str], gold: str) -> Question:
+    """The plain way to ask: the question, its lettered options, and "Answer:" before the letter."""
+    listed = f"{question.strip()}\n{lettered([option.strip() for option in options])}"
+    return Question(
+        f"{listed}\n\nAnswer with the letter of the right option.",
+        f"Question: {listed}\nAnswer:",
+        gold=gold,
+        choices=tuple(LETTERS[: len(options)]),
+    )
+
+
+def likeliest_letter(
+    name: str, test: TestSet, questions: Callable[[list[TestRow], list[TestRow]], list[Question]], source: str
+) -> EvaluationTask:
+    """The task of a set that is asked by `question_of_options`; `source` is for its rule."""
+    return EvaluationTask(
+        name=name,
+        test=test,
+        questions=questions,
+        ask=Choose(),
+        grade=by_likelihood(),
+        metrics=(ACCURACY,),
+        rule=f'Question and lettered options; the likeliest letter after "Answer:"; accuracy ({source}).',
+        template="plain",
+    )
