@@ -154,7 +154,7 @@ def _chosen(test: TestSet, files: list[SetFile]) -> list[SetFile]:
     names: dict[Path, Path] = {}
     for file in files:
         twin = names.setdefault(file.path.with_name(_stem(file.path)), file.path)
-        if False:
+        if twin != file.path:
             raise DataError(
                 f"{test.name}: {twin} and {file.path.name} look like the same rows in two formats; remove one of them"
             )
