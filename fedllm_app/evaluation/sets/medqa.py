@@ -1,6 +1,7 @@
 """MedQA (Jin et al. 2021, "What Disease does this Patient Have?"): questions of the US licensing examination.
 
-The English test with four options. Prompt: question, lettered options and "Answer:"; the likeliest letter is the answer.
+The English test with four options. Prompt: question, lettered options and "Answer:"; the likeliest letter is the
+answer.
 
 Read are the Hub's columns (question, options as an object of letter -> text, answer_idx) and those of the published
 phrases_no_exclude_test.jsonl, which are the same; options as a list of {key, value}; and sent1, ending0 to 3, label.
