@@ -19,6 +19,8 @@ from fedllm_app.evaluation.suite import EvaluationTask, TestSet
 
 Rows = list[dict[str, Any]]
 
+_FEW = 3  # files that are named
+
 
 class MissingSets(UserError):
     """Test sets that cannot be opened, all of them, and where to put what is missing."""
@@ -117,8 +119,10 @@ def _open(test: TestSet, data_dir: Path | None, hub: HubReader) -> tuple[Rows, s
         notes: Notes = {}
         rows = [row for file in files for row in _rows_of(test, file, notes)]
         if not rows:
-            raise DataError(f"{test.name}: {listed([str(file.path) for file in files])} holds no row")
-        source = "; ".join([listed([str(file.path.relative_to(data_dir)) for file in files], 3), *notes])
+            raise DataError(f"{test.name}: no row in {', '.join(str(file.path) for file in files[:_FEW])}")
+        first = ", ".join(str(file.path.relative_to(data_dir)) for file in files[:_FEW])
+        more = f" and {len(files) - _FEW} more" if len(files) > _FEW else ""
+        source = "; ".join([first + more, *notes])
         return rows, source, _difference(test, rows, files)
     try:
         return hub.rows(test), f"{test.hub_id} ({test.split}) of the Hub", ""
@@ -140,7 +144,7 @@ def _difference(test: TestSet, rows: Rows, files: list[SetFile]) -> str:
 
 def _not_found(test: TestSet, data_dir: Path | None, hub: str) -> str:
     """Where a set was looked for, why it is not there, and where to get it."""
-    looked = listed([*test.files, f"{test.name}/", f"{test.name}.<ending>"])
+    looked = ", ".join([*test.files, f"{test.name}/", f"{test.name}.<ending>"])
     sentences = [f"not in {data_dir} ({looked})" if data_dir else f"without --data-dir (looked for there: {looked})"]
     sentences += [reason] if data_dir and (reason := other_splits(test, data_dir)) else []
     sentences.append(hub)

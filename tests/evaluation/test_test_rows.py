@@ -202,7 +202,7 @@ def test_a_format_of_its_own_is_read_by_the_set(write):
         ({"mmlu.jsonl": b'{"q": "a"}\n{"q": \n'}, "mmlu: mmlu.jsonl line 2: broken JSON"),
         ({"mmlu/test.csv": A, "mmlu/test.jsonl": A}, "the same rows in two formats"),
         ({"mmlu.csv": A, "mmlu.jsonl": A}, "the same rows in two formats"),
-        ({"mmlu.jsonl": b""}, "holds no row"),
+        ({"mmlu.jsonl": b""}, "mmlu: no row in /.*mmlu.jsonl"),
         ({"mmlu.parquet": b"no table"}, "mmlu.parquet cannot be read"),
     ],
 )
@@ -220,14 +220,22 @@ def test_rows_that_the_app_makes_are_looked_for_nowhere(write):
 def test_all_that_is_missing_or_damaged_is_named_at_once(write):
     """Two are missing, one is damaged, one is there; what is damaged is not told as missing."""
     folder = write({"mmlu.jsonl": A, "broken.jsonl": b"{\n"})
-    hub = TestSet("drop", "ucinlp/drop", "validation", 9, "CC", configs=("one", "two"), files=("drop/dev.json",))
+    hub = TestSet(
+        "drop",
+        "ucinlp/drop",
+        "validation",
+        9,
+        "CC",
+        configs=("one", "two"),
+        files=("drop/a_name_that_is_longer_than_what_an_error_shows_of_values.json",),
+    )
     site = TestSet("crass", "", "", 9, "Apache-2.0", url="https://example.org/crass.csv")
     with pytest.raises(MissingSets) as error:
         open_all([task(MMLU), task(hub), task(site), task(replace(MMLU, name="broken"))], folder)
     text = str(error.value)
     assert text.startswith("3 test sets cannot be opened:")
     for part in (
-        f"drop: not in {folder} (drop/dev.json, drop/, drop.<ending>)",
+        f"drop: not in {folder} (drop/a_name_that_is_longer_than_what_an_error_shows_of_values.json, drop/, drop.<ending>)",
         "get it from https://huggingface.co/datasets/ucinlp/drop, configurations one, two, split validation",
         "the Hub cannot be reached, and its cache does not hold it",
         f"crass: not in {folder} (crass/, crass.<ending>); it is not on the Hub; get it from https://example.org/crass",
@@ -264,6 +272,11 @@ def test_a_copy_without_some_configurations_says_which(write):
     folder = write({"mmlu/law.jsonl": A})
     test = replace(MMLU, size=1, configs=("law", "anatomy"))
     assert open_all([task(test)], folder).notes == {"mmlu": "mmlu: without anatomy"}
+
+
+def test_of_many_files_the_first_are_named(write):
+    folder = write({f"mmlu/{name}.jsonl": A for name in "abcde"})
+    assert open_all([task(MMLU)], folder).sources == {"mmlu": "mmlu/a.jsonl, mmlu/b.jsonl, mmlu/c.jsonl and 2 more"}
 
 
 def test_a_set_that_several_tasks_ask_is_read_once(write):
