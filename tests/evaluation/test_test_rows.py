@@ -227,7 +227,7 @@ def test_all_that_is_missing_or_damaged_is_named_at_once(write):
         9,
         "CC",
         configs=("one", "two"),
-        files=("drop/a_name_that_is_longer_than_what_an_error_shows_of_values.json",),
+        files=("drop/a_name_longer_than_what_an_error_shows_of_values.json",),
     )
     site = TestSet("crass", "", "", 9, "Apache-2.0", url="https://example.org/crass.csv")
     with pytest.raises(MissingSets) as error:
@@ -235,7 +235,7 @@ def test_all_that_is_missing_or_damaged_is_named_at_once(write):
     text = str(error.value)
     assert text.startswith("3 test sets cannot be opened:")
     for part in (
-        f"drop: not in {folder} (drop/a_name_that_is_longer_than_what_an_error_shows_of_values.json, drop/, drop.<ending>)",
+        f"drop: not in {folder} (drop/a_name_longer_than_what_an_error_shows_of_values.json, drop/, drop.<ending>)",
         "get it from https://huggingface.co/datasets/ucinlp/drop, configurations one, two, split validation",
         "the Hub cannot be reached, and its cache does not hold it",
         f"crass: not in {folder} (crass/, crass.<ending>); it is not on the Hub; get it from https://example.org/crass",

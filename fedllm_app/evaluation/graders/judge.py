@@ -158,10 +158,8 @@ class EndpointJudge:
     def notes(self) -> list[str]:
         """What is to be said of the judge beside its ratings."""
         said = [f"judged by {self.endpoint.model}"]
-        if self.cache.unread:
-            said.append(
-                f"lines of the judge's cache {self.cache.path.name} that could not be read: {self.cache.unread}"
-            )
+        if unread := self.cache.unread:
+            said.append(f"lines of the judge's cache {self.cache.path.name} that could not be read: {unread}")
         return said
 
     def _verdicts(self, prompts: Iterable[str]) -> dict[str, Verdict]:
@@ -174,7 +172,7 @@ class EndpointJudge:
                 return {prompt: future.result() for prompt, future in futures.items()}
             finally:  # after an interruption, too: nothing more is asked, and paid for
                 closing.set()
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown()
 
     def _verdict(self, client: "httpx.Client", prompt: str, closing: threading.Event) -> Verdict:
         key = cache_key(self.endpoint, prompt)

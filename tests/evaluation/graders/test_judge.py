@@ -335,7 +335,13 @@ def test_lines_of_others_in_the_cache_are_counted_and_left(judge, tmp_path):
 def test_another_judge_or_another_answer_is_asked_anew_and_the_same_one_once(server, judge):
     """a and b: two calls, though a comes twice. Then another judge, then another answer: one call each."""
     questions, answers = one_turn("a", "b", "a")
-    judge().grade(questions, answers)
+
+    def deed(handler):  # so slow that all three would be asked at once
+        handler.server.closing.wait(0.05)
+        says("[[5]]")(handler)
+
+    server.behaviour = lambda _prompt, _before: deed
+    judge(workers=4).grade(questions, answers)
     assert server.calls == 2
     judge(model="other").grade(questions[:1], answers[:1])
     assert server.calls == 3
