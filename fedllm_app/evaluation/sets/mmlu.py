@@ -92,7 +92,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def test_set(name: str, split: str, size: int, subjects: Sequence[str] = SUBJECTS) -> TestSet:
     """The rows of a split ("test" or "dev"), looked for in the folder "mmlu" whatever the set is called here."""
-    places = [f"mmlu/{split}", f"mmlu/data/{split}", f"mmlu/*_{split}.*", f"mmlu/*/{split}*", f"mmlu/{split}.*"]
+    places = [f"mmlu/{split}", f"mmlu/*_{split}.*", f"mmlu/*/{split}*", f"mmlu/{split}.*"]
     if split == "test":
         places += ["mmlu", "mmlu.*"]
     return TestSet(

@@ -1,12 +1,14 @@
 """MMLU from rows made by hand: every schema, worked examples, groups, and the three kinds of mean."""
 
+import json
+
 import pytest
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
 from fedllm_app.evaluation.sets import mmlu
 from fedllm_app.evaluation.suite import Answer, Means
-from fedllm_app.evaluation.test_rows import open_all
+from fedllm_app.evaluation.test_rows import open_all, open_rows
 
 ROW = {"subject": "high_school_physics", "question": " What falls? ", "choices": ["w", "x", "y", "z"], "answer": 1}
 EXAMPLE = ROW | {"question": "Example 1?", "answer": 3}
@@ -134,6 +136,14 @@ def test_without_development_rows_it_is_asked_without_and_that_is_said(tmp_path,
         (question,) = task.questions(opened.rows[task.test.name], opened.rows.get(task.shots.name, []))
         assert question.turns == ()
         assert f"asked without '{task.shots.name}'" in opened.notes[task.name]
+
+
+@pytest.mark.parametrize("name", ["mmlu.jsonl", "mmlu/anatomy.jsonl", "mmlu/all/test.jsonl"])
+def test_the_medical_subjects_are_found_where_the_whole_set_is(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(ROW | {"subject": "anatomy"}) + "\n")
+    assert [row["question"] for row in open_rows(mmlu.MEDICAL_TASK.test, tmp_path)] == [ROW["question"]]
 
 
 def test_a_line_of_a_csv_file_with_too_few_cells_is_named(tmp_path):
