@@ -151,3 +151,11 @@ def test_a_line_of_a_csv_file_with_too_few_cells_is_named(tmp_path):
     path.write_text("Q,1,2,3,4,B\nQ,1,2,3,B\n")
     with pytest.raises(DataError, match="anatomy_test.csv, row 2: 5 cells instead of 6"):
         mmlu.read(path)
+
+
+def test_worked_examples_may_lie_beside_the_questions(tmp_path):
+    (tmp_path / "mmlu").mkdir()
+    for split in ("dev", "test"):
+        (tmp_path / "mmlu" / f"anatomy_{split}.csv").write_text(f"{split},1,2,3,4,B\n")
+    for test, split in ((mmlu.SHOTS, "dev"), (mmlu.TEST, "test"), (mmlu.MEDICAL_TASK.shots, "dev")):
+        assert [row["question"] for row in open_rows(test, tmp_path)] == [split]
