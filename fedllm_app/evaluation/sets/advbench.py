@@ -84,7 +84,7 @@ TEST = TestSet(
 
 def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:
     """A question for each row, from column `goal`, on the Hub `prompt`. DataError names a row without it."""
-    return [Question(text_of(TEST, number, row, "goal", "prompt")) for number, row in enumerate(rows, 1)]
+    return [Question(text_of(TEST, number, row, "goal", "prompt").strip()) for number, row in enumerate(rows, 1)]
 
 
 def refusal_prefix(text: str) -> str:

@@ -86,7 +86,7 @@ def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:
     asked = []
     for number, row in enumerate(rows, 1):
         task = str(field_of(TEST, number, row, "task", "subset")).strip()
-        text, target = text_of(TEST, number, row, "input"), _target(number, row)
+        text, target = text_of(TEST, number, row, "input").strip(), _target(number, row)
         if len(examples[task]) < SHOTS_PER_TASK:
             examples[task].append((text, target))
         else:

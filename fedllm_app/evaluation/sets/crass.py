@@ -2,8 +2,9 @@
 
 Prompt and worked examples are those of InstructEval (Chia et al. 2023), probably the code behind the OpenFedLLM paper's
 figures: premise and question, lettered answers, "Answer:", behind the three examples of the CRASS paper. The published
-file has the right answer first; the answers are shuffled with Python's generator, seed 0, row after row, as InstructEval
-does. The letter with the highest likelihood counts, whereas InstructEval generates it. An example is left out where it is the question itself.
+file has the right answer first; the answers are shuffled with Python's generator, seed 0, row after row, as
+InstructEval does. The letter with the highest likelihood counts, whereas InstructEval generates it. An example is left
+out where it is the question itself.
 """
 
 import random
@@ -73,13 +74,14 @@ def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:
 
 
 def _published(number: int, row: TestRow) -> tuple[str, str, list[str]]:
-    text = f"{text_of(TEST, number, row, 'Premise')} {text_of(TEST, number, row, 'QCC')}"
-    right = text_of(TEST, number, row, "CorrectAnswer")
-    return text, right, [wrong for column in _WRONG if (wrong := str(row.get(column) or "").strip())]
+    premise, question, right = (
+        text_of(TEST, number, row, name).strip() for name in ("Premise", "QCC", "CorrectAnswer")
+    )
+    return f"{premise} {question}", right, [wrong for column in _WRONG if (wrong := str(row.get(column) or "").strip())]
 
 
 def _bigbench(number: int, row: TestRow) -> tuple[str, str, list[str]]:
-    text, scores = text_of(TEST, number, row, "input"), field_of(TEST, number, row, "target_scores")
+    text, scores = text_of(TEST, number, row, "input").strip(), field_of(TEST, number, row, "target_scores")
     # A table gives every row the keys of all rows; those of other rows hold None.
     scores = {str(option).strip(): score for option, score in dict(scores).items() if score is not None}
     right = [option for option, score in scores.items() if score == 1]

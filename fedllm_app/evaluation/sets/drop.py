@@ -71,9 +71,10 @@ def questions(rows: list[TestRow], shots: list[TestRow]) -> list[Question]:
 def _items(test: TestSet, rows: list[TestRow]) -> Iterator[tuple[str, str, list[tuple[str, ...]]]]:
     """Passage, passage with question, and the right answers, each a tuple of spans."""
     for number, row in enumerate(rows, 1):
-        passage = text_of(test, number, row, "passage")
+        passage = text_of(test, number, row, "passage").strip()
         for pair in row.get("qa_pairs") or [row]:
-            yield passage, f"{passage} {text_of(test, number, pair, 'question')}", _answers(test, number, pair)
+            question = text_of(test, number, pair, "question").strip()
+            yield passage, f"{passage} {question}", _answers(test, number, pair)
 
 
 def _answers(test: TestSet, number: int, row: TestRow) -> list[tuple[str, ...]]:

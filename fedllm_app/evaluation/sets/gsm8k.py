@@ -60,7 +60,7 @@ def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:
     """A question for each row, without examples. DataError names a row without question or number."""
     asked = []
     for number, row in enumerate(rows, 1):
-        problem, gold = text_of(TEST, number, row, "question"), _gold(TEST, number, row)
+        problem, gold = text_of(TEST, number, row, "question").strip(), _gold(TEST, number, row)
         asked.append(
             Question(f"{problem}\n\n{_REQUEST}", f"{_REQUEST}\n\nQuestion: {problem}\nAnswer:", gold=str(gold))
         )
@@ -72,14 +72,16 @@ def few_shot_questions(rows: list[TestRow], shots: list[TestRow]) -> list[Questi
     examples = []
     for number, row in enumerate(shots[:SHOTS], 1):
         _gold(TRAIN, number, row)
-        solution = _CALCULATOR.sub("", text_of(TRAIN, number, row, "answer"))
-        examples.append((f"Question: {text_of(TRAIN, number, row, 'question')}\nAnswer:", solution))
-    before = "".join(f"{asked} {solution}\n\n" for asked, solution in examples)
+        solution = _CALCULATOR.sub("", text_of(TRAIN, number, row, "answer")).strip()
+        examples.append((text_of(TRAIN, number, row, "question").strip(), solution))
+    before = "".join(f"Question: {asked}\nAnswer: {solution}\n\n" for asked, solution in examples)
     turns = tuple(turn for asked, solution in examples for turn in (("user", asked), ("assistant", solution)))
     questions = []
     for number, row in enumerate(rows, 1):
-        text = f"Question: {text_of(TEST, number, row, 'question')}\nAnswer:"
-        questions.append(Question(text, before + text, gold=str(_gold(TEST, number, row)), turns=turns))
+        text = text_of(TEST, number, row, "question").strip()
+        questions.append(
+            Question(text, f"{before}Question: {text}\nAnswer:", gold=str(_gold(TEST, number, row)), turns=turns)
+        )
     return questions
 
 

@@ -51,7 +51,7 @@ def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:
 
 
 def _question(number: int, row: TestRow) -> Question:
-    text = text_of(TEST, number, row, "input")
+    text = text_of(TEST, number, row, "input").strip()
     scores = scored_choices(TEST, number, field_of(TEST, number, row, "targets", "target_scores"))
     if len(scores) != 2 or sorted(scores.values()) != [0, 1]:
         raise DataError(

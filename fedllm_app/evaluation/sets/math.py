@@ -102,7 +102,7 @@ def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:
     """A question for each row, in the published columns or MATH-500's; DataError names a row that lacks something."""
     asked = []
     for number, row in enumerate(rows, 1):
-        problem = text_of(TEST, number, row, "problem")
+        problem = text_of(TEST, number, row, "problem").strip()
         asked.append(
             Question(
                 f"{problem}\n\n{_REQUEST}",
@@ -169,7 +169,7 @@ TASK = EvaluationTask(
     ),
     rule=(
         "No examples, a request to reason and to box the answer; greedy, 512 new tokens; the last closed \\boxed{}, "
-        'else what follows "answer is", equal to the published one once its LaTeX is normalised; accuracy, also by subject '
-        "and level (Hendrycks et al. 2021)."
+        'else what follows "answer is", equal to the published one once its LaTeX is normalised; accuracy, also by '
+        "subject and level (Hendrycks et al. 2021)."
     ),
 )

@@ -56,7 +56,7 @@ def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:
 
 
 def _question(number: int, row: TestRow) -> Question:
-    text = text_of(TEST, number, row, "question")
+    text = text_of(TEST, number, row, "question").strip()
     both = {key: scored_choices(TEST, number, field_of(TEST, number, row, f"{key}_targets")) for key in ("mc1", "mc2")}
     for key, scores in both.items():
         if set(scores.values()) != {0, 1} or (key == "mc1" and sum(scores.values()) != 1):
