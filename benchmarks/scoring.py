@@ -21,7 +21,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from fedllm_app.evaluation.contestants import BASE, Contestant, Stage
-from fedllm_app.evaluation.harness import harness_model
+from fedllm_app.evaluation.harness_model import AskedModel
 from fedllm_app.evaluation.prompts import PlainPrompts
 from fedllm_app.models.base import ModelValues
 
@@ -124,7 +124,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, stage.asker(Contestant(BASE, None)) as asker:
         write_tasks(parsed.data, Path(folder), parsed.limit)
         manager = TaskManager(include_path=folder)
-        ours = harness_model(asker, PlainPrompts(stage.tokenizer))
+        ours = AskedModel(asker, PlainPrompts(stage.tokenizer))
         for name in ("bench_finance", "bench_pubmed", "bench_shots"):
             mine, accuracy = timed(ours, name, manager)
             other, expected = timed(theirs, name, manager)

@@ -30,6 +30,9 @@ def add_parser(subparsers) -> None:
         metavar="SUITE",
         help="names (--list shows them), the path of your own suite, file:PATH, or lm-eval:TASK,TASK",
     )
+    parser.add_argument(
+        "--only", action="extend", nargs="+", default=[], metavar="SET", help="these sets of the suites"
+    )
     parser.add_argument("--list", action="store_true", help="show the suites, their sets, metrics and rules, and end")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where local copies of the sets are")
     parser.add_argument("--limit", type=positive_integer, default=0, metavar="N", help="questions of each set")
@@ -72,6 +75,7 @@ def _evaluate(parsed: argparse.Namespace, console: Console) -> int:
     contestants = _checked(parsed)
     options = session.Options(
         suites=tuple(parsed.suite),
+        only=tuple(parsed.only),
         data_dir=parsed.data_dir and parsed.data_dir.expanduser().resolve(),
         settings=Settings(parsed.limit, tuple(range(parsed.seeds)), parsed.template or "", parsed.system_prompt),
         out=_out(parsed),

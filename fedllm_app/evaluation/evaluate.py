@@ -12,7 +12,7 @@ from typing import Any
 from fedllm_app.evaluation.answers import Answers
 from fedllm_app.evaluation.asking import Asker
 from fedllm_app.evaluation.contestants import BASE, Contestant, Stage, prompt_of
-from fedllm_app.evaluation.harness import ask_harness, harness_model, task_of_samples
+from fedllm_app.evaluation.harness import ask_harness, task_of_samples
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.sampling import NothingToAsk, drawn, questions_of
@@ -107,6 +107,8 @@ class Evaluation:
 
     def run_harness(self, wanted: Sequence[str], manager: Any) -> list[TaskResult]:
         """Ask every contestant tasks of lm-evaluation-harness."""
+        from fedllm_app.evaluation.harness_model import AskedModel  # needs the extra `eval`
+
         template = bool(self.settings.template) and self.settings.template != PLAIN
         prompts = self._template_prompts("lm-eval") if template else PlainPrompts(self.stage.tokenizer)
         results: dict[tuple[str, int], TaskResult] = {}
@@ -114,7 +116,7 @@ class Evaluation:
             with self.stage.asker(contestant) as asker:
                 for seed in self.settings.seeds:
                     began = time.monotonic()
-                    model = harness_model(asker, prompts)
+                    model = AskedModel(asker, prompts)
                     samples = ask_harness(model, wanted, manager, self.settings.limit or None, template, seed)
                     for name, those in samples.items():
                         task, questions, grades = task_of_samples(name, those)

@@ -1,6 +1,7 @@
 """One call of `fedllm evaluate`: check everything, load once, ask, make the reports, show and save them."""
 
 import importlib.metadata
+import importlib.util
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from fedllm_app.models.base import ModelValues
 from fedllm_app.paths import home
 from fedllm_app.training.resident import set_threads
 
+_EXTRA = ("lm_eval", "scipy", "sklearn", "rouge_score")
 _VERSIONS = ("fedllm-app", "torch", "transformers", "peft", "lm-eval")
 
 
@@ -35,11 +37,20 @@ class NoSandbox(UserError):
     """Generated code cannot be run safely here."""
 
 
+class UnknownSet(UserError):
+    """`--only` names a set that no suite has."""
+
+
+class MissingExtra(UserError):
+    """What evaluation needs is not installed."""
+
+
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for; paths are absolute."""
+    """What a user asks for; paths are absolute. `only` names sets of the suites, none of them: all."""
 
     suites: tuple[str, ...]
+    only: tuple[str, ...]
     data_dir: Path | None
     settings: Settings
     out: Path
@@ -60,6 +71,7 @@ class _Prepared:
 
 def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Options, console: Console) -> None:
     """Evaluate contestants on suites; every suite has a report below `options.out`."""
+    check_extra()
     if options.out.exists() and any(options.out.iterdir()):
         raise ReportError(f"--out {options.out} is not empty: name a new directory")
     if options.run_code and (problem := sandbox_problem()):
@@ -74,6 +86,7 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
 
     evaluation = Evaluation(stage, contestants, settings, tell)
     prepared = [_prepared(name, evaluation, options) for name in options.suites]
+    _check_only(options.only, prepared)
     began = time.monotonic()
     _ = stage.base
     tell(f"{base.name} loaded once, in {time.monotonic() - began:.1f} s; {len(contestants)} models")
@@ -84,11 +97,20 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
         results = evaluation.run_harness(*each.harness) if each.harness else evaluation.run(each.asked)
         directory = options.out / _directory_name(each.suite.name) if several else options.out
         report = report_of(each.suite, results, contestants, _settings(options, base, judge is not None))
+        if judge and any(isinstance(result.task.ask, Converse) for result in results):
+            report = replace(report, notes=(*report.notes, *judge.notes()))
         save(report, results, directory)
         terminal(report, console)
         console.print(f"report: {directory}", markup=False, highlight=False, soft_wrap=True)
         if any(isinstance(result.task.ask, Converse) for result in results) and judge is None:
             tell("not judged: set FEDLLM_JUDGE_URL, FEDLLM_JUDGE_MODEL and FEDLLM_JUDGE_KEY; the answers are saved")
+
+
+def check_extra() -> None:
+    """Refuse to start without the extra `eval`. MissingExtra names what is missing."""
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(f"not installed: {', '.join(missing)}; pip install 'fedllm-app[eval]'")
 
 
 def _directory_name(suite: str) -> str:
@@ -99,9 +121,26 @@ def _prepared(name: str, evaluation: Evaluation, options: Options) -> _Prepared:
     if name.startswith(PREFIX):
         wanted = harness_tasks(name.removeprefix(PREFIX), options.include_path)
         return _Prepared(Suite(name, "tasks of lm-evaluation-harness", ()), [], wanted)
-    suite = load_suite(name)
+    suite = only(load_suite(name), options.only)
     sets = open_all(suite.tasks, options.data_dir)
     return _Prepared(suite, evaluation.prepare(suite, sets.rows, sets.notes))
+
+
+def only(suite: Suite, names: Sequence[str]) -> Suite:
+    """The suite with the sets of these names alone, and the averages of which every part is left; () leaves all."""
+    if not names:
+        return suite
+    tasks = tuple(task for task in suite.tasks if task.name in names)
+    kept = {task.name for task in tasks}
+    averages = tuple(average for average in suite.averages if {task for task, _ in average.of} <= kept)
+    return replace(suite, tasks=tasks, averages=averages)
+
+
+def _check_only(names: Sequence[str], prepared: Sequence[_Prepared]) -> None:
+    asked = {task.name for each in prepared for task in each.suite.tasks}
+    if unknown := [name for name in names if name not in asked]:
+        known = {task.name for each in prepared if not each.harness for task in load_suite(each.suite.name).tasks}
+        raise UnknownSet(f"--only: no suite has a set {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 
 def report_of(

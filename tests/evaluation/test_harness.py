@@ -6,7 +6,8 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from fedllm_app.evaluation.asking import Asker
-from fedllm_app.evaluation.harness import HarnessError, ask_harness, harness_model, harness_tasks, task_of_samples
+from fedllm_app.evaluation.harness import HarnessError, ask_harness, harness_tasks, task_of_samples
+from fedllm_app.evaluation.harness_model import AskedModel
 from fedllm_app.evaluation.prompts import PlainPrompts
 from fedllm_app.evaluation.reading import SharedReader
 from fedllm_app.models.base import ModelValues, load_model, load_tokenizer, locate_model
@@ -28,7 +29,7 @@ def models(tiny_model):
     theirs.loglikelihood_rolling = rolling.loglikelihood_rolling
     install_head(base, "completion")
     asker = Asker(base.eval(), tokenizer, SharedReader(base), context=64)
-    return harness_model(asker, PlainPrompts(tokenizer)), theirs
+    return AskedModel(asker, PlainPrompts(tokenizer)), theirs
 
 
 def requests(kind, *arguments):

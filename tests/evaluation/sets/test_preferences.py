@@ -51,8 +51,8 @@ def test_the_base_ties_with_itself():
 
 
 def test_the_reward_is_a_tenth_of_the_log_ratio():
-    """First: rewards 0.1 (-3 + 4) = 0.1 and 0.1 (-5 + 3) = -0.2: right, margin 0.3. Second: 0.1 (-6 + 4) = -0.2 and 0:
-    wrong, margin -0.2. Means: 0.5 and 0.05. In sum -3 > -5 and -6 < -3; per token -1.5 > -5 and -3 = -3: 1 and a half."""
+    """One: rewards 0.1 (-3 + 4) = 0.1 and 0.1 (-5 + 3) = -0.2: right, margin 0.3. Second: 0.1 (-6 + 4) = -0.2 and 0:
+    wrong, margin -0.2. Means: 0.5 and 0.05. In sum -3 > -5 and -6 < -3; per token -1.5 > -5, -3 = -3: (1 + 0.5) / 2."""
     first = Answer(log_likelihoods=(-3.0, -5.0), tokens=(2, 1), base_log_likelihoods=(-4.0, -3.0))
     second = Answer(log_likelihoods=(-6.0, -3.0), tokens=(2, 1), base_log_likelihoods=(-4.0, -3.0))
     assert values(first, second) == [0.5, pytest.approx(0.05), 0.5, 0.75]
