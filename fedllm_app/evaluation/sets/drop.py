@@ -126,7 +126,7 @@ def grade(question: Question, answer: Answer) -> Grade:
     line = first_line(answer.texts[0])
     scores = [get_metrics(_spans(line) if len(gold) > 1 else line, tuple(gold)) for gold in question.gold]
     exact, f1 = max(exact for exact, _ in scores), max(f1 for _, f1 in scores)
-    if not line:  # the official rule gives an answer without words a precision of 1
+    if not line:  # equals a right answer that has no word once articles are removed
         exact = f1 = 0.0
     values = {"F1": float(f1), "exact match": float(exact), _EMPTY: float(not line)}
     return Grade(values, {"predicted": line})

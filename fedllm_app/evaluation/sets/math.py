@@ -92,10 +92,10 @@ def _content(text: str, start: int) -> str | None:
 
 
 def equivalent(one: str | None, other: str) -> bool:
-    """Whether two answers in LaTeX are the same once normalised; no answer equals none."""
+    """Whether two answers in LaTeX are the same once normalised; None, no answer, equals none."""
     from lm_eval.tasks.hendrycks_math.utils import is_equiv
 
-    return one is not None and bool(is_equiv(one, other))
+    return bool(is_equiv(one, other))
 
 
 def questions(rows: list[TestRow], _shots: list[TestRow]) -> list[Question]:

@@ -64,8 +64,8 @@ def test_only_the_first_line_that_is_not_blank_counts():
 
 def test_accuracy_is_pooled_and_a_mean_over_tasks_and_empty_answers_are_counted():
     """Snarks: 1 of 3 right, navigate 1 of 1. Pooled 2 / 4; mean (1/3 + 1) / 2 = 2/3; one answer is empty."""
-    asked = questions(rows("snarks", 6) + rows("navigate", 4, "Yes"), [])
-    grades = graded(asked, " (A)\n(B)", "(B)", " ", "yes")
+    asked = questions(rows("snarks", 6) + rows("navigate", 4), [])
+    grades = graded(asked, " (A)\n(B)", "(B)", " ", "a.")
     assert [value_of(metric, asked, grades) for metric in TASK.metrics] == [0.5, pytest.approx(2 / 3), 1.0]
     assert [metric.kind for metric in TASK.metrics] == ["share", "statistic", "count"]
 

@@ -55,7 +55,8 @@ def test_spans_stand_between_commas_where_the_right_answer_has_several():
 
 
 def test_an_empty_answer_is_worth_nothing_and_counted():
-    """The official rule alone gives no words a precision of 1."""
+    """By the official rule alone it would equal "The", which has no word without its article."""
+    assert scores("", ("The",)) == (0.0, 0.0)
     asked = questions([row(answer("4"))] * 2, [])
     grades = TASK.grade(asked, [Answer((text,)) for text in (" \n", "4")], Means())
     assert [value_of(metric, asked, grades) for metric in TASK.metrics] == [0.5, 0.5, 1.0]

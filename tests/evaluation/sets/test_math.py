@@ -20,6 +20,7 @@ ROW = {"problem": "Half?", "level": "Level 2", "type": "Algebra", "solution": "I
         (r"first \boxed{1}, then \boxed{2}.", "2"),
         (r"\boxed{\frac{1}{\sqrt{2}}} is it", r"\frac{1}{\sqrt{2}}"),
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\left\{ 1 \right.} it is", r"\left\{ 1 \right."),  # an escaped brace without its other half
         (r"\boxed{3} or \boxed{4", "3"),  # the last one is cut off
         (r"\boxed 7$ is it", "7"),
         (r"\fbox{8}", "8"),
@@ -28,6 +29,7 @@ ROW = {"problem": "Half?", "level": "Level 2", "type": "Algebra", "solution": "I
         ("The answer is 1. No, the answer is: 2.5. I hope so.", "2.5"),
         (r"The final answer is $\frac12$. I hope it is correct.", r"\frac12"),
         ("The answer is x = 3\nThe end", "x = 3"),
+        ("The answer is $5$ dollars.", "5"),
         ("I think 5", None),
         ("The answer is ", None),
     ],
