@@ -76,7 +76,7 @@ def test_more_unusable_pairs_are_an_error_that_names_the_first():
 
 def test_other_columns_are_no_pairs():
     with pytest.raises(DataError, match=r"mine: the columns \(answer, question\) fit no schema of pair rows"):
-        preference_task(TestSet("mine", "", "", 1, "")).questions([{"question": "q", "answer": "a"}], [])
+        preference_task(TestSet("mine", "", "", 1, "")).questions([{"question": "q", "answer": "a", "subset": "s"}], [])
 
 
 def test_the_task_has_the_name_of_its_set():
