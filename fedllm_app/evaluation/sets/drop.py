@@ -34,7 +34,7 @@ SHOTS = 3
 
 _EMPTY = "empty answers"
 _DATE = ("day", "month", "year")
-_HUB, _LICENCE = "EleutherAI/drop", "CC-BY-SA-4.0"
+_HUB, _LICENCE = "EleutherAI/drop", "CC-BY-4.0"
 
 TEST = TestSet(
     "drop", _HUB, "validation", 9536, _LICENCE, files=("drop/drop_dataset_dev.json", "drop_dataset_dev.json")
