@@ -94,7 +94,7 @@ class TaskFigures:
         interval = None
         if metric.kind == "share" and places:
             interval = wilson(int(sum(grades[place].values[metric.key] for place in places)), len(places))
-        elif metric.kind != "count" and places:
+        elif metric.kind != "count" and len(places) > 1:
             interval = percentiles(self.resampled(metric, model, places))
         missing = Counter(
             grade.missing
@@ -120,22 +120,23 @@ class TaskFigures:
         shared = sorted(set(self.places(metric, first)) & set(self.places(metric, second)))
         if not shared:
             return
-        differences = self.resampled(metric, second, shared) - self.resampled(metric, first, shared)
-        interval = percentiles(differences)
+        with np.errstate(invalid="ignore"):  # two infinite losses have no difference; `paired_p` knows
+            differences = self.resampled(metric, second, shared) - self.resampled(metric, first, shared)
+        interval = percentiles(differences) if len(shared) > 1 else None
         if metric.kind == "share":
             grades = (self.result.grades[name] for name in (first, second))
             right = [np.array([those[place].values[metric.key] > 0.5 for place in shared]) for those in grades]
             p, test = mcnemar(*right), "McNemar, exact"
         else:
-            p, test = paired_p(differences), "paired bootstrap"
+            p, test = paired_p(differences, len(shared)), "paired bootstrap"
         yield Paired(
             self.result.task.name,
             metric.name,
             first,
             second,
             self.value(metric, second, shared) - self.value(metric, first, shared),
-            interval.low,
-            interval.high,
+            interval and interval.low,
+            interval and interval.high,
             p,
             test,
             len(shared),
@@ -147,7 +148,7 @@ class TaskFigures:
 def averages_of(averages: Sequence[Average], sets: Sequence[TaskFigures]) -> list[Figure]:
     """Plain means of figures of several sets, asked with one seed; the sets are resampled independently.
 
-    An average is missing if one of its parts is.
+    An average is missing if one of its parts is. It has no interval if a part has none.
     """
     by_name = {each.result.task.name: each for each in sets}
     models = list(sets[0].result.grades) if sets else []
@@ -166,41 +167,51 @@ def _average(average: Average, sets: dict[str, TaskFigures], model: str) -> Figu
             return Figure(AVERAGE, average.name, model, None, None, None, 0, missing, own.result.seed, average.percent)
         # A stream of its own for each set: sets of the same size must not draw the same places.
         sampled = own.resampled(metric, model, places, number + 1)
-        parts.append((own.value(metric, model, places), sampled, len(places), metric.lower_is_better))
-    length = min(len(sampled) for _, sampled, _, _ in parts)
-    interval = percentiles(np.mean([sampled[:length] for _, sampled, _, _ in parts], axis=0))
+        parts.append((own.value(metric, model, places), sampled, len(places), metric))
+    interval = None
+    if all(n > 1 and metric.kind != "count" for _, _, n, metric in parts):
+        length = min(len(sampled) for _, sampled, _, _ in parts)
+        interval = percentiles(np.mean([sampled[:length] for _, sampled, _, _ in parts], axis=0))
     return Figure(
         AVERAGE,
         average.name,
         model,
         float(np.mean([value for value, _, _, _ in parts])),
-        interval.low,
-        interval.high,
+        interval and interval.low,
+        interval and interval.high,
         sum(n for _, _, n, _ in parts),
         {},
         sets[average.of[0][0]].result.seed,
         average.percent,
-        parts[0][3],
+        parts[0][3].lower_is_better,
     )
 
 
 def over_seeds(figures: Sequence[Figure]) -> list[Figure]:
     """Of figures that differ in the seed alone: their mean, and as interval the mean ± the standard deviation (n - 1).
 
-    Figures of one seed are given back as they are.
+    Figures of one seed are given back as they are; else those of every seed are kept in `by_seed`. n is the sum over
+    the seeds, whose samples may share questions. A mean is missing if a seed has no value.
     """
     groups: dict[tuple[str, str, str], list[Figure]] = {}
     for figure in figures:
         groups.setdefault((figure.task, figure.metric, figure.model), []).append(figure)
     combined = []
     for same in groups.values():
-        values = [figure.value for figure in same if figure.value is not None]
-        if len(same) == 1:
-            combined += same
-        elif len(values) < len(same):
-            combined.append(replace(same[0], value=None, low=None, high=None, seed=None))
-        else:
-            mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
-            n = sum(figure.n for figure in same)
-            combined.append(replace(same[0], value=mean, low=mean - spread, high=mean + spread, n=n, seed=None))
+        combined.append(same[0] if len(same) == 1 else _over_seeds(same))
     return combined
+
+
+def _over_seeds(same: Sequence[Figure]) -> Figure:
+    missing: Counter[str] = Counter()
+    for figure in same:
+        missing.update(figure.missing)
+        if figure.value is None:
+            missing[f"no value with seed {figure.seed}"] += 1
+    n = sum(figure.n for figure in same)
+    whole = replace(same[0], n=n, missing=dict(missing), seed=None, by_seed=tuple(same))
+    values = [figure.value for figure in same if figure.value is not None]
+    if len(values) < len(same):
+        return replace(whole, value=None, low=None, high=None)
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+    return replace(whole, value=mean, low=mean - spread, high=mean + spread)

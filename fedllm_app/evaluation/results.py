@@ -32,13 +32,15 @@ class Figure:
     value : float | None
         None where nothing counts: then `missing` says why.
     low, high : float | None
-        The 95 % interval; None of a count.
+        The 95 % interval; None of a count, and where one question cannot tell how sure its value is.
     n : int
         Questions that count.
     missing : Mapping[str, int]
         Answers without a grade, by the reason.
     seed : int | None
         None of a mean over seeds; its interval is then the mean ± the standard deviation over them.
+    by_seed : tuple[Figure, ...]
+        Of a mean over seeds: the figures that it is the mean of.
     """
 
     task: str
@@ -53,19 +55,23 @@ class Figure:
     percent: bool = True
     lower_is_better: bool = False
     count: bool = False
+    by_seed: tuple["Figure", ...] = ()
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Two models on the questions that both have: second minus first, its 95 % interval and p."""
+    """Two models on the questions that both have: second minus first, its 95 % interval and p.
+
+    There is no interval of one question.
+    """
 
     task: str
     metric: str
     first: str
     second: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     test: str
     n: int

@@ -7,7 +7,7 @@ import numpy as np
 
 LEVEL = 0.95
 MEAN_RESAMPLES = 2000
-OTHER_RESAMPLES = 400  # of statistics that are computed anew for each, such as F1
+OTHER_RESAMPLES = 1000  # of statistics that are computed anew for each, such as F1: fewer, because each is a loop
 
 Statistic = Callable[[np.ndarray], float]
 """A figure of the questions at these places."""
@@ -32,7 +32,11 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def mean_resamples(values: np.ndarray, seed: int) -> np.ndarray:
-    """Means of `MEAN_RESAMPLES` samples, each of as many values, drawn with replacement."""
+    """Means of `MEAN_RESAMPLES` samples, each of as many values, drawn with replacement.
+
+    ValueError for no values. Of one value every mean is that value, which says nothing about how sure it is: callers
+    give no interval then.
+    """
     rng = np.random.default_rng(seed)
     size = max(1, 2_000_000 // max(1, len(values)))  # samples drawn at a time
     means = []
@@ -43,7 +47,7 @@ def mean_resamples(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def resamples(statistic: Statistic, n: int, seed: int) -> np.ndarray:
-    """The statistic of `OTHER_RESAMPLES` samples of n questions, drawn with replacement."""
+    """The statistic of `OTHER_RESAMPLES` samples of n questions, drawn with replacement; n = 0, 1: `mean_resamples`."""
     rng = np.random.default_rng(seed)
     return np.array([statistic(rng.integers(n, size=n)) for _ in range(OTHER_RESAMPLES)])
 
@@ -71,12 +75,21 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
-def paired_p(differences: np.ndarray) -> float:
+def paired_p(differences: np.ndarray, n: int) -> float:
     """The two-sided p of a paired bootstrap: twice the smaller share of resampled differences on either side of zero.
 
-    A difference of zero counts for both sides; shares are of one more than there are resamples, so p is never 0
-    (Davison and Hinkley 1997, section 4.2).
+    p = min(1, max(2 (min(#(d <= 0), #(d >= 0)) + 1) / (B + 1), 2^(1 - n))), of B resampled differences d. The one more
+    keeps p above 0 (Davison and Hinkley 1997, section 4.2). A difference of zero counts for both sides, and so does one
+    that is no number, as of two infinite losses.
+
+    The bootstrap alone would call any difference on one question certain. 2^(1 - n) is the smallest p that exchanging
+    the two models question by question can give: 2 of 2^n arrangements. So up to 5 questions nothing is below 0.05.
+
+    Parameters
+    ----------
+    n : int
+        Questions that were resampled, at least 1.
     """
     count = len(differences)
-    below, above = (differences <= 0).sum(), (differences >= 0).sum()
-    return float(min(1.0, 2 * (min(below, above) + 1) / (count + 1)))
+    below, above = (~(differences > 0)).sum(), (~(differences < 0)).sum()
+    return float(min(1.0, max(2 * (min(below, above) + 1) / (count + 1), 2.0 ** (1 - n))))

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fedllm_app.evaluation.results import Figure, Paired, Report
 
@@ -20,6 +20,7 @@ LEGEND = (
     f"[low, high] is a 95 % interval, n the questions that count. {MARK}: differs from {{first}} (p < {SIGNIFICANT}, "
     "see the paired tests). Several questions asked at once: one in twenty such marks is chance."
 )
+PAIR_COLUMNS = ("set", "metric", "models", "difference", "95 % interval", "p", "test", "n")
 SEEDS_LEGEND = "±: standard deviation over the seeds."
 
 
@@ -36,9 +37,9 @@ def cell(report: Report, task: str, metric: str, model: str) -> tuple[str, bool]
         return "-", False
     if figure.value is None:
         return _reasons(figure) or "-", False
-    if figure.count:
-        return f"{figure.value:g}", False
-    text = shown(figure.value, figure.percent)
+    text = f"{figure.value:,.10g}" if figure.count else shown(figure.value, figure.percent)
+    if figure.count and figure.seed is not None:
+        return text, False
     if figure.seed is None:
         text += f" ± {shown(figure.high - figure.value, figure.percent)}"
     elif figure.low is not None:
@@ -46,9 +47,10 @@ def cell(report: Report, task: str, metric: str, model: str) -> tuple[str, bool]
     text += MARK if _differs(report, task, metric, model) else ""
     if reasons := _reasons(figure):
         text += f" ({reasons})"
-    values = [other.value for other in row if other.value is not None]
-    best = min(values) if figure.lower_is_better else max(values)
-    return text, len(values) > 1 and figure.value == best and len(set(values)) > 1
+    values = dict.fromkeys(other.value for other in row if other.value is not None and not math.isnan(other.value))
+    if figure.count or len(values) < 2:
+        return text, False
+    return text, figure.value == (min(values) if figure.lower_is_better else max(values))
 
 
 def shown(value: float, percent: bool) -> str:
@@ -87,9 +89,10 @@ def _legend(report: Report) -> str:
 
 def terminal(report: Report, console: Console) -> None:
     """Print the table, the paired tests against the first model, and the notes."""
-    table = Table(title=escape(report.suite), caption=escape(_legend(report)))
+    # Names are texts, not markup: a directory may be called "run[1]" or "a:dog:b".
+    table = Table(title=Text(report.suite), caption=Text(_legend(report)))
     for column in ("set", "metric", "n", *report.models):
-        table.add_column(escape(column), justify="left" if column in ("set", "metric") else "right")
+        table.add_column(Text(column), justify="left" if column in ("set", "metric") else "right")
     previous = ""
     for task, metric in rows_of(report):
         if previous and task != previous:
@@ -97,12 +100,27 @@ def terminal(report: Report, console: Console) -> None:
         cells = []
         for model in report.models:
             text, best = cell(report, task, metric, model)
-            cells.append(f"[bold]{escape(text)}[/]" if best else escape(text))
-        table.add_row(escape(task if task != previous else ""), escape(metric), _n(report, task, metric), *cells)
+            cells.append(Text(text, style="bold" if best else ""))
+        table.add_row(Text(task if task != previous else ""), Text(metric), _n(report, task, metric), *cells)
         previous = task
     console.print(table)
+    _print_pairs(report, console)
     for note in report.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_pairs(report: Report, console: Console) -> None:
+    first = next(iter(report.models), "")
+    pairs = [pair for pair in report.paired if pair.first == first]
+    if not pairs:
+        return
+    others = len(report.paired) - len(pairs)
+    table = Table(title=Text("Paired tests"), caption=Text(f"{others:,} more in the report") if others else None)
+    for column in PAIR_COLUMNS:
+        table.add_column(column, justify="left" if column in ("set", "metric", "models", "test") else "right")
+    for pair in pairs:
+        table.add_row(*map(Text, _pair_cells(pair)))
+    console.print(table)
 
 
 def markdown(report: Report) -> str:
@@ -119,8 +137,8 @@ def markdown(report: Report) -> str:
     lines += ["", _legend(report), ""]
     if report.paired:
         lines += ["## Paired tests", ""]
-        lines += _markdown_row(["set", "metric", "models", "difference", "95 % interval", "p", "test", "n"])
-        lines += _markdown_row(["---"] * 8)
+        lines += _markdown_row(PAIR_COLUMNS)
+        lines += _markdown_row(["---"] * len(PAIR_COLUMNS))
         lines += [line for pair in report.paired for line in _markdown_row(_pair_cells(pair))]
         lines.append("")
     if report.notes:
@@ -133,13 +151,15 @@ def markdown(report: Report) -> str:
 
 
 def _pair_cells(pair: Paired) -> list[str]:
-    low, high = (shown(value, pair.percent) for value in (pair.low, pair.high))
+    interval = "-"
+    if pair.low is not None:
+        interval = f"[{shown(pair.low, pair.percent)}, {shown(pair.high, pair.percent)}]"
     return [
         pair.task,
         pair.metric,
         f"{pair.second} - {pair.first}",
         shown(pair.difference, pair.percent),
-        f"[{low}, {high}]",
+        interval,
         f"{pair.p:.3g}",
         pair.test,
         f"{pair.n:,}",
@@ -151,11 +171,14 @@ def _markdown_row(cells: Sequence[str]) -> Iterator[str]:
 
 
 def csv_text(report: Report) -> str:
-    """One line a figure, in full precision; a missing figure has no value and its reason."""
+    """One line a figure, in full precision; a missing figure has no value and its reason.
+
+    A line without a seed is a mean over seeds, whose low and high are one standard deviation away; theirs follow it.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["suite", "set", "metric", "model", "seed", "value", "low", "high", "n", "missing"])
-    for figure in report.figures:
+    for figure in (one for whole in report.figures for one in (whole, *whole.by_seed)):
         numbers = ["" if number is None else number for number in (figure.seed, figure.value, figure.low, figure.high)]
         writer.writerow([report.suite, figure.task, figure.metric, figure.model, *numbers, figure.n, _reasons(figure)])
     return file.getvalue()

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -92,8 +94,36 @@ def test_models_are_compared_on_the_questions_that_both_have():
     assert (accuracy.first, accuracy.second, accuracy.n, accuracy.p) == ("base", "federated", 3, 0.5)
     assert accuracy.difference == pytest.approx(2 / 3)
     assert pairs["length"].difference == -3.0
-    # Every resampled mean of 2, 4 and 6 is above 1: p is the smallest there is, 2/2001.
-    assert pairs["length"].p == pytest.approx(2 / 2001)
+    # Differences -1, -3, -5: 2 of the 2³ ways to choose their signs are as far from zero.
+    assert pairs["length"].p == 0.25
+
+
+def first_question(grades):
+    whole = result()
+    return replace(whole, questions=whole.questions[:1], grades={name: [grade] for name, grade in grades.items()})
+
+
+def test_one_question_has_no_bootstrap_interval_and_proves_nothing():
+    """Lengths 2 and 1: the difference is -1, and p is 1. Wilson's interval says itself how wide it is."""
+    sets = TaskFigures(first_question({"base": BASE[0], "federated": TRAINED[0]}))
+    found, pairs = by_name(sets.figures()), {pair.metric: pair for pair in sets.paired()}
+    assert (found["length", "base"].value, found["length", "base"].low, found["length", "base"].high) == (2, None, None)
+    assert found["accuracy", "base"].low == pytest.approx(0.2065, abs=1e-4)  # 1 of 1: 1/(1 + 3.8415)
+    assert [(pairs[name].difference, pairs[name].low, pairs[name].p) for name in ("length", "longest")] == [
+        (-1.0, None, 1.0),
+        (-1.0, None, 1.0),
+    ]
+    mean = averages_of([Average("mean", (("set", "length"),))], [sets])
+    assert [(figure.value, figure.low) for figure in mean] == [(2.0, None), (1.0, None)]
+    lines = markdown(report_of(Suite("tiny", "", ()), [sets.result], CONTESTANTS, {})).splitlines()
+    assert "| set | length | 1 | 2 | **1** |" in lines
+    assert "| set | length | federated - base | -1 | - | 1 | paired bootstrap | 1 |" in lines
+
+
+def test_two_infinite_losses_do_not_differ():
+    endless = [Grade({"correct": 1.0, "length": math.inf, "unparsed": 0.0})] * 4
+    pairs = {pair.metric: pair for pair in TaskFigures(result(base=endless, trained=endless)).paired()}
+    assert pairs["length"].p == pairs["longest"].p == 1.0
 
 
 def test_an_average_is_the_plain_mean_and_missing_if_a_part_is():
@@ -121,6 +151,19 @@ def test_seeds_are_combined():
         7,
         None,
     )
+    assert [(one.seed, one.value) for one in found.by_seed] == [(0, pytest.approx(1 / 3)), (1, 1.0)]
+
+
+def test_what_is_missing_with_any_seed_is_counted():
+    """Nothing is missing with seed 0, one answer with seed 1, all four with seed 2, which leaves no mean."""
+    unjudged = [Grade(missing="not run")] * 4
+    bases = (TRAINED, BASE, unjudged)
+    figures = [f for seed, base in enumerate(bases) for f in TaskFigures(result(seed=seed, base=base)).figures()]
+    two = by_name(over_seeds([figure for figure in figures if figure.seed < 2]))["accuracy", "base"]
+    assert two.missing == {"not judged": 1}
+    three = by_name(over_seeds(figures))["accuracy", "base"]
+    assert (three.value, three.low, three.n) == (None, None, 7)
+    assert three.missing == {"not judged": 1, "not run": 4, "no value with seed 2": 1}
 
 
 @pytest.fixture
@@ -136,12 +179,62 @@ def test_the_table_in_markdown(report):
     assert lines[start + 2 : start + 8] == [
         "| set | accuracy | 3 to 4 | 33.3 [6.1, 79.2] (not judged) | **100.0 [51.0, 100.0]** |",
         "| set | of a | 2 | 50.0 [9.5, 90.5] | **100.0 [34.2, 100.0]** |",
-        "| set | length | 3 to 4 | 4 [2, 6] (not judged) | **1 [1, 1]*** |",
-        "| set | longest | 3 to 4 | **6 [2, 6] (not judged)** | 1 [1, 1]* |",
+        "| set | length | 3 to 4 | 4 [2, 6] (not judged) | **1 [1, 1]** |",
+        "| set | longest | 3 to 4 | **6 [2, 6] (not judged)** | 1 [1, 1] |",
         "| set | unparsed | 3 to 4 | 2 | 0 |",
         "| average | mean | 3 to 4 | 33.3 [0.0, 100.0] | **100.0 [100.0, 100.0]** |",
     ]
     assert "| set | accuracy | federated - base | 66.7 | [0.0, 100.0] | 0.5 | McNemar, exact | 3 |" in lines
+
+
+CONTESTANTS = [Contestant("base", None), Contestant("federated", None)]
+
+
+def eight(base, trained, seed=0):
+    """Eight questions, of which each model has this many right."""
+    grades = {
+        name: [Grade({"correct": float(place < right), "unparsed": float(place >= right)}) for place in range(8)]
+        for name, right in (("base", base), ("federated", trained))
+    }
+    whole = result(seed=seed)
+    task = replace(whole.task, metrics=(METRICS[0], METRICS[4]))
+    return replace(whole, task=task, questions=QUESTIONS * 2, grades=grades)
+
+
+def table_of(results):
+    lines = markdown(report_of(Suite("tiny", "", ()), results, CONTESTANTS, {})).splitlines()
+    return [line for line in lines if line.startswith(("| set | accuracy", "| set | unparsed"))]
+
+
+def test_a_model_that_differs_is_marked():
+    """0 and 8 of 8: p = 2/2⁸ = 0.0078. 2 and 7: five only federated gets, p = 2/2⁵ = 0.0625. Wilson of 0 and 8 of 8:
+    3.8415/11.8415 = 0.324 from the end."""
+    marked = table_of([eight(0, 8)])
+    assert marked[0] == "| set | accuracy | 8 | 0.0 [0.0, 32.4] | **100.0 [67.6, 100.0]*** |"
+    assert marked[2] == (
+        "| set | accuracy | federated - base | 100.0 | [100.0, 100.0] | 0.00781 | McNemar, exact | 8 |"
+    )
+    unmarked = table_of([eight(2, 7)])
+    assert "***" not in unmarked[0]
+    assert "| 0.0625 |" in unmarked[2]
+
+
+def test_a_mark_needs_every_seed():
+    """p = 0.0078 with seed 0, 0.0625 with seed 1. Mean (8/8 + 7/8)/2, spread 0.125/√2. Unparsed: what is
+    not right, base 8 and 6, federated 0 and 1; a count is never the best."""
+    table = table_of([eight(0, 8), eight(2, 7, seed=1)])
+    assert table[:2] == [
+        "| set | accuracy | 16 | 12.5 ± 17.7 | **93.8 ± 8.8** |",
+        "| set | unparsed | 16 | 7 ± 1.414 | 0.5 ± 0.7071 |",
+    ]
+
+
+def test_csv_and_json_keep_the_figures_of_every_seed():
+    report = report_of(Suite("tiny", "", ()), [eight(0, 8), eight(2, 7, seed=1)], CONTESTANTS, {})
+    rows = [row for row in csv.reader(io.StringIO(csv_text(report))) if row[2:4] == ["accuracy", "federated"]]
+    assert [row[4:6] for row in rows] == [["", "0.9375"], ["0", "1.0"], ["1", "0.875"]]
+    first = json.loads(json_text(report))["figures"][0]
+    assert (first["seed"], [one["value"] for one in first["by_seed"]]) == (None, [0.0, 0.25])
 
 
 def test_csv_and_json_have_every_figure(report):
@@ -161,6 +254,29 @@ def test_the_table_in_the_terminal(report, console):
     text = console.export_text()
     assert "100.0 [51.0, 100.0]" in text
     assert "not judged" in text
+    assert "federated - base" in text and "McNemar, exact" in text
+
+
+def test_names_in_the_terminal_are_no_markup(console):
+    """Of three models, the pairs with the first are printed and the other is counted, once for each of four metrics."""
+    whole = result()
+    names = ("base", "[bold]run", "a:dog:b")
+    grades = dict(zip(names, (BASE, TRAINED, TRAINED), strict=True))
+    report = report_of(Suite("tiny", "", ()), [replace(whole, grades=grades)], [Contestant(n, None) for n in names], {})
+    terminal(report, console)
+    text = console.export_text()
+    assert "[bold]run - base" in text and "a:dog:b - base" in text
+    assert "a:dog:b - [bold]run" not in text and "4 more in the report" in text
+    assert text.count("[bold]run") == text.count("a:dog:b") == 1 + 4  # the column, and four pairs
+
+
+def test_what_is_no_number_is_not_the_best():
+    """Of the lengths nan, 2 and 1, the last is the lowest."""
+    lengths = {"none": math.nan, "two": 2.0, "one": 1.0}
+    grades = {n: [Grade({"correct": 1.0, "length": v, "unparsed": 0.0})] * 4 for n, v in lengths.items()}
+    contestants = [Contestant(name, None) for name in lengths]
+    report = report_of(Suite("tiny", "", ()), [replace(result(), grades=grades)], contestants, {})
+    assert "| set | length | 4 | nan [nan, nan] | 2 [2, 2] | **1 [1, 1]** |" in markdown(report)
 
 
 def test_answers_are_saved_and_shown(report, tmp_path, console):

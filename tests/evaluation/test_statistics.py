@@ -45,6 +45,23 @@ def test_models_on_as_many_questions_are_resampled_alike():
 
 def test_paired_p():
     """Of 99 resampled differences 2 are below zero: 2 (2 + 1)/100. All above: 2 · 1/100, never 0. All zero: 1."""
-    assert paired_p(np.array([-1.0] * 2 + [1.0] * 97)) == pytest.approx(0.06)
-    assert paired_p(np.ones(99)) == pytest.approx(0.02)
-    assert paired_p(np.zeros(99)) == 1.0
+    assert paired_p(np.array([-1.0] * 2 + [1.0] * 97), 50) == pytest.approx(0.06)
+    assert paired_p(np.ones(99), 50) == pytest.approx(0.02)
+    assert paired_p(np.zeros(99), 50) == 1.0
+
+
+def test_few_questions_prove_nothing():
+    """All 99 above zero would be 0.02. By exchange, 2 of 2^n arrangements are as extreme: 1, 1/4, 1/16 of 1, 3, 5."""
+    assert [paired_p(np.ones(99), n) for n in (1, 3, 5)] == [1.0, 0.25, 0.0625]
+    assert paired_p(np.ones(99), 14_000) == pytest.approx(0.02)
+
+
+def test_a_difference_that_is_no_number_proves_nothing():
+    assert paired_p(np.full(99, np.nan), 50) == 1.0
+    assert paired_p(np.full(99, np.inf), 50) == pytest.approx(0.02)
+
+
+def test_models_that_are_the_same_do_not_differ():
+    """The same values resampled alike: every difference is zero, p is 1."""
+    values = np.arange(40.0)
+    assert paired_p(mean_resamples(values, 5) - mean_resamples(values.copy(), 5), 40) == 1.0
