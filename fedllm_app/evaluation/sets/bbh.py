@@ -1,13 +1,20 @@
 """BIG-Bench Hard (Suzgun et al. 2022): 27 tasks that older models failed at, answered without written reasoning.
 
-Prompt: three worked examples, then the input and "Answer:"; under a chat template the examples are earlier turns. The
-published prompts with chains of thought are not in the files of the set, so the examples are the first three rows of
-each task, which are then not asked: 6,511 rows give 6,430 questions. InstructEval (Chia et al. 2023), probably the code
-behind the OpenFedLLM paper's figures, does the same, and reports the mean over tasks.
+Prompt: three worked examples, then "Q: " with the input and "A:", as in the published prompts; under a chat template
+the examples are earlier turns. The published prompts' chains of thought are not in the files of the set, so the
+examples are the first three rows of each task, which are then not asked: 6,511 rows give 6,430 questions. InstructEval
+(Chia et al. 2023), probably the code behind the OpenFedLLM paper's figures, makes its examples the same way and reports
+the mean over tasks. Greedy, at most 64 new tokens, up to the next "Q:"; in SmolLM2's tokens, 64 of the 250 sorted lists
+of words do not fit in 32, and all fit in 50.
 
-The answer is the first line that is not blank. It is right if it equals the target when both are normalised: blanks
-around them and one final period are removed, capitals do not count, and "(A)" is "A". InstructEval takes every answer
-that begins with the target, so its figures may be higher.
+The answer is the first line that is not blank. It is right if it equals the target when both are normalised:
+
+1. Blanks around them and one final period are removed; capitals do not count.
+2. A lettered option is its letter. It is "A", "(A)", "A)", "A." or "A:", and all but the bare letter may have text
+   behind them, such as the option's. "The answer is", "answer:" or "option" may stand before it. With any other words
+   before it, or another letter in brackets behind it ("(A) or (B)"), the line is no lettered option.
+
+InstructEval takes every answer that begins with the target, so its figures may be higher.
 """
 
 import re
@@ -60,7 +67,11 @@ TASKS = (
 )
 
 _EMPTY = "empty answers"
-_LETTER = re.compile(r"\(?([a-z])\)?")
+_OPTION = re.compile(
+    r"(?:(?:the )?(?:correct |right |final )?answer(?: is)?:? )?(?:option )?"
+    r"(?:(?P<bare>[a-z])|\((?P<both>[a-z])\)[.:]?(?P<behind>.*)|(?P<one>[a-z])[).:](?P<rest>(?:\s.*)?))"
+)
+_BRACKETS = re.compile(r"\([a-z]\)")
 
 TEST = TestSet(
     name="bbh",
@@ -107,9 +118,9 @@ def _target(number: int, row: TestRow) -> str:
 
 
 def _question(task: str, examples: list[tuple[str, str]], text: str, target: str) -> Question:
-    before = "".join(f"{shown}\nAnswer: {answer}\n\n" for shown, answer in examples)
+    before = "".join(f"Q: {shown}\nA: {answer}\n\n" for shown, answer in examples)
     turns = tuple(turn for shown, answer in examples for turn in (("user", shown), ("assistant", answer)))
-    return Question(text, f"{before}{text}\nAnswer:", gold=target, group=task, turns=turns)
+    return Question(text, f"{before}Q: {text}\nA:", gold=target, group=task, turns=turns)
 
 
 def first_line(text: str) -> str:
@@ -120,8 +131,10 @@ def first_line(text: str) -> str:
 def normalised(answer: str) -> str:
     """An answer as it is compared (rule above)."""
     plain = answer.strip().removesuffix(".").strip().casefold()
-    letter = _LETTER.fullmatch(plain)
-    return letter.group(1) if letter else plain
+    option = _OPTION.fullmatch(plain)
+    if not option or _BRACKETS.search(option["behind"] or option["rest"] or ""):
+        return plain
+    return option["bare"] or option["both"] or option["one"]
 
 
 def grade(question: Question, answer: Answer) -> Grade:
@@ -135,7 +148,7 @@ TASK = EvaluationTask(
     name="bbh",
     test=TEST,
     questions=questions,
-    ask=Generate(64, stops=("\n",)),
+    ask=Generate(64, stops=("\nQ:",)),
     grade=each(grade),
     metrics=(
         ACCURACY,
@@ -144,7 +157,8 @@ TASK = EvaluationTask(
     ),
     rule=(
         "The first three rows of each task are its worked examples and are not asked; greedy, 64 new tokens, without "
-        'chain of thought. First line equal to the target ("(A)" is "A"; capitals and a final period do not count); '
+        'chain of thought. First line equal to the target ("A", "(A)" and "(A) its text" are the same; capitals and a '
+        "final period do not count); "
         "accuracy over all questions, and its mean over the 27 tasks (Suzgun et al. 2022)."
     ),
     template="plain",

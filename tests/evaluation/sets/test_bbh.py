@@ -6,7 +6,7 @@ from places import SHARED_DATA
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
 from fedllm_app.evaluation.sets.bbh import TASK, TASKS, TEST, first_line, normalised, questions
-from fedllm_app.evaluation.suite import Answer, Means
+from fedllm_app.evaluation.suite import Answer, Generate, Means
 from fedllm_app.evaluation.test_rows import open_rows
 
 
@@ -28,12 +28,13 @@ def test_the_first_three_rows_of_each_task_are_examples_and_are_not_asked():
         ("navigate 4", "navigate"),
         ("snarks 5", "snarks"),
     ]
-    examples = "navigate 1\nAnswer: Yes\n\nnavigate 2\nAnswer: Yes\n\nnavigate 3\nAnswer: Yes\n\n"
-    assert asked[1].plain == f"{examples}navigate 4\nAnswer:"
+    examples = "Q: navigate 1\nA: Yes\n\nQ: navigate 2\nA: Yes\n\nQ: navigate 3\nA: Yes\n\n"
+    assert asked[1].plain == f"{examples}Q: navigate 4\nA:"
     assert asked[1].turns == tuple(
         turn for number in (1, 2, 3) for turn in (("user", f"navigate {number}"), ("assistant", "Yes"))
     )
-    assert (TASK.template, TASK.ask.stops) == ("plain", ("\n",))
+    # No stop may end an answer at a blank line before it: the first line that is not blank counts.
+    assert (TASK.template, TASK.ask) == ("plain", Generate(64, stops=("\nQ:",)))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,21 @@ def test_the_first_three_rows_of_each_task_are_examples_and_are_not_asked():
         (" A ", "(A)", True),
         ("a.", "(A)", True),
         ("(B)", "(A)", False),
-        ("(A) a dog", "(A)", False),
+        ("(A) a dog", "(A)", True),
+        ("(A), a dog.", "(A)", True),
+        ("A) a dog", "(A)", True),
+        ("A. a dog", "(A)", True),
+        ("A: a dog", "(A)", True),
+        ("A dog", "(A)", False),  # an article
+        ("A.dog", "(A)", False),
+        ("The answer is (A).", "(A)", True),
+        ("the correct answer is: A", "(A)", True),
+        ("Answer: option (A) a dog", "(A)", True),
+        ("I think (A)", "(A)", False),
+        ("not (A)", "(A)", False),
+        ("(A) or (B)", "(A)", False),
+        ("A) or (B)", "(A)", False),
+        ("The answer is yes", "Yes", False),
         ("yes", "Yes", True),
         ("Yes.", "Yes", True),
         ("Yes, it is", "Yes", False),
