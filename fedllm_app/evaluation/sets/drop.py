@@ -1,7 +1,8 @@
 """DROP (Dua et al. 2019): questions on a passage that need counting, sorting or arithmetic.
 
 Prompt: passage and question, then "Answer:", behind three worked examples, the first rows of the training split that
-are about different passages. The answer is the first line that is not blank.
+are about different passages. Greedy, at most 48 new tokens, up to an empty line, behind which the next example would
+begin. The answer is the first line that is not blank.
 
 F1 and exact match are the official evaluation's, from lm-evaluation-harness: small letters, without articles and
 punctuation, numbers as numbers; F1 of the words is 0 where the right answer has a number and the answer has not the
@@ -141,7 +142,7 @@ TASK = EvaluationTask(
     test=TEST,
     shots=TRAIN,
     questions=questions,
-    ask=Generate(48, stops=("\n",)),
+    ask=Generate(48, stops=("\n\n",)),
     grade=each(grade),
     metrics=(
         Metric("F1", "mean", "F1"),

@@ -2,7 +2,8 @@
 
 Two tasks. `TASK` is asked without examples, in the run's template, with a request to reason and to end with "#### " and
 the number. `FEW_SHOT_TASK` is the usual protocol for models without instruction tuning: five worked examples, the first
-rows of the training split, as "Question: ... Answer: ...", with the calculator marks << >> removed.
+rows of the training split, as "Question: ... Answer: ...", with the calculator marks << >> removed. Both are greedy and
+at most 256 new tokens long.
 
 The answer is the number right behind the first "####" that has one there (a heading has not), else the last number of
 the text. "$", commas between groups of three digits and a final ".0" do not count; numbers are compared exactly. An
@@ -43,7 +44,9 @@ TRAIN = TestSet(
 
 def answer_of(text: str) -> Decimal | None:
     """The number that a text gives as its answer (rule above); None if it has no number."""
-    plain = re.sub(r"\\?\$\s?", "", text.replace("\u2212", "-"))
+    # Behind a digit "$" closes a formula: without a blank, "$3$ $4$" would be 34.
+    plain = re.sub(r"(?<=\d)\\?\$", " ", text.replace("\u2212", "-"))
+    plain = re.sub(r"\\?\$\s?", "", plain)
     marked = _ANSWER.search(plain)
     if marked:
         return _value(marked)
@@ -114,10 +117,10 @@ TASK = EvaluationTask(
     name="gsm8k",
     test=TEST,
     questions=questions,
-    ask=Generate(400, stops=("\nQuestion:",)),
+    ask=Generate(256, stops=("\nQuestion:",)),
     grade=each(grade),
     metrics=METRICS,
-    rule=f'No examples, a request to reason and to end with "####" and the number; {_RULE.format(tokens=400)}',
+    rule=f'No examples, a request to reason and to end with "####" and the number; {_RULE.format(tokens=256)}',
 )
 
 FEW_SHOT_TASK = EvaluationTask(

@@ -7,7 +7,7 @@ import pytest
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
 from fedllm_app.evaluation.sets.drop import TASK, TEST, questions
-from fedllm_app.evaluation.suite import Answer, Means, Question
+from fedllm_app.evaluation.suite import Answer, Generate, Means, Question
 from fedllm_app.evaluation.test_rows import open_rows
 
 NONE = {"day": "", "month": "", "year": ""}
@@ -28,6 +28,12 @@ def scores(text, *golds):
 
 def test_small_letters_articles_and_punctuation_do_not_count():
     assert scores(" the Bears!\nmore", ("Bears",)) == (1.0, 1.0)
+
+
+def test_an_answer_may_begin_on_a_line_of_its_own():
+    """So a line's end cannot be what stops it."""
+    assert scores("\nBears\nLions", ("Bears",)) == (1.0, 1.0)
+    assert (TASK.template, TASK.ask) == ("plain", Generate(48, stops=("\n\n",)))
 
 
 def test_f1_of_words():
