@@ -26,7 +26,7 @@ from functools import partial
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.sets import careqa, medmcqa, medqa, mmlu, pubmedqa
-from fedllm_app.evaluation.sets.letters import ACCURACY, lettered
+from fedllm_app.evaluation.sets.letters import ACCURACY, UNREAD, lettered
 from fedllm_app.evaluation.suite import (
     Answer,
     EvaluationTask,
@@ -43,8 +43,6 @@ BEGIN = "<|im_start|>question\n"
 BETWEEN = "<|im_end|>\n<|im_start|>answer\n"
 
 NEW_TOKENS = 1
-
-_UNREAD = Metric("no answer found", "count", key="no answer found")
 
 _FOUND = frozenset(["a", "b", "c", "d", "e", "yes", "no"])
 _REPAIRS = (("yesyes", "yes"), ("nono", "no"), ("yesno", "yes"), ("noyes", "no"))
@@ -104,7 +102,7 @@ def _grade(answers: frozenset[str], yes_no: bool, question: Question, answer: An
     gold, predicted = question.gold.lower(), answer_of(answer.texts[0], yes_no)
     found = predicted in answers
     return Grade(
-        {"correct": float(predicted == gold), _UNREAD.key: float(not found)},
+        {"correct": float(predicted == gold), UNREAD.key: float(not found)},
         {"gold": gold, "predicted": predicted if found else "none"},
     )
 
@@ -174,7 +172,7 @@ def _task(
         questions=questions,
         ask=Generate(NEW_TOKENS),
         grade=each(partial(_grade, answers, yes_no)),
-        metrics=(ACCURACY, *metrics, _UNREAD),
+        metrics=(ACCURACY, *metrics, UNREAD),
         rule=(
             f'FlowerTune: {part}; instruction, question, "The answer is:" between literal im_start marks, zero-shot, '
             f"greedy, {NEW_TOKENS} new token; {rule}; accuracy."

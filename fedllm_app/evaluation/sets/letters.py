@@ -1,4 +1,4 @@
-"""What sets of questions with lettered options share: columns, prompts, the choice by likelihood, macro means."""
+"""What sets of questions with given answers share: columns, lettered options, the choice by likelihood, means, F1."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +24,9 @@ from fedllm_app.evaluation.suite import (
 LETTERS = "ABCDEFGHIJ"
 
 ACCURACY = Metric("accuracy", "share", key="correct")
+
+UNREAD = Metric("no answer found", "count", key="no answer found")
+"""For generated answers: how many give none of the set's own answers."""
 
 
 def field_of(test: TestSet, number: int, row: TestRow, *names: str) -> Any:
@@ -87,7 +90,7 @@ def letter_of(test: TestSet, number: int, row: TestRow, column: str, options: Se
     text = str(value).strip().upper()
     if len(text) == 1 and text in letters:
         return text
-    if not isinstance(value, bool) and _is_whole(value) and 0 <= int(value) - first < len(letters):
+    if is_whole(value) and 0 <= int(value) - first < len(letters):
         return letters[int(value) - first]
     raise DataError(
         f'{test.name}, row {number}, column "{column}": {value!r} is neither one of the letters {", ".join(letters)} '
@@ -95,10 +98,11 @@ def letter_of(test: TestSet, number: int, row: TestRow, column: str, options: Se
     )
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, also as files without types hold it: 2, 2.0 or "2"; true and false are not."""
     if isinstance(value, str):
         return value.strip().isdecimal()
-    return isinstance(value, int | float) and int(value) == value
+    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
 
 
 def lettered(options: Sequence[str]) -> str:
@@ -142,13 +146,29 @@ def macro_f1(classes: Iterable[str]) -> Callable[[Sequence[Grade]], float]:
     names = tuple(classes)
 
     def statistic(grades: Sequence[Grade]) -> float:
-        pairs = [(grade.labels["gold"], grade.labels["predicted"]) for grade in grades]
-        gold, predicted = Counter(pair[0] for pair in pairs), Counter(pair[1] for pair in pairs)
-        right = Counter(one for one, other in pairs if one == other)
-        scores = [2 * right[name] / total for name in names if (total := gold[name] + predicted[name])]
+        scores = [score for score, _ in _f1_of_classes(names, grades)]
         return sum(scores) / len(scores) if scores else 0.0
 
     return statistic
+
+
+def weighted_f1(classes: Iterable[str]) -> Callable[[Sequence[Grade]], float]:
+    """As `macro_f1`, but each class weighs as much as it is gold: the sum of F1 · gold over the sum of gold."""
+    names = tuple(classes)
+
+    def statistic(grades: Sequence[Grade]) -> float:
+        scores = _f1_of_classes(names, grades)
+        return sum(score * gold for score, gold in scores) / sum(gold for _, gold in scores)
+
+    return statistic
+
+
+def _f1_of_classes(names: Sequence[str], grades: Sequence[Grade]) -> list[tuple[float, int]]:
+    """F1, and how often it is gold, of each class that is gold or predicted somewhere."""
+    pairs = [(grade.labels["gold"], grade.labels["predicted"]) for grade in grades]
+    gold, predicted = Counter(pair[0] for pair in pairs), Counter(pair[1] for pair in pairs)
+    right = Counter(one for one, other in pairs if one == other)
+    return [(2 * right[name] / total, gold[name]) for name in names if (total := gold[name] + predicted[name])]
 
 
 def table_rows(name: str, path: Path) -> list[dict[str, Any]]:
