@@ -107,7 +107,8 @@ def examples(directory: Path) -> Iterator[Seen]:
     if not files:
         raise ReportError(f"{directory} holds no report of fedllm evaluate (no examples/*.jsonl)")
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
+        # No splitlines(): an answer may hold other line separators than "\n", which JSON leaves as they are.
+        for line in filter(None, file.read_text(encoding="utf-8").split("\n")):
             yield Seen(json.loads(line))
 
 

@@ -61,7 +61,7 @@ def result(name="set", seed=0, base=BASE, trained=TRAINED):
     )
     answers = {
         "base": [Answer((f"b{n}",)) for n in range(4)],
-        "federated": [Answer(("[red]yes\x1b[2J",)) for _ in range(4)],
+        "federated": [Answer(("[red]yes\x1b[2J\u2028",)) for _ in range(4)],
     }
     return TaskResult(task, QUESTIONS, answers, {"base": base, "federated": trained}, "vicuna", (), {"base": 1.0}, seed)
 
