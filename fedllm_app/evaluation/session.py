@@ -86,7 +86,7 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
 
     evaluation = Evaluation(stage, contestants, settings, tell)
     prepared = [_prepared(name, evaluation, options) for name in options.suites]
-    _check_only(options.only, prepared)
+    _check_only(options, prepared)
     began = time.monotonic()
     _ = stage.base
     tell(f"{base.name} loaded once, in {time.monotonic() - began:.1f} s; {len(contestants)} models")
@@ -136,10 +136,11 @@ def only(suite: Suite, names: Sequence[str]) -> Suite:
     return replace(suite, tasks=tasks, averages=averages)
 
 
-def _check_only(names: Sequence[str], prepared: Sequence[_Prepared]) -> None:
+def _check_only(options: Options, prepared: Sequence[_Prepared]) -> None:
     asked = {task.name for each in prepared for task in each.suite.tasks}
-    if unknown := [name for name in names if name not in asked]:
-        known = {task.name for each in prepared if not each.harness for task in load_suite(each.suite.name).tasks}
+    if unknown := [name for name in options.only if name not in asked]:
+        named = [name for name in options.suites if not name.startswith(PREFIX)]
+        known = {task.name for name in named for task in load_suite(name).tasks}
         raise UnknownSet(f"--only: no suite has a set {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 

@@ -8,7 +8,7 @@ from in_process import run_in_process
 from fedllm_app.commands.main import main
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import ConfigError
-from fedllm_app.evaluation import contestants
+from fedllm_app.evaluation import contestants, session
 from fedllm_app.runs.directory import read_journal
 
 OWN_SUITE = """
@@ -91,6 +91,22 @@ def test_saved_answers_can_be_looked_at(runs, own_suite, tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "out"), "--show", "all", "--limit", "2"]) == 0
     assert "generated: 6 all, 2 shown" in capsys.readouterr().out
+
+
+def test_some_sets_of_a_suite(runs, own_suite, tmp_path, capsys):
+    """The average of both sets is not there; a set that no suite has is named."""
+    arguments = ["evaluate", str(runs[0]), "--suite", own_suite, "--only"]
+    assert main([*arguments, "chosen", "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {figure["task"] for figure in report["figures"]} == {"chosen"}
+    assert main([*arguments, "chosen", "choson"]) == 2
+    assert "no suite has a set choson; there are chosen, generated" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_not_installed_is_named(runs, own_suite, monkeypatch, capsys):
+    monkeypatch.setattr(session, "_EXTRA", ("lm_eval", "no_such_library"))
+    assert main(["evaluate", str(runs[0]), "--suite", own_suite]) == 2
+    assert "not installed: no_such_library; pip install 'fedllm-app[eval]'" in " ".join(capsys.readouterr().out.split())
 
 
 def test_other_samples_by_seed(runs, own_suite, tmp_path):
