@@ -187,6 +187,53 @@ def _average(average: Average, sets: dict[str, TaskFigures], model: str) -> Figu
     )
 
 
+def average_pairs(averages: Sequence[Average], sets: Sequence[TaskFigures]) -> list[Paired]:
+    """Every pair of models on averages over sets, by the paired bootstrap on the questions that both have.
+
+    A pair for which a set has no such question is left out.
+    """
+    by_name = {each.result.task.name: each for each in sets}
+    models = list(sets[0].result.grades) if sets else []
+    return [
+        pair
+        for average in averages
+        for first, second in combinations(models, 2)
+        for pair in _average_pair(average, by_name, first, second)
+    ]
+
+
+def _average_pair(average: Average, sets: dict[str, TaskFigures], first: str, second: str) -> Iterator[Paired]:
+    means, differences, counts = [], [], []
+    for number, (task, name) in enumerate(average.of):
+        own = sets[task]
+        metric = next(metric for metric in own.result.task.metrics if metric.name == name)
+        shared = sorted(set(own.places(metric, first)) & set(own.places(metric, second)))
+        if not shared or metric.kind == "count":
+            return
+        sampled = [own.resampled(metric, model, shared, number + 1) for model in (first, second)]
+        with np.errstate(invalid="ignore"):  # as in `_pair`
+            differences.append(sampled[1] - sampled[0])
+        means.append(own.value(metric, second, shared) - own.value(metric, first, shared))
+        counts.append(len(shared))
+    length = min(map(len, differences))
+    together = np.mean([those[:length] for those in differences], axis=0)
+    interval = percentiles(together) if min(counts) > 1 else None
+    yield Paired(
+        AVERAGE,
+        average.name,
+        first,
+        second,
+        float(np.mean(means)),
+        interval and interval.low,
+        interval and interval.high,
+        paired_p(together, sum(counts)),
+        "paired bootstrap",
+        sum(counts),
+        sets[average.of[0][0]].result.seed,
+        average.percent,
+    )
+
+
 def over_seeds(figures: Sequence[Figure]) -> list[Figure]:
     """Of figures that differ in the seed alone: their mean, and as interval the mean ± the standard deviation (n - 1).
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.contestants import Contestant, Stage
 from fedllm_app.evaluation.evaluate import Asked, Evaluation, Settings
-from fedllm_app.evaluation.figures import TaskFigures, averages_of, over_seeds
+from fedllm_app.evaluation.figures import TaskFigures, average_pairs, averages_of, over_seeds
 from fedllm_app.evaluation.graders.judge import judge_from_environment
 from fedllm_app.evaluation.graders.sandbox import sandbox_problem
 from fedllm_app.evaluation.harness import PREFIX, harness_tasks
@@ -149,18 +149,19 @@ def report_of(
 ) -> Report:
     """The figures, pairs and notes of a suite's results; figures of several seeds together."""
     sets = [TaskFigures(result) for result in results]
-    figures = []
+    figures, pairs = [], [pair for each in sets for pair in each.paired()]
     for seed in sorted({result.seed for result in results}):
         same = [each for each in sets if each.result.seed == seed]
         figures += [figure for each in same for figure in each.figures()]
         figures += averages_of(suite.averages, same)
+        pairs += average_pairs(suite.averages, same)
     notes = dict.fromkeys(f"{result.task.name}: {note}" for result in results for note in result.notes)
     seconds = {c.name: sum(result.seconds.get(c.name, 0.0) for result in results) for c in contestants}
     return Report(
         suite.name,
         {c.name: str(c.source.adapter) if c.source else "the base model alone" for c in contestants},
         tuple(over_seeds(figures)),
-        tuple(pair for each in sets for pair in each.paired()),
+        tuple(pairs),
         tuple(notes),
         seconds,
         {result.task.name: result.template for result in results},

@@ -92,7 +92,8 @@ def terminal(report: Report, console: Console) -> None:
     # Names are texts, not markup: a directory may be called "run[1]" or "a:dog:b".
     table = Table(title=Text(report.suite), caption=Text(_legend(report)))
     for column in ("set", "metric", "n", *report.models):
-        table.add_column(Text(column), justify="left" if column in ("set", "metric") else "right")
+        justify = "left" if column in ("set", "metric") else "right"
+        table.add_column(Text(column), justify=justify, overflow="fold")
     previous = ""
     for task, metric in rows_of(report):
         if previous and task != previous:

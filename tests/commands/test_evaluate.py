@@ -79,7 +79,7 @@ def test_base_federated_and_clients_side_by_side(runs, own_suite, tmp_path, caps
     assert all(
         figure["n"] in (6, 12) and figure["low"] <= figure["value"] <= figure["high"] for figure in report["figures"]
     )
-    assert len(report["paired"]) == 2 * 15
+    assert len(report["paired"]) == 3 * 15
     assert report["templates"] == {"generated": "none", "chosen": "plain"}
     lines = (tmp_path / "out" / "examples" / "generated.jsonl").read_text().splitlines()
     assert len(lines) == 6

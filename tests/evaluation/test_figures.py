@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fedllm_app.evaluation.contestants import Contestant
-from fedllm_app.evaluation.figures import TaskFigures, averages_of, over_seeds
+from fedllm_app.evaluation.figures import TaskFigures, average_pairs, averages_of, over_seeds
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.saved import ReportError, examples, save, show
 from fedllm_app.evaluation.session import report_of
@@ -137,6 +137,19 @@ def test_an_average_is_the_plain_mean_and_missing_if_a_part_is():
     assert found["both", "federated"].value == 1.0
 
 
+def test_models_are_compared_on_averages():
+    """Two sets of three shared questions, 1/3 against 1 and 1 against 1: a difference of (2/3 + 0)/2 = 1/3 on 6. Of a
+    set that one model has no grade for, nothing is compared."""
+    mean = Average("both", (("one", "accuracy"), ("two", "accuracy")))
+    sets = [TaskFigures(result("one")), TaskFigures(result("two", base=[*TRAINED[:3], Grade(missing="not judged")]))]
+    (pair,) = average_pairs([mean], sets)
+    assert (pair.task, pair.first, pair.second, pair.n) == ("average", "base", "federated", 6)
+    assert pair.difference == pytest.approx(1 / 3)
+    assert pair.low <= pair.difference <= pair.high
+    sets[1] = TaskFigures(result("two", base=[Grade(missing="not judged")] * 4))
+    assert average_pairs([mean], sets) == []
+
+
 def test_seeds_are_combined():
     """1/3 and 1: mean 2/3, standard deviation √((1/3)² + (1/3)²) = 0.4714."""
     figures = [
@@ -246,7 +259,7 @@ def test_csv_and_json_have_every_figure(report):
         "not judged",
     )
     read = json.loads(json_text(report))
-    assert (read["suite"], len(read["paired"]), read["settings"]) == ("tiny", 4, {"limit": 4})
+    assert (read["suite"], len(read["paired"]), read["settings"]) == ("tiny", 5, {"limit": 4})
 
 
 def test_the_table_in_the_terminal(report, console):
