@@ -22,9 +22,9 @@ from fedllm_app.evaluation.figures import value_of
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
 from fedllm_app.evaluation.reading import SharedReader
 from fedllm_app.evaluation.sampling import drawn, questions_of
+from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.suite import Answer, EvaluationTask, Means, Question, ScorePair, Suite
 from fedllm_app.evaluation.suites import load_suite
-from fedllm_app.evaluation.test_rows import open_all
 from fedllm_app.models.base import context_length
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
 from fedllm_app.training.resident import Resident, ResidentKey, resident, set_threads

@@ -21,10 +21,10 @@ from fedllm_app.evaluation.graders.sandbox import sandbox_problem
 from fedllm_app.evaluation.harness import PREFIX, harness_tasks
 from fedllm_app.evaluation.results import Report, TaskResult
 from fedllm_app.evaluation.saved import ReportError, save, show
+from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.suite import Converse, Means, Suite
 from fedllm_app.evaluation.suites import load_suite, suite_table
 from fedllm_app.evaluation.tables import terminal
-from fedllm_app.evaluation.test_rows import open_all
 from fedllm_app.models.base import ModelValues
 from fedllm_app.paths import home
 from fedllm_app.training.resident import set_threads

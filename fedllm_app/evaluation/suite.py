@@ -28,7 +28,7 @@ class TestSet:
     licence : str
         As the card of the set states it.
     files : tuple[str, ...]
-        Patterns of further places in `--data-dir`, such as "finance/fpb.jsonl"; see `test_rows.find_files`.
+        Patterns of further places in `--data-dir`, such as "finance/fpb.jsonl"; see `set_rows.find_files`.
     read : Callable[[Path], list[dict]] | None
         Reads a file whose own format is no table of rows with names (a CSV file without header, for example).
     url : str

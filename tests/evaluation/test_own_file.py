@@ -12,8 +12,8 @@ from places import SHARED_DATA
 from fedllm_app.data.errors import DataError
 from fedllm_app.data.sources import TooManyBadRows
 from fedllm_app.evaluation.own_file import METRICS, file_suite
+from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.suite import Answer, Means, Question, ScoreAnswer
-from fedllm_app.evaluation.test_rows import open_all
 
 
 def lines(path: Path, rows: list[dict]) -> Path:

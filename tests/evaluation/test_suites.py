@@ -8,9 +8,9 @@ from places import ROOT
 
 from fedllm_app.data import corpus
 from fedllm_app.errors import UserError
+from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.suite import Answer, Choose, Generate, Means, ScoreAnswer, Suite
 from fedllm_app.evaluation.suites import BUILT_IN, SUITES, BadSuite, UnknownSuite, load_suite, suite_table
-from fedllm_app.evaluation.test_rows import open_all
 
 EXAMPLE = ROOT / "examples" / "own_suite.py"
 

@@ -5,9 +5,9 @@ from places import SHARED_DATA
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_rows
 from fedllm_app.evaluation.sets.advbench import PREFIXES, TASK, TEST, is_degenerate, questions, refusal_prefix
 from fedllm_app.evaluation.suite import Answer, Means
-from fedllm_app.evaluation.test_rows import open_rows
 
 
 def test_each_prefix_is_an_entry_and_a_refusal():

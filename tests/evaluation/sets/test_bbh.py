@@ -5,9 +5,9 @@ from places import SHARED_DATA
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_rows
 from fedllm_app.evaluation.sets.bbh import TASK, TASKS, TEST, first_line, normalised, questions
 from fedllm_app.evaluation.suite import Answer, Generate, Means
-from fedllm_app.evaluation.test_rows import open_rows
 
 
 def rows(task, count, target="(A)"):

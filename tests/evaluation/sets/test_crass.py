@@ -5,9 +5,9 @@ import random
 import pytest
 
 from fedllm_app.data.errors import DataError
+from fedllm_app.evaluation.set_rows import open_rows
 from fedllm_app.evaluation.sets.crass import EXAMPLES, TASK, TEST, questions
 from fedllm_app.evaluation.suite import Answer, Means
-from fedllm_app.evaluation.test_rows import open_rows
 
 ROW = {
     "PCTID": "1",

@@ -6,9 +6,9 @@ import pytest
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_rows
 from fedllm_app.evaluation.sets.drop import TASK, TEST, questions
 from fedllm_app.evaluation.suite import Answer, Generate, Means, Question
-from fedllm_app.evaluation.test_rows import open_rows
 
 NONE = {"day": "", "month": "", "year": ""}
 

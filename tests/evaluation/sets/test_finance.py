@@ -10,11 +10,11 @@ from places import SHARED_DATA
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import TaskFigures, averages_of, value_of
 from fedllm_app.evaluation.results import TaskResult
+from fedllm_app.evaluation.set_rows import MissingSets, open_all, open_rows
 from fedllm_app.evaluation.sets import finance, flowertune_finance
 from fedllm_app.evaluation.sets.letters import UNREAD
 from fedllm_app.evaluation.suite import Answer, Generate, Means, Question
 from fedllm_app.evaluation.suites import load_suite
-from fedllm_app.evaluation.test_rows import MissingSets, open_all, open_rows
 
 NEWS = "What is the sentiment of this news? Please choose an answer from {negative/neutral/positive}."
 TWEET = "What is the sentiment of this tweet? Please choose an answer from {negative/neutral/positive}."

@@ -7,9 +7,9 @@ from places import SHARED_DATA
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.sets.gsm8k import FEW_SHOT_TASK, TASK, answer_of, few_shot_questions, questions
 from fedllm_app.evaluation.suite import Answer, Means
-from fedllm_app.evaluation.test_rows import open_all
 
 ROW = {"question": "Two and two?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"}
 

@@ -6,9 +6,9 @@ import pytest
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_rows
 from fedllm_app.evaluation.sets.hhh import CATEGORIES, TASK, TEST, questions
 from fedllm_app.evaluation.suite import Answer, Means
-from fedllm_app.evaluation.test_rows import open_rows
 
 ROW = {"input": "May I?", "targets": {"choices": ["No.", "Yes."], "labels": [0, 1]}, "subset": "honest"}
 

@@ -6,9 +6,9 @@ import pytest
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_rows
 from fedllm_app.evaluation.sets.math import SUBJECTS, TASK, TEST, equivalent, final_answer, questions
 from fedllm_app.evaluation.suite import Answer, Means
-from fedllm_app.evaluation.test_rows import open_rows
 
 ROW = {"problem": "Half?", "level": "Level 2", "type": "Algebra", "solution": "It is $\\boxed{\\frac{1}{2}}$."}
 

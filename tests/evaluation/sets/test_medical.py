@@ -7,10 +7,10 @@ from places import SHARED_DATA
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_all, open_rows
 from fedllm_app.evaluation.sets import careqa, medmcqa, medqa, pubmedqa
 from fedllm_app.evaluation.suite import Answer, Means
 from fedllm_app.evaluation.suites import load_suite
-from fedllm_app.evaluation.test_rows import open_all, open_rows
 
 PUBMED = {"QUESTION": "Does it?", "CONTEXTS": ["One.", "Two."], "final_decision": "no", "LONG_ANSWER": "It does not."}
 HUB = {

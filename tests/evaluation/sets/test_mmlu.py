@@ -6,9 +6,9 @@ import pytest
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_all, open_rows
 from fedllm_app.evaluation.sets import mmlu
 from fedllm_app.evaluation.suite import Answer, Means
-from fedllm_app.evaluation.test_rows import open_all, open_rows
 
 ROW = {"subject": "high_school_physics", "question": " What falls? ", "choices": ["w", "x", "y", "z"], "answer": 1}
 EXAMPLE = ROW | {"question": "Example 1?", "answer": 3}

@@ -5,9 +5,9 @@ from places import SHARED_DATA
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.evaluation.figures import value_of
+from fedllm_app.evaluation.set_rows import open_rows
 from fedllm_app.evaluation.sets.preferences import TASK, preference_task
 from fedllm_app.evaluation.suite import Answer, Means, Question, ScorePair, TestSet
-from fedllm_app.evaluation.test_rows import open_rows
 
 PAIR = {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"}
 

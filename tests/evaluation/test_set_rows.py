@@ -14,8 +14,8 @@ from places import SHARED_DATA
 from fedllm_app.data.errors import DataError
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation import hub_rows
+from fedllm_app.evaluation.set_rows import MissingSets, SetNotFound, find_files, open_all, open_rows
 from fedllm_app.evaluation.suite import EvaluationTask, Generate, TestSet, each
-from fedllm_app.evaluation.test_rows import MissingSets, SetNotFound, find_files, open_all, open_rows
 
 MMLU = TestSet("mmlu", "cais/mmlu", "test", 4, "MIT")
 
