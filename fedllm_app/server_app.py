@@ -106,7 +106,7 @@ def _suite_asker(
 ) -> Callable[[int, np.ndarray], None] | None:
     if not config.evaluate.suite:
         return None
-    from fedllm_app.evaluation.during import on_server  # needs torch, which a server without a suite does not
+    from fedllm_app.evaluation.during import on_server  # a server without a suite needs none of it
 
     return on_server(config, directory, start.merge)
 

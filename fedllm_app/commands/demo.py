@@ -13,8 +13,6 @@ from rich.table import Table
 
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.peft_directory import load_peft_directory
-from fedllm_app.client.build import resident_key
-from fedllm_app.client.local_client import peak_memory_mb
 from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.commands.run import new_directory, run_to_end
@@ -49,6 +47,9 @@ def _demo(parsed: argparse.Namespace, console: Console) -> int:
 
 def demo(config: Config, directory: Path, run: RunIt, console: Console) -> None:
     """Run the whole job into `directory`: two runs, the comparison, the figure, a sample."""
+    from fedllm_app.client.build import resident_key  # imports torch, which the other subcommands need not wait for
+    from fedllm_app.client.local_client import peak_memory_mb
+
     started = time.monotonic()
     console.rule("1/3 federated training: four clients, one domain each")
     run({"run.directory": str(directory / "federated")})

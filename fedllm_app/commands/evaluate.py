@@ -4,15 +4,18 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fedllm_app.commands.options import positive_integer
 from fedllm_app.errors import UserError
-from fedllm_app.evaluation.contestants import Contestant, find_contestants
-from fedllm_app.evaluation.evaluate import PLAIN, RUN, Settings
+from fedllm_app.evaluation.suite import PLAIN, RUN
 from fedllm_app.models.base import ModelValues
 from fedllm_app.paths import home
+
+if TYPE_CHECKING:
+    from fedllm_app.evaluation.contestants import Contestant
 
 _SHOWN = ("wrong", "right", "differ", "missing", "all")
 
@@ -64,7 +67,8 @@ class EvaluateError(UserError):
 
 
 def _evaluate(parsed: argparse.Namespace, console: Console) -> int:
-    from fedllm_app.evaluation import session
+    from fedllm_app.evaluation import session  # what imports torch is imported when it is needed
+    from fedllm_app.evaluation.evaluate import Settings
 
     if parsed.list:
         session.list_suites(console)
@@ -88,7 +92,9 @@ def _evaluate(parsed: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _checked(parsed: argparse.Namespace) -> list[Contestant]:
+def _checked(parsed: argparse.Namespace) -> "list[Contestant]":
+    from fedllm_app.evaluation.contestants import find_contestants
+
     if not parsed.suite:
         raise EvaluateError("--suite: name at least one suite; fedllm evaluate --list shows them")
     if parsed.seeds > 1 and not parsed.limit:
@@ -108,7 +114,7 @@ def _checked(parsed: argparse.Namespace) -> list[Contestant]:
     )
 
 
-def _base(parsed: argparse.Namespace, contestants: Sequence[Contestant]) -> ModelValues:
+def _base(parsed: argparse.Namespace, contestants: "Sequence[Contestant]") -> ModelValues:
     first = next((contestant.source for contestant in contestants if contestant.source), None)
     if first:
         return first.model

@@ -2,6 +2,9 @@
 
 On the server for sets that everybody knows; on the clients where the server has no base, or where every client has
 its own copy of the sets.
+
+Clients import this module whether or not they are asked a suite, so what imports torch and TRL is imported in
+functions.
 """
 
 import time
@@ -11,16 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fedllm_app.config.sections import Config
 from fedllm_app.config.values import adapter_values, model_values
 from fedllm_app.data.templates import get_template
-from fedllm_app.evaluation.answers import Answers
-from fedllm_app.evaluation.asking import Asker
 from fedllm_app.evaluation.figures import value_of
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
-from fedllm_app.evaluation.reading import SharedReader
 from fedllm_app.evaluation.sampling import drawn, questions_of
 from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.suite import Answer, EvaluationTask, Means, Question, ScorePair, Suite
@@ -70,6 +69,10 @@ class SuiteWatch:
 
     def figures(self, model: Resident, adapter: np.ndarray) -> dict[str, float]:
         """Every metric of the suite under the packed `adapter`, by "set/metric"; those without a value are left out."""
+        from fedllm_app.evaluation.answers import Answers
+        from fedllm_app.evaluation.asking import Asker
+        from fedllm_app.evaluation.reading import SharedReader
+
         shared = SharedReader(model.model.get_base_model()) if self._shares(model) else None
         context = context_length(model.location)
         bases: dict[str, list[Answer]] = {}
@@ -94,6 +97,8 @@ class SuiteWatch:
         return found
 
     def _shares(self, model: Resident) -> bool:
+        from fedllm_app.evaluation.reading import SharedReader
+
         base = model.model.get_base_model()
         return not self.virtual_tokens and model.head == "completion" and SharedReader(base).agrees() == ""
 
@@ -140,6 +145,8 @@ def on_server(
     key = ResidentKey(config.train.task, model_values(config), adapter_values(config))
 
     def ask(server_round: int, adapter: np.ndarray) -> None:
+        import torch
+
         began = time.perf_counter()
         threads = torch.get_num_threads()
         set_threads(0)  # the clients wait

@@ -16,10 +16,19 @@ from fedllm_app.evaluation.harness import ask_harness, task_of_samples
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.sampling import NothingToAsk, drawn, questions_of
-from fedllm_app.evaluation.suite import Answer, EvaluationTask, Grade, Means, Question, ScorePair, Suite, TestRow
+from fedllm_app.evaluation.suite import (
+    PLAIN,
+    RUN,
+    Answer,
+    EvaluationTask,
+    Grade,
+    Means,
+    Question,
+    ScorePair,
+    Suite,
+    TestRow,
+)
 from fedllm_app.runs.directory import PromptRecord
-
-RUN, PLAIN = "run", "plain"
 
 
 @dataclass(frozen=True)

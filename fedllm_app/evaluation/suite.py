@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+RUN, PLAIN = "run", "plain"
+"""How a set is asked: in the template of the run, or in its protocol's own text (`EvaluationTask.template`)."""
+
 TestRow = Mapping[str, Any]
 """A row of a test set by column name. `subset` names the file or the Hub configuration that it came from."""
 
