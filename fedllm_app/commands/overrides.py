@@ -10,6 +10,7 @@ import yaml
 from fedllm_app.config.parse import flatten
 from fedllm_app.config.sections import ConfigError, FlatConfig
 from fedllm_app.data.named_sets import NAMED_SETS, set_names
+from fedllm_app.evaluation.suite import DATA_FILE
 
 Value = bool | int | float | str
 
@@ -17,6 +18,7 @@ _KEY = r"[A-Za-z][\w-]*(?:\.[\w-]+)+"
 _PAIR = re.compile(rf"({_KEY})=(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\S*)(?=\s|$)")
 _NEXT_KEY = re.compile(rf"\s{_KEY}=")
 _FILES = (".toml", ".yaml", ".yml")
+_PATHS = ("adapter.start", "evaluate.suite-data")
 
 
 def read_overrides(given: Sequence[str], defaults: FlatConfig) -> dict[str, Value]:
@@ -114,9 +116,14 @@ def resolve_paths(flat: Mapping[str, Value], here: Path, local: bool) -> dict[st
     stays as it is.
     """
     resolved = dict(flat)
-    for key in ("run.directory", "adapter.start") if local else ("adapter.start",):
+    for key in ("run.directory", *_PATHS) if local else _PATHS:
         if resolved.get(key):
             resolved[key] = _absolute(str(resolved[key]), here)
+    suite = str(resolved.get("evaluate.suite", ""))
+    if suite.startswith(DATA_FILE):
+        resolved["evaluate.suite"] = DATA_FILE + _absolute(suite.removeprefix(DATA_FILE), here)
+    elif suite.endswith(".py"):
+        resolved["evaluate.suite"] = _absolute(suite, here)
     template = str(resolved.get("data.template", ""))
     if template.endswith(".jinja"):
         resolved["data.template"] = _absolute(template, here)

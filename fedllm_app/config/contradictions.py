@@ -75,7 +75,8 @@ def _suite_contradictions(config: Config) -> list[str]:
             'evaluate.suite-at = "clients", or use fedllm evaluate after the run'
         )
     file = evaluate.suite.removeprefix("file:")
-    if (file != evaluate.suite or "/" in file) and not Path(file).is_absolute():
+    is_path = file != evaluate.suite or "/" in file or file.endswith(".py")
+    if is_path and not Path(file).is_absolute():
         problems.append(f"evaluate.suite = {evaluate.suite!r}: must be a name, or an absolute path")
     if evaluate.suite_data and not Path(evaluate.suite_data).is_absolute():
         problems.append(f"evaluate.suite-data = {evaluate.suite_data!r}: must be an absolute path")

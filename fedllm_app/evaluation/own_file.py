@@ -16,6 +16,7 @@ from fedllm_app.data.readers.folders import files_of
 from fedllm_app.data.schemas import UnknownSchema
 from fedllm_app.evaluation.answer_overlap import exact_match, rouge_l, token_f1
 from fedllm_app.evaluation.suite import (
+    DATA_FILE,
     Answer,
     EvaluationTask,
     Grade,
@@ -31,8 +32,6 @@ from fedllm_app.paths import home
 
 if TYPE_CHECKING:
     from fedllm_app.data.sources import Source
-
-PREFIX = "file:"
 
 _NATS, _TOKENS = "nats", "tokens"
 
@@ -110,10 +109,10 @@ def file_suite(path: str) -> Suite:
     try:
         source = _opened(place, Example.kind)
     except UnknownSchema as error:
-        return Suite(f"{PREFIX}{path}", f"pairs of answers of {place}", (_pairs_task(place, error),))
+        return Suite(f"{DATA_FILE}{path}", f"pairs of answers of {place}", (_pairs_task(place, error),))
     test = _test_set(place, source, lambda: [row_of(row) for row in source.examples(range(len(source)))])
     task = answer_task(test, f"{RULE} {'; '.join(source.notes())}.")
-    return Suite(f"{PREFIX}{path}", f"{len(source):,} rows of {place}", (task,))
+    return Suite(f"{DATA_FILE}{path}", f"{len(source):,} rows of {place}", (task,))
 
 
 def _pairs_task(place: Path, no_example: UnknownSchema) -> EvaluationTask:

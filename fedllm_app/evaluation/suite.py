@@ -12,6 +12,9 @@ from typing import Any, Literal, Protocol
 RUN, PLAIN = "run", "plain"
 """How a set is asked: in the template of the run, or in its protocol's own text (`EvaluationTask.template`)."""
 
+DATA_FILE = "file:"
+"""What comes before the path of a data file that is a suite (`own_file`)."""
+
 TestRow = Mapping[str, Any]
 """A row of a test set by column name. `subset` names the file or the Hub configuration that it came from."""
 

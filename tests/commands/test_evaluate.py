@@ -189,6 +189,7 @@ def test_a_suite_changes_nothing_of_the_training(run_config, own_suite, tmp_path
     [
         ({"evaluate.suite": "finance", "evaluate.every": 0}, "never be asked"),
         ({"evaluate.suite": "own/suite.py"}, "absolute path"),
+        ({"evaluate.suite": "suite.py"}, "absolute path"),
         ({"evaluate.suite": "file:rows.jsonl"}, "absolute path"),
         ({"evaluate.suite": "finance", "evaluate.suite-data": "sets"}, "evaluate.suite-data"),
         ({"evaluate.suite": "finance", "strategy.name": "local"}, "the server has no adapter to ask"),

@@ -107,5 +107,26 @@ def test_relative_paths_are_those_of_the_working_directory(tmp_path):
         "data.template": "chatml",
         "model.name": "a/b",
         "data.name": "gsm8k",
+        "evaluate.suite": "finance",
+        "evaluate.suite-data": "",
     }
     assert resolve_paths(kept, tmp_path, local=True) == kept
+
+
+@pytest.mark.parametrize(
+    ("suite", "resolved"),
+    [
+        ("own.py", "{here}/own.py"),
+        ("../own.py", "{above}/own.py"),
+        ("file:rows.jsonl", "file:{here}/rows.jsonl"),
+        ("file:/data/rows.jsonl", "file:/data/rows.jsonl"),
+    ],
+)
+def test_a_suite_that_is_a_file_is_one_of_the_working_directory(suite, resolved, tmp_path):
+    """Over a connection as well: there, too, the path of the terminal means nothing as it stands."""
+    flat = {"evaluate.suite": suite, "evaluate.suite-data": "sets"}
+    for local in (True, False):
+        assert resolve_paths(flat, tmp_path, local) == {
+            "evaluate.suite": resolved.format(here=tmp_path, above=tmp_path.parent),
+            "evaluate.suite-data": str(tmp_path / "sets"),
+        }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm_app.errors import UserError
-from fedllm_app.evaluation.suite import EvaluationTask, Suite, TestSet
+from fedllm_app.evaluation.suite import DATA_FILE, EvaluationTask, Suite, TestSet
 
 SUITES = (
     "general",
@@ -31,8 +31,7 @@ SUITES = (
 BUILT_IN = "builtin"
 """The suite of the corpus that comes with the app."""
 
-_FILE = "file:"
-_OTHERS = f"the path of a Python file with SUITE, or {_FILE}PATH for a data file"
+_OTHERS = f"the path of a Python file with SUITE, or {DATA_FILE}PATH for a data file"
 
 
 class UnknownSuite(UserError):
@@ -61,10 +60,10 @@ def load_suite(name: str) -> Suite:
     DataError
         The data file cannot be read.
     """
-    if name.startswith(_FILE):
+    if name.startswith(DATA_FILE):
         from fedllm_app.evaluation.own_file import file_suite
 
-        return file_suite(name.removeprefix(_FILE))
+        return file_suite(name.removeprefix(DATA_FILE))
     if name.endswith(".py"):
         return _of_file(Path(name).expanduser())
     if name in (*SUITES, BUILT_IN):
@@ -77,7 +76,7 @@ def _hint(name: str) -> str:
     near = difflib.get_close_matches(name.lower().replace("_", "-"), [*SUITES, BUILT_IN], n=1)
     if near:
         return f" Did you mean {near[0]!r}?"
-    return f" Did you mean '{_FILE}{name}'?" if os.path.exists(name) else ""
+    return f" Did you mean '{DATA_FILE}{name}'?" if os.path.exists(name) else ""
 
 
 def _of_file(path: Path) -> Suite:
