@@ -31,6 +31,11 @@ class ProductMean(FedAvg):
         """Keep the layout; nothing was received yet."""
         self.layout, self.replies, self.kept = layout, [], []
 
+    def aggregate_train(self, server_round: int, replies):
+        """Forget what a round with too few replies has left."""
+        self.replies = []
+        return super().aggregate_train(server_round, replies)
+
     def round_numbers(self) -> dict[str, float]:
         """The share of energy, Σσ², that the last cut kept, the mean over the modules."""
         return {"kept-energy": float(np.mean(self.kept))} if self.kept else {}

@@ -12,6 +12,7 @@ from flwr.supercore import log
 
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
+from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
 from fedllm_app.federation.holdings import evaluating_clients, report_holdings
@@ -68,7 +69,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         log(WARNING, note)
         directory.journal("warning", reason=note)
     strategy.bind(start.travelling)
-    holdings = describe_clients(grid, nodes, start.travelling.hash, run.round_timeout, strategy.pooled)
+    holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
     report_holdings(holdings, directory)
     ledger = Ledger(directory, {client: holding.name for client, (holding, _) in holdings.items()})
     once = start.sent_once(nodes)
@@ -78,6 +79,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
         manifest=start.travelling.hash,
         required=strategy.reply_arrays,
         timeout=run.round_timeout,
+        grace=config.clients.grace,
         ledger=ledger,
         chain=chain,
         once=once,
@@ -90,7 +92,17 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
 
     evaluating = evaluating_clients({client: holding for client, (holding, _) in holdings.items()})
     rounds = Rounds(
-        strategy, schedule, exchange, ledger, chain, once, start.travelling.hash, save, evaluating, ask_suite
+        strategy,
+        schedule,
+        exchange,
+        ledger,
+        chain,
+        once,
+        start.travelling.hash,
+        save,
+        evaluating,
+        ask_suite,
+        Quorum.of(config.clients),
     )
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))

@@ -58,6 +58,8 @@ class Watch:
             "evaluation": self._evaluation,
             "suite": self._suite,
             "refused": self._refused,
+            "late": self._late,
+            "too-few": self._too_few,
             "failed": self._failed,
         }.get(event["event"])
         if show:
@@ -142,6 +144,18 @@ class Watch:
             markup=False,
             highlight=False,
         )
+
+    def _late(self, event: dict) -> None:
+        self.console.print(
+            f"  client {event['client']} ({event['name']}), round {event['round']}: {event['reason']}",
+            style="yellow",
+            markup=False,
+            highlight=False,
+        )
+
+    def _too_few(self, event: dict) -> None:
+        text = f"round {event['round']} does not count: {event['reason']}"
+        self.console.print(text, style="yellow", markup=False, highlight=False)
 
     def _warning(self, event: dict) -> None:
         self.console.print(f"warning: {event['reason']}", style="yellow", markup=False, highlight=False)

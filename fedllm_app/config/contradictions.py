@@ -26,6 +26,11 @@ def contradictions(config: Config) -> list[str]:
         problems.append(
             f"clients.per-round = {clients.per_round}: must be between 0 (all) and clients.number = {clients.number}"
         )
+    if clients.enough < clients.minimum:
+        problems.append(
+            f"clients.enough = {clients.enough:g}: must be at least clients.minimum = {clients.minimum:g}, or a round "
+            "would be closed before it is one"
+        )
     if train.min_learning_rate == 0 and train.rounds > 1:
         problems.append(
             "train.min-learning-rate = 0.0: the last round trains at this rate and would change nothing: set it above 0"

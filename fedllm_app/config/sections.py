@@ -47,6 +47,7 @@ class RunConfig(_Section):
     directory: str
     checkpoint_every: NotNegative
     wait_timeout: Annotated[float, Field(gt=0)]
+    describe_timeout: Annotated[float, Field(gt=0)]
     round_timeout: Annotated[float, Field(gt=0)]
     threads: NotNegative
 
@@ -117,10 +118,18 @@ class DataConfig(_Section):
 
 
 class ClientsConfig(_Section):
-    """How many clients there are (0: one a node) and how many take part in a round (0: all)."""
+    """How many clients there are (0: one a node), how many take part in a round (0: all), and how many must answer.
+
+    `minimum` and `enough` are shares of the clients drawn, `grace` is in seconds.
+    """
 
     number: NotNegative
     per_round: NotNegative
+    minimum: Annotated[float, Field(ge=0, le=1)]
+    enough: Annotated[float, Field(gt=0, le=1)]
+    grace: Annotated[float, Field(ge=0)]
+    too_few: Literal["repeat", "skip"]
+    retries: NotNegative
 
 
 class TrainConfig(_Section):

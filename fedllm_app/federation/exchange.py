@@ -1,5 +1,6 @@
 """How the replies of a round come in: one by one and checked, or, for other exchanges, as their sum."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +8,11 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.ledger import Ledger
 from fedllm_app.federation.reply_checks import UnreadableArray, array_problem, reply_arrays, reply_problem
 from fedllm_app.federation.sent_once import SentOnce
-from fedllm_app.federation.transport import ask
+from fedllm_app.federation.transport import LateReplies, ask
 from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, vectors_record
 from fedllm_app.updates.chain import UpdateChain
 from fedllm_app.updates.update import UpdateError
@@ -26,6 +28,8 @@ class RoundRequest:
         `MessageType.TRAIN` or `MessageType.EVALUATE`.
     contents : Mapping[int, RecordDict]
         The message to each client.
+    enough : int | None
+        Usable replies after which the others have the grace time only; None: all are waited for.
     accepted : list[int]
         Filled while the replies come in: the clients whose replies were used.
     """
@@ -33,6 +37,7 @@ class RoundRequest:
     server_round: int
     kind: str
     contents: Mapping[int, RecordDict]
+    enough: int | None = None
     accepted: list[int] = field(default_factory=list)
 
 
@@ -66,6 +71,8 @@ class PlainExchange(Exchange):
         Names of the arrays that the strategy needs of a training reply.
     timeout : float
         Seconds to wait for the replies of a round, `run.round-timeout`.
+    grace : float
+        Seconds to wait after enough replies, `clients.grace`.
     examples : Mapping[int, int] | None
         Training examples of each client as described before round 1, which no reply may exceed; None for pooled rows.
     """
@@ -78,45 +85,59 @@ class PlainExchange(Exchange):
         manifest: str,
         required: Sequence[str],
         timeout: float,
+        grace: float = 0.0,
         ledger: Ledger,
         chain: UpdateChain,
         once: SentOnce,
         examples: Mapping[int, int] | None = None,
     ) -> None:
         self.grid, self.nodes = grid, nodes
-        self.manifest, self.required, self.timeout = manifest, required, timeout
+        self.manifest, self.required = manifest, required
+        self.timeout, self.grace = timeout, grace
         self.ledger, self.chain, self.once = ledger, chain, once
         self.examples = examples or {}
+        self.late = LateReplies(ledger.late)
 
     def replies(self, request: RoundRequest) -> Iterator[Message]:
         """See `Exchange`."""
         addressed = {client: (self.nodes[client], content) for client, content in request.contents.items()}
         for content in request.contents.values():
             self.ledger.sent(content)
-        for client, answer in ask(self.grid, addressed, request.kind, self.timeout):
-            content = request.contents[client]
-            usable, problem = self._decoded(client, answer, content, request.kind)
-            if problem is not None:
-                self.once.refused(client)
-                self.ledger.refused(request.server_round, client, request.kind, problem)
+        closing = Closing(self.timeout, enough=request.enough, grace=self.grace)
+        self.late.server_round = request.server_round
+        usable = functools.partial(self._usable, request)
+        for client, answer in ask(self.grid, addressed, request.kind, closing, usable, self.late):
+            if answer is None:
+                self._refused(request, client, closing.reason())
                 continue
+            content = request.contents[client]
+            decoded = self._decoded(client, answer, content, request.kind)[0] if self.chain.steps else None
             request.accepted.append(client)
             self.once.received(client)
             self.ledger.accepted(request.server_round, client, request.kind, content, answer)
-            if usable is not None:
-                answer.content[ARRAYS] = usable
+            if decoded is not None:
+                answer.content[ARRAYS] = decoded
             # Flower's strategies insist on exactly one ArrayRecord and one MetricRecord.
             del answer.content[CONFIG]
-            del usable
+            del decoded
             yield answer
             del answer  # the next reply may be long in coming; this one is the strategy's alone
 
+    def _usable(self, request: RoundRequest, client: int, answer: Message) -> bool:
+        """Whether a reply can be used, as it arrives: one that cannot must neither wait nor count."""
+        _, problem = self._decoded(client, answer, request.contents[client], request.kind)
+        if problem is not None:
+            self._refused(request, client, problem)
+        return problem is None
+
+    def _refused(self, request: RoundRequest, client: int, reason: str) -> None:
+        self.once.refused(client)
+        self.ledger.refused(request.server_round, client, request.kind, reason)
+
     def _decoded(
-        self, client: int, answer: Message | None, sent: RecordDict, kind: str
+        self, client: int, answer: Message, sent: RecordDict, kind: str
     ) -> tuple[ArrayRecord | None, str | None]:
         """The arrays of a reply if the update chain changes them, and why the reply cannot be used."""
-        if answer is None:
-            return None, f"no reply within run.round-timeout = {self.timeout:g} s"
         most = self.examples.get(client) if kind == MessageType.TRAIN else None
         problem = reply_problem(answer, self.manifest, client, most)
         if problem is not None or kind != MessageType.TRAIN:

@@ -1,6 +1,6 @@
 """The books of a run: what was sent, received and refused, each line in the journal, and the totals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, RecordDict
@@ -58,6 +58,10 @@ class Ledger:
         self.totals.refused += 1
         self.directory.journal("refused", **self._place(server_round, client), during=during, reason=reason)
 
+    def late(self, server_round: int, client: int) -> None:
+        """Note a reply that came after its round was closed."""
+        self.directory.journal("late", **self._place(server_round, client), reason="late, discarded")
+
     def accepted(self, server_round: int, client: int, during: str, sent: RecordDict, answer: Message) -> None:
         """Note a usable reply, its numbers and its bytes, before anything of it is decoded."""
         numbers = dict(answer.content[METRICS])
@@ -74,6 +78,10 @@ class Ledger:
         for client in clients:
             self.totals.positions[client] += steps
             self.totals.versions[client] = server_round
+
+    def named(self, clients: Iterable[int]) -> str:
+        """Clients by number and name, in order."""
+        return ", ".join(f"{client} {self.names[client]}" for client in sorted(clients))
 
     def _place(self, server_round: int, client: int) -> dict[str, object]:
         return {"round": server_round, "client": client, "name": self.names[client]}

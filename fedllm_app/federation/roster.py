@@ -12,6 +12,7 @@ from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedllm_app.errors import UserError
+from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.holdings import Holdings
 from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.messages import CONFIG, ClientHolding, plain_text
@@ -100,9 +101,9 @@ def describe_clients(
     }
     holdings: Holdings = {}
     problems = []
-    for client, answer in ask(grid, requests, DESCRIBE, timeout):
+    for client, answer in ask(grid, requests, DESCRIBE, Closing(timeout)):
         if answer is None:
-            problems.append(f"client {client}: no answer within {timeout:g} s")
+            problems.append(f"client {client}: no answer within run.describe-timeout = {timeout:g} s")
         elif answer.has_error():
             problems.append(plain_text(answer.error.reason or "") or f"client {client}: error {answer.error.code}")
         elif answer.content[CONFIG]["manifest"] != manifest:
@@ -118,7 +119,7 @@ def describe_clients(
 def _identify(grid: Grid, node_ids: list[int], timeout: float) -> list[Node]:
     requests = {node_id: (node_id, RecordDict({CONFIG: ConfigRecord({})})) for node_id in node_ids}
     nodes = []
-    for node_id, answer in ask(grid, requests, IDENTIFY, timeout):
+    for node_id, answer in ask(grid, requests, IDENTIFY, Closing(timeout)):
         if answer is None or answer.has_error():
             reason = "no answer" if answer is None else plain_text(answer.error.reason or "")
             raise NoReply(f"node {node_id} could not say who it is: {reason}")

@@ -5,14 +5,16 @@ and gets only replies that the exchange has checked; everything else that a run 
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedllm_app.errors import UserError
+from fedllm_app.federation.closing import Quorum, TooFewReplies
 from fedllm_app.federation.exchange import Exchange, RoundRequest
 from fedllm_app.federation.ledger import Ledger, journal_keys
 from fedllm_app.federation.schedule import RoundPlan, Schedule
@@ -67,6 +69,8 @@ class Rounds:
         Writes a checkpoint.
     evaluating : Collection[int] | None
         The clients that have held-out rows, which alone are asked to evaluate; None for all.
+    quorum : Quorum
+        How many usable replies make a round, and what becomes of one with fewer.
     ask_suite : Callable[[int, np.ndarray], None] | None
         Given the round and the global adapter (the part that travels) after the clients have evaluated it.
     """
@@ -81,6 +85,7 @@ class Rounds:
     save: Callable[[Checkpoint], None]
     evaluating: Collection[int] | None = None
     ask_suite: Callable[[int, np.ndarray], None] | None = None
+    quorum: Quorum = Quorum()
 
     def run(self, initial: np.ndarray) -> np.ndarray:
         """Run all rounds from the packed adapter `initial` and return the last global adapter."""
@@ -88,29 +93,38 @@ class Rounds:
         before = self.schedule.round(0)
         if before.evaluates:
             self._evaluate(before, arrays)
+        failed = 0  # rounds in a row that had too few replies
         for plan in self.schedule.training():
-            arrays = self._train(plan, arrays)
+            arrays, failed = self._train_or_repeat(plan, arrays, failed)
             if plan.evaluates:
                 self._evaluate(plan, arrays)
             if plan.saves:
                 self.save(self._checkpoint(plan.number, arrays))
         return arrays[ADAPTER].numpy()
 
+    def _train_or_repeat(self, plan: RoundPlan, arrays: ArrayRecord, failed: int) -> tuple[ArrayRecord, int]:
+        """One round, repeated or skipped where it had too few usable replies; and how many had, in a row until now."""
+        while True:
+            try:
+                return self._train(plan, arrays), 0
+            except TooFewReplies as few:
+                failed += 1
+                if failed > self.quorum.retries:
+                    self._give_up(plan.number, arrays, few)
+                if self.quorum.too_few == "skip":
+                    return arrays, failed
+
     def _train(self, plan: RoundPlan, arrays: ArrayRecord) -> ArrayRecord:
+        """One round from `arrays`: the next global adapter. `TooFewReplies`, and nothing changed, if it was none."""
         journal = self.ledger.directory.journal
         journal("round-started", round=plan.number, clients=plan.clients, learning_rate=plan.learning_rate)
         started = time.perf_counter()
         grid = DrawnClients(plan.clients)
         configured = self.strategy.configure_train(plan.number, arrays, ConfigRecord(), grid)
         request = self._request(MessageType.TRAIN, configured, plan.number, plan.learning_rate)
-        replies = self.exchange.replies(request)
+        replies = self._replies_of_a_round(request)
         aggregated, metrics = self.strategy.aggregate_train(plan.number, replies)
-        for _ in replies:  # a strategy may stop early; what was sent is still received and journaled
-            pass
-        if not request.accepted:
-            raise RunFailed(
-                f"round {plan.number}: no client of {len(request.contents)} gave a usable reply; see the journal"
-            )
+        self._drain(plan, replies)
         self.ledger.trained(plan.number, request.accepted, self.schedule.local_steps)
         if aggregated is not None:
             arrays = self._next(aggregated, arrays, plan.number)
@@ -125,6 +139,49 @@ class Rounds:
             **journal_keys(self.strategy.round_numbers()),
         )
         return arrays
+
+    def _replies_of_a_round(self, request: RoundRequest) -> Iterator[Message]:
+        """The usable replies. Where they are too few, the last is followed by `TooFewReplies`.
+
+        Strategies read all replies before they change anything of their own, so the exception, which comes where their
+        step would, leaves them as they were; no copy of their state is needed.
+        """
+        yield from self.exchange.replies(request)
+        asked, answered = set(request.contents), set(request.accepted)
+        least = self.quorum.least(len(asked), self.strategy.minimum_replies)
+        if len(answered) >= least:
+            return
+        named = self.ledger.named
+        reason = (
+            f"{len(answered)} of {len(asked)} clients gave a usable reply ({named(answered) or 'nobody'}) and {least} "
+            f"are needed (clients.minimum = {self.quorum.minimum:g}); without one: {named(asked - answered)}"
+        )
+        clients = {"asked": sorted(asked), "answered": sorted(answered)}
+        self.ledger.directory.journal("too-few", round=request.server_round, **clients, reason=reason)
+        raise TooFewReplies(reason)
+
+    def _drain(self, plan: RoundPlan, replies: Iterator[Message]) -> None:
+        """A strategy may stop early; what was sent is still received and journaled."""
+        try:
+            for _ in replies:
+                pass
+        except TooFewReplies as few:
+            raise RunFailed(
+                f"round {plan.number}: {few}. It cannot be repeated: {type(self.strategy).__name__} had taken its step "
+                "before it had read all replies"
+            ) from few
+
+    def _give_up(self, server_round: int, arrays: ArrayRecord, few: TooFewReplies) -> NoReturn:
+        """Fail, with a checkpoint of the last round that was one."""
+        before = server_round - 1
+        if before and not self.schedule.round(before).saves:
+            self.save(self._checkpoint(before, arrays))
+        path = self.ledger.directory.path
+        go_on = f"go on after round {before} with fedllm run --resume {path}" if before else "start the run again"
+        raise RunFailed(
+            f"round {server_round}: {few}. It was the {self.quorum.retries + 1}. time in a row, and clients.retries = "
+            f"{self.quorum.retries}. The journal says why each client was refused; mend that, and {go_on}"
+        ) from few
 
     def _evaluate(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
         self._evaluate_on_clients(plan, arrays)
@@ -167,7 +224,8 @@ class Rounds:
             if lacking:
                 content[ARRAYS] = ArrayRecord({**message.content[ARRAYS], **lacking})
             contents[client] = content
-        return RoundRequest(server_round, kind, contents)
+        enough = self.quorum.enough_of(len(contents), self.strategy.minimum_replies)
+        return RoundRequest(server_round, kind, contents, enough)
 
     def _next(self, aggregated: ArrayRecord, sent: ArrayRecord, server_round: int) -> ArrayRecord:
         """The strategy's result as float32 under our key; it must have the adapter's shape and be finite."""

@@ -2,18 +2,53 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedllm_app.errors import UserError
+from fedllm_app.federation.closing import Closing
 
 _PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink
+_MARGIN = (
+    10.0  # seconds that a message outlives its closing, so that Flower's "message expired" never comes before ours
+)
+_GONE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
 
 
 class NoReply(UserError):
     """What was waited for did not come in time."""
+
+
+class LateReplies:
+    """Replies that come after their round was closed: received, told and thrown away, never another round's reply.
+
+    Parameters
+    ----------
+    note : Callable[[int, int], None]
+        Given the round and the client of a late reply.
+    """
+
+    def __init__(self, note: Callable[[int, int], None]) -> None:
+        self._note = note
+        self._waiting: dict[str, tuple[int, int]] = {}
+        self.server_round = 0
+
+    def expect(self, messages: Mapping[str, int]) -> None:
+        """Messages of `server_round`, id to client, that nobody waits for any more."""
+        self._waiting |= {message_id: (self.server_round, client) for message_id, client in messages.items()}
+
+    def message_ids(self) -> list[str]:
+        """What may still be answered."""
+        return list(self._waiting)
+
+    def came(self, reply: Message) -> None:
+        """Throw a reply away. What Flower answers for a message that expired, or for a lost node, is nobody's reply."""
+        place = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+        if place is not None and not (reply.has_error() and reply.error.code in _GONE):
+            self._note(*place)
 
 
 def wait_for_nodes(grid: Grid, number: int, timeout: float) -> list[int]:
@@ -30,53 +65,84 @@ def wait_for_nodes(grid: Grid, number: int, timeout: float) -> list[int]:
 
 
 def ask(
-    grid: Grid, requests: Mapping[int, tuple[int, RecordDict]], message_type: str, timeout: float
+    grid: Grid,
+    requests: Mapping[int, tuple[int, RecordDict]],
+    message_type: str,
+    closing: Closing,
+    usable: Callable[[int, Message], bool] | None = None,
+    late: LateReplies | None = None,
 ) -> Iterator[tuple[int, Message | None]]:
     """Send each client its content and yield `(client, reply)` in the order of the clients, as early as that allows.
 
     A fixed order makes sums over replies, and so the whole run, independent of who answers first; a reply that comes
     early waits for those before it and is let go as soon as it was handed on. None stands for a client that did not
-    answer within `timeout` seconds, or that could not be reached.
+    answer before the closing, or that could not be reached.
 
-    `requests` maps a client to (node id, content). Replies are matched by the message they answer, because Flower
-    answers for a lost node under another node's id.
+    Parameters
+    ----------
+    requests : Mapping[int, tuple[int, RecordDict]]
+        By client, node id and content. Replies are matched by the message they answer, because Flower answers for a
+        lost node under another node's id.
+    closing : Closing
+        When replies are no longer waited for. It is told of usable ones.
+    usable : Callable[[int, Message], bool] | None
+        Looks at every reply when it arrives; one that is not usable is let go and not yielded. None: all are.
+    late : LateReplies | None
+        Takes note of the messages that were not answered before the closing, and of the replies that come after all.
     """
     pending: dict[str, int] = {}
     for client, (node, content) in requests.items():
-        message = Message(content, dst_node_id=node, message_type=message_type, ttl=timeout)
+        message = Message(content, dst_node_id=node, message_type=message_type, ttl=closing.timeout + _MARGIN)
         for message_id in grid.push_messages([message]):
             if message_id is not None:
                 pending[message_id] = client
     unreachable = requests.keys() - pending.values()
-    yield from _in_order(list(requests), unreachable, _arrivals(grid, pending, timeout))
+    closing.begin()
+    arrivals = _arrivals(grid, pending, closing, late)
+    yield from _in_order(list(requests), unreachable, arrivals, closing, usable)
+    if late is not None:
+        late.expect(pending)
 
 
-def _arrivals(grid: Grid, pending: dict[str, int], timeout: float) -> Iterator[tuple[int, Message]]:
-    deadline = time.monotonic() + timeout
-    late = False
-    while pending and not late:
-        late = time.monotonic() >= deadline  # one more look: a reply may have come while another was aggregated
-        arrived = deque(grid.pull_messages(list(pending)))
+def _arrivals(
+    grid: Grid, pending: dict[str, int], closing: Closing, late: LateReplies | None
+) -> Iterator[tuple[int, Message]]:
+    over = False
+    while pending and not over:
+        over = closing.over()  # one more look: a reply may have come while another was aggregated
+        arrived = deque(grid.pull_messages([*pending, *(late.message_ids() if late else ())]))
         while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
             client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
-            if client is None:
-                arrived.popleft()
-            else:
+            if client is not None:
                 yield client, arrived.popleft()
-        if pending and not late:
+            elif late is not None:
+                late.came(arrived.popleft())
+            else:
+                arrived.popleft()
+        if pending and not over:
             time.sleep(_PULL_INTERVAL)
 
 
 def _in_order(
-    clients: list[int], unreachable: Iterable[int], arrivals: Iterable[tuple[int, Message]]
+    clients: list[int],
+    unreachable: Iterable[int],
+    arrivals: Iterable[tuple[int, Message]],
+    closing: Closing,
+    usable: Callable[[int, Message], bool] | None,
 ) -> Iterator[tuple[int, Message | None]]:
     early: dict[int, Message | None] = dict.fromkeys(unreachable)
+    dropped: set[int] = set()
     arrivals = iter(arrivals)
     for client in clients:
-        while client not in early:
+        while client not in early and client not in dropped:
             arrived = next(arrivals, None)
             if arrived is None:
                 break
-            early[arrived[0]] = arrived[1]
+            if usable is None or usable(*arrived):
+                closing.usable()
+                early[arrived[0]] = arrived[1]
+            else:
+                dropped.add(arrived[0])
             del arrived
-        yield client, early.pop(client, None)
+        if client not in dropped:
+            yield client, early.pop(client, None)

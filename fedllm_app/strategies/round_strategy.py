@@ -24,6 +24,9 @@ class RoundStrategy:
 
     The defaults describe a strategy without state that averages single replies.
 
+    `aggregate_train` reads all replies before it changes anything that outlives the call. Where a round has too few of
+    them, the iteration ends with an exception that it lets pass, and the round may be repeated.
+
     Attributes
     ----------
     sent_arrays, reply_arrays : tuple[str, ...]
@@ -32,6 +35,8 @@ class RoundStrategy:
         One client trains on the rows of all; the run is refused where a site has rows of its own.
     needs_single_replies : bool
         It compares replies with each other: their sum is not enough.
+    minimum_replies : int
+        Fewer usable replies are no round.
     fixed_coordinates : bool
         A coordinate of the vector means the same in every round. What accumulates by coordinate (momentum, error
         feedback) needs that.
@@ -41,6 +46,7 @@ class RoundStrategy:
     reply_arrays: ClassVar[tuple[str, ...]] = (ADAPTER,)
     pooled: ClassVar[bool] = False
     needs_single_replies: ClassVar[bool] = False
+    minimum_replies: int = 1
     fixed_coordinates: ClassVar[bool] = True
 
     def bind(self, layout: Layout) -> None:

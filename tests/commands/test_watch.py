@@ -44,6 +44,8 @@ def test_lines_of_a_run():
             {"event": "round", "round": 1, "train_loss": 1.5, "clients": [0], "seconds": 3.21},
             {"event": "evaluation", "round": 1, "eval_loss": 0.25, "exact_match": 0.5},
             {"event": "refused", "client": 0, "name": "math", "round": 2, "during": "train", "reason": "NaN came"},
+            {"event": "late", "client": 0, "name": "math", "round": 1, "reason": "late, discarded"},
+            {"event": "too-few", "round": 2, "reason": "0 of 1 clients"},
         ],
         [
             {"round": 2, "client": 0, "step": 0, "steps": 2, "loss": None},
@@ -58,6 +60,8 @@ def test_lines_of_a_run():
         "round 1/2: training loss 1.500 from 1 clients in 3.2 s",
         "loss 0.250, exact match 0.500",
         "refused: client 0 (math), round 2, train: NaN came",
+        "client 0 (math), round 1: late, discarded",
+        "round 2 does not count: 0 of 1 clients",
         "round 2/2 · client 0 math · step 1/2 · loss 0.750",
     ):
         assert part in text

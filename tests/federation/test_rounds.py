@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
+from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.ledger import Ledger
 from fedllm_app.federation.rounds import Rounds, RunFailed
 from fedllm_app.federation.schedule import Schedule, choose_clients
 from fedllm_app.federation.sent_once import SentOnce
-from fedllm_app.messages import Assignment, adapter_record, failure, read_vectors, record_bytes, reply, vector_hash
+from fedllm_app.messages import (
+    Assignment,
+    adapter_record,
+    failure,
+    read_vectors,
+    record_bytes,
+    reply,
+    vector_hash,
+    vectors_record,
+)
 from fedllm_app.runs.directory import Checkpoint, RunDirectory, read_journal
 from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.registry import build_strategy
@@ -24,7 +34,10 @@ MOVES = {0: ([-0.8, 0.6], 1), 1: ([0.8, -0.2], 3), 2: ([8.0, 8.0], 4)}
 
 
 class Clients:
-    """Clients that answer x with x + their move; `bad` maps (round, client) to what is wrong with a reply."""
+    """Clients that answer x with x + their move.
+
+    `bad` maps (round, client) to what is wrong with a reply, or to a list of it for the first attempts of the round.
+    """
 
     def __init__(self, moves=MOVES, bad=None):
         self.moves, self.bad = moves, bad or {}
@@ -40,6 +53,8 @@ class Clients:
         if "reference" in vectors:
             self.references.append((job.server_round, job.client))
         wrong = self.bad.get((job.server_round, job.client))
+        if isinstance(wrong, list):
+            wrong = wrong.pop(0) if wrong else None
         if wrong == SILENT:
             return None
         if wrong == "error":
@@ -48,15 +63,20 @@ class Clients:
         if message.metadata.message_type == "evaluate":
             return reply(message, None, {"num-examples": examples, "eval-loss": 1.0 + job.client}, job.manifest)
         moved = vectors["adapter"] + np.float32(move)
+        more = {}
+        if "control" in vectors:
+            more["control-delta"] = np.float32(move)
         if wrong == "nan":
             moved[0] = np.nan
         metrics = {
             "num-examples": examples,
+            "client": job.client,
             "train-loss": 1.0 + job.client,
             "peak-memory-mb": 100.0 * (job.client + 1),
             "peak-gpu-memory-mb": 300.0 - 100.0 * job.client,
         }
-        return reply(message, adapter_record(moved), metrics, "other" if wrong == "manifest" else job.manifest)
+        arrays = vectors_record({"adapter": moved, **more})
+        return reply(message, arrays, metrics, "other" if wrong == "manifest" else job.manifest)
 
     def trained(self):
         return [job for kind, job in self.assigned if kind == "train"]
@@ -75,7 +95,15 @@ def loop(tmp_path, make_grid):
     """A function that makes the loop of some clients."""
 
     def make(
-        clients, strategy="fedavg", number=2, arrival=None, reference=None, timeout=5.0, evaluating=None, **schedule
+        clients,
+        strategy="fedavg",
+        number=2,
+        arrival=None,
+        reference=None,
+        timeout=5.0,
+        evaluating=None,
+        quorum=None,
+        **schedule,
     ):
         plan = {
             "rounds": 1,
@@ -87,6 +115,7 @@ def loop(tmp_path, make_grid):
             "checkpoint_every": 0,
             "seed": 7,
         }
+        quorum = quorum or Quorum(minimum=0.0)
         directory = RunDirectory(tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
         directory.create({})
         saved = []
@@ -100,12 +129,13 @@ def loop(tmp_path, make_grid):
             manifest="m",
             required=strategy.reply_arrays,
             timeout=timeout,
+            grace=quorum.grace,
             ledger=ledger,
             chain=chain,
             once=once,
         )
         plan = Schedule(clients=number, **plan | schedule)
-        rounds = Rounds(strategy, plan, exchange, ledger, chain, once, "m", saved.append, evaluating)
+        rounds = Rounds(strategy, plan, exchange, ledger, chain, once, "m", saved.append, evaluating, None, quorum)
         return Loop(rounds, grid, saved)
 
     return make
@@ -160,12 +190,129 @@ def test_a_bad_reply_is_dropped_with_its_reason_and_the_others_count(loop, wrong
     assert rounds.totals.refused == 1
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedavgm"])
-def test_a_round_without_a_usable_reply_ends_the_run(loop, strategy):
-    rounds = loop(Clients(bad={(2, 0): "nan", (2, 1): "error"}), strategy=strategy, rounds=3)
-    with pytest.raises(RunFailed, match="round 2: no client of 2 gave a usable reply"):
+class Stops(FedAvg):
+    """FedAvg of the first reply alone; the others are left unread."""
+
+    def aggregate_train(self, server_round, replies):
+        return super().aggregate_train(server_round, [next(replies)])
+
+
+EVERY = ["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedavgm", "scaffold", "local", "fedprox"]
+
+
+@pytest.mark.parametrize("strategy", EVERY)
+def test_a_round_with_too_few_replies_is_repeated_as_if_it_had_not_been(loop, strategy):
+    """Round 2 has one usable reply of two, then none, then both: the same final adapter, state, positions and versions
+    as without the failures, and each attempt sends what the first one sent."""
+    calm, troubled = Clients(), Clients(bad={(2, 0): [None, "nan"], (2, 1): ["error", SILENT]})
+    timing = {"rounds": 3, "checkpoint_every": 3, "timeout": 0.05, "quorum": Quorum(minimum=1.0)}
+    expected = loop(calm, strategy=strategy, **timing)
+    rounds = loop(troubled, strategy=strategy, **timing)
+    assert rounds.run(START).tobytes() == expected.run(START).tobytes()
+    (point,), (other,) = rounds.saved, expected.saved
+    assert {name: array.tolist() for name, array in point.strategy.items()} == {
+        name: array.tolist() for name, array in other.strategy.items()
+    }
+    assert (point.positions, point.versions) == (other.positions, other.versions)
+    assert [job for job in troubled.trained() if job.server_round == 2] == [
+        job for job in calm.trained() if job.server_round == 2
+    ] * 3
+    assert [(event["round"], event["answered"]) for event in events(rounds, "too-few")] == [(2, [0]), (2, [])]
+    assert [event["round"] for event in events(rounds, "round")] == [1, 2, 3]
+
+
+def test_a_flower_strategy_of_others_is_repeated_as_if_it_had_not_been(loop):
+    """Flower's FedAvgM keeps its momentum to itself."""
+    quorum = Quorum(minimum=1.0)
+    finals = []
+    for bad in ({}, {(2, 1): ["error", "error"]}):
+        strategy = build_strategy("flwr.serverapp.strategy.FedAvgM", {"server-momentum": 0.9}, 2)
+        rounds = loop(Clients(bad=bad), strategy=strategy, rounds=3, quorum=quorum)
+        finals.append(rounds.run(START).tobytes())
+    assert finals[0] == finals[1]
+    assert len(events(rounds, "too-few")) == 2
+
+
+def test_a_skipped_round_changes_nothing_and_the_schedule_goes_on(loop):
+    """Rounds 2 and 3 have one usable reply of two: (1, 2) + (0.4, 0) in rounds 1 and 4 alone."""
+    clients = Clients(bad={(2, 0): "error", (3, 1): "error"})
+    rounds = loop(clients, rounds=4, checkpoint_every=1, quorum=Quorum(minimum=1.0, too_few="skip"))
+    np.testing.assert_allclose(rounds.run(START), [1.8, 2.0], rtol=1e-6)
+    assert [event["round"] for event in events(rounds, "round")] == [1, 4]
+    assert [event["round"] for event in events(rounds, "too-few")] == [2, 3]
+    np.testing.assert_allclose([point.adapter[0] for point in rounds.saved], [1.4, 1.4, 1.4, 1.8], rtol=1e-6)
+    assert rounds.saved[2].versions == {0: 1, 1: 1}
+    assert rounds.saved[3].positions == {0: 10, 1: 10}
+
+
+@pytest.mark.parametrize(("too_few", "attempts"), [("repeat", [2, 2, 2]), ("skip", [2, 3, 4])])
+def test_after_so_many_times_in_a_row_the_run_fails_and_says_who_answered_and_what_to_do(loop, too_few, attempts):
+    """The checkpoint is that of the last round that was one, though none was due."""
+    bad = {(number, 0): "error" for number in range(2, 9)}
+    rounds = loop(Clients(bad=bad), rounds=8, quorum=Quorum(minimum=0.6, too_few=too_few, retries=2))
+    with pytest.raises(RunFailed) as caught:
         rounds.run(START)
-    assert [event["round"] for event in events(rounds, "round")] == [1]
+    said = str(caught.value)
+    assert "1 of 2 clients gave a usable reply (1 owner 1) and 2 are needed (clients.minimum = 0.6)" in said
+    assert "without one: 0 owner 0" in said
+    assert "3. time in a row" in said
+    assert f"fedllm run --resume {rounds.directory.path}" in said
+    assert [event["round"] for event in events(rounds, "too-few")] == attempts
+    (point,) = rounds.saved
+    assert point.server_round == attempts[-1] - 1
+    np.testing.assert_allclose(point.adapter, [1.4, 2.0], rtol=1e-6)
+
+
+def test_failures_are_counted_in_a_row(loop):
+    """Two in round 1, then two in round 2: never three in a row."""
+    bad = {(1, 0): ["error", "error"], (2, 1): ["error", "error"]}
+    rounds = loop(Clients(bad=bad), rounds=2, quorum=Quorum(minimum=1.0, retries=2))
+    np.testing.assert_allclose(rounds.run(START), [1.8, 2.0], rtol=1e-6)
+
+
+def test_a_robust_rule_has_the_replies_that_it_needs(loop):
+    """Krum with f = 1 needs 2 f + 3 = 5 replies; four of six are more than half and no round."""
+    moves = {client: ([0.1 * client, 0.0], 1) for client in range(6)}
+    bad = {(1, 0): ["error"], (1, 1): ["error"]}
+    rounds = loop(Clients(moves, bad), strategy="krum", number=6, quorum=Quorum(minimum=0.5))
+    rounds.run(START)
+    (event,) = events(rounds, "too-few")
+    assert event["answered"] == [2, 3, 4, 5]
+    assert "5 are needed" in event["reason"]
+
+
+def test_a_strategy_that_took_its_step_too_early_cannot_repeat(loop):
+    rounds = loop(Clients(bad={(1, 1): "error"}), strategy=Stops(), quorum=Quorum(minimum=1.0))
+    with pytest.raises(RunFailed, match="cannot be repeated: Stops had taken its step"):
+        rounds.run(START)
+
+
+def test_a_round_closes_when_enough_have_answered_and_the_late_reply_is_discarded(loop):
+    """Client 2 is silent in round 1 and would be waited for 60 s; 2 of 3 are enough. Its late reply is no update."""
+    clients = Clients(bad={(1, 2): SILENT, (2, 2): "error"})
+    quorum = Quorum(enough=0.6, grace=0.01)
+    rounds = loop(clients, number=3, rounds=2, timeout=60.0, quorum=quorum)
+    kept, answer, pull = [], rounds.grid.answer, rounds.grid.pull_messages
+
+    def remember(message):
+        reply_ = answer(message)
+        if reply_ is None:
+            job = Assignment.from_message(message)
+            kept.append(reply(message, adapter_record(START + np.float32(100)), {"num-examples": 4}, job.manifest))
+        return reply_
+
+    def look(message_ids):
+        there = [kept.pop()] if len(rounds.grid.sent) == 6 and kept else []
+        return [*there, *pull(message_ids)]
+
+    rounds.grid.answer, rounds.grid.pull_messages = remember, look
+    np.testing.assert_allclose(rounds.run(START), [1.8, 2.0], rtol=1e-6)
+    first, second = events(rounds, "refused")
+    assert (first["round"], first["client"]) == (1, 2)
+    assert "clients.grace = 0.01 s after 2 clients" in first["reason"]
+    assert second["round"] == 2
+    (late,) = events(rounds, "late")
+    assert (late["round"], late["client"], late["reason"]) == (1, 2, "late, discarded")
 
 
 def test_order_of_arrival_does_not_change_a_bit(loop):
@@ -299,13 +446,6 @@ def test_totals(loop):
     assert (rounds.totals.down, rounds.totals.up) == (4 * one, 4 * one)
     assert record_bytes(rounds.grid.sent[0].content) == one
     assert rounds.totals.peak == {"peak-memory-mb": 200.0, "peak-gpu-memory-mb": 300.0}
-
-
-class Stops(FedAvg):
-    """FedAvg of the first reply alone; the others are left unread."""
-
-    def aggregate_train(self, server_round, replies):
-        return super().aggregate_train(server_round, [next(replies)])
 
 
 def test_replies_that_the_strategy_leaves_are_received_all_the_same(loop):

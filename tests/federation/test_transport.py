@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
 
-from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
+from fedllm_app.federation.closing import Closing
+from fedllm_app.federation.transport import LateReplies, NoReply, ask, wait_for_nodes
 from fedllm_app.messages import adapter_record
 
 NODES = {0: 900, 1: 70, 2: 8000}  # client -> node
@@ -31,22 +32,27 @@ def arriving(*clients):
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_replies_come_in_the_order_of_the_clients(make_grid, order, at_once):
     grid = make_grid(echo, arrival=arriving(*order), at_once=at_once)
-    got = [(client, node_of(reply)) for client, reply in ask(grid, REQUESTS, "train", 5.0)]
+    got = [(client, node_of(reply)) for client, reply in ask(grid, REQUESTS, "train", Closing(5.0))]
     assert got == [(0, 900), (1, 70), (2, 8000)]
 
 
 def test_replies_come_as_early_as_the_order_allows(make_grid):
     """One reply a look, arriving 2, 0, 1: client 0 can be handed on after two looks, 1 and then 2 after three."""
     grid = make_grid(echo, arrival=arriving(2, 0, 1))
-    assert [(client, grid.pulls) for client, _ in ask(grid, REQUESTS, "train", 5.0)] == [(0, 2), (1, 3), (2, 3)]
+    assert [(client, grid.pulls) for client, _ in ask(grid, REQUESTS, "train", Closing(5.0))] == [
+        (0, 2),
+        (1, 3),
+        (2, 3),
+    ]
 
 
 def test_messages_are_addressed_and_limited_in_time(make_grid):
     grid = make_grid(echo)
-    list(ask(grid, REQUESTS, "query.identify", 5.0))
+    list(ask(grid, REQUESTS, "query.identify", Closing(5.0)))
     assert [message.metadata.dst_node_id for message in grid.sent] == [900, 70, 8000]
     assert {message.metadata.message_type for message in grid.sent} == {"query.identify"}
-    assert {message.metadata.ttl for message in grid.sent} == {5.0}
+    (ttl,) = {message.metadata.ttl for message in grid.sent}
+    assert 5.0 < ttl < 60.0  # longer than they are waited for: the deadline that is told is ours, not Flower's
 
 
 def test_one_node_may_serve_several_clients(make_grid):
@@ -59,13 +65,13 @@ def test_one_node_may_serve_several_clients(make_grid):
 
     order = {f"message-{number:04d}": -number for number in range(4)}
     grid = make_grid(same, arrival=lambda message: order[message.metadata.message_id])
-    got = [(client, node_of(reply)) for client, reply in ask(grid, requests, "train", 5.0)]
+    got = [(client, node_of(reply)) for client, reply in ask(grid, requests, "train", Closing(5.0))]
     assert got == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
 def test_whoever_is_silent_gives_none(make_grid):
     grid = make_grid(lambda message: None if message.metadata.dst_node_id == 70 else echo(message))
-    got = dict(ask(grid, REQUESTS, "train", 0.05))
+    got = dict(ask(grid, REQUESTS, "train", Closing(0.05)))
     assert list(got) == [0, 1, 2]
     assert got[1] is None
     assert node_of(got[0]) == 900
@@ -75,7 +81,7 @@ def test_whoever_is_silent_gives_none(make_grid):
 def test_whoever_cannot_be_reached_gives_none_without_waiting(make_grid):
     """One reply a look: two looks bring all that can come, and there is no third."""
     grid = make_grid(echo, unreachable=[70])
-    got = dict(ask(grid, REQUESTS, "train", 0.2))
+    got = dict(ask(grid, REQUESTS, "train", Closing(0.2)))
     assert grid.pulls == 2
     assert got[1] is None
     assert {client for client, reply in got.items() if reply is not None} == {0, 2}
@@ -84,7 +90,11 @@ def test_whoever_cannot_be_reached_gives_none_without_waiting(make_grid):
 def test_whoever_cannot_be_reached_holds_nobody_back(make_grid):
     """One reply a look: client 0 after one look, 1 at once, 2 after two."""
     grid = make_grid(echo, unreachable=[70], arrival=arriving(0, 2))
-    assert [(client, grid.pulls) for client, _ in ask(grid, REQUESTS, "train", 5.0)] == [(0, 1), (1, 1), (2, 2)]
+    assert [(client, grid.pulls) for client, _ in ask(grid, REQUESTS, "train", Closing(5.0))] == [
+        (0, 1),
+        (1, 1),
+        (2, 2),
+    ]
 
 
 def test_an_error_under_another_node_id_finds_its_client(make_grid):
@@ -97,7 +107,7 @@ def test_an_error_under_another_node_id_finds_its_client(make_grid):
         reply.metadata._src_node_id = 1
         return reply
 
-    got = dict(ask(make_grid(lost, arrival=arriving(2, 1, 0)), REQUESTS, "train", 5.0))
+    got = dict(ask(make_grid(lost, arrival=arriving(2, 1, 0)), REQUESTS, "train", Closing(5.0)))
     assert got[2].error.reason == "node lost"
     assert node_of(got[0]) == 900
 
@@ -109,7 +119,9 @@ def test_a_reply_that_nobody_asked_for_is_left_out(make_grid):
     old.metadata._message_id = "from-before"
     pull = grid.pull_messages
     grid.pull_messages = lambda ids: [Message(RecordDict({}), reply_to=old), *pull(ids)]
-    assert [(client, node_of(reply)) for client, reply in ask(grid, REQUESTS, "train", 5.0)] == list(NODES.items())
+    assert [(client, node_of(reply)) for client, reply in ask(grid, REQUESTS, "train", Closing(5.0))] == list(
+        NODES.items()
+    )
 
 
 def test_a_reply_is_let_go_once_it_was_handed_on(make_grid):
@@ -123,7 +135,7 @@ def test_a_reply_is_let_go_once_it_was_handed_on(make_grid):
         return pull(ids)
 
     grid.pull_messages = look
-    for _, reply in ask(grid, REQUESTS, "train", 5.0):
+    for _, reply in ask(grid, REQUESTS, "train", Closing(5.0)):
         handed_on.append(weakref.ref(reply.content["arrays"]["adapter"]))
         del reply
     assert len(handed_on) == 3
@@ -137,3 +149,57 @@ def test_waits_until_enough_nodes_are_there(make_grid):
 def test_too_few_nodes_in_time(make_grid):
     with pytest.raises(NoReply, match=r"1 of 2 clients connected within run\.wait-timeout = 0\.02 s"):
         wait_for_nodes(make_grid(echo, looks=[[5]]), 2, 0.02)
+
+
+def test_a_reply_that_is_not_usable_is_let_go_and_does_not_count(make_grid):
+    """Two usable replies of three close at once, and the third to arrive is the second usable one."""
+    closing = Closing(5.0, enough=2, grace=0.0)
+    seen = []
+
+    def usable(client, reply):
+        seen.append(client)
+        return client != 1
+
+    grid = make_grid(echo, arrival=arriving(0, 1, 2))
+    assert [client for client, _ in ask(grid, REQUESTS, "train", closing, usable)] == [0, 2]
+    assert seen == [0, 1, 2]
+
+
+def test_enough_replies_close_and_a_late_one_is_told_and_never_another_rounds(make_grid):
+    """Client 0 is slow: the first request closes with 1 and 2, and its reply arrives in the middle of the second."""
+    told = []
+    late = LateReplies(lambda *place: told.append(place))
+    slow, grid = [], make_grid(echo)
+
+    def answer(message):
+        first = message.metadata.dst_node_id == 900 and not slow
+        if first:
+            slow.append(echo(message))
+        return None if first else echo(message)
+
+    grid.answer = answer
+    late.server_round = 1
+    closing = Closing(60.0, enough=2, grace=0.01)
+    got = dict(ask(grid, REQUESTS, "train", closing, late=late))
+    assert got[0] is None
+    assert "clients.grace = 0.01 s after 2 clients" in closing.reason()
+    assert late.message_ids() == [slow[0].metadata.reply_to_message_id]
+
+    pull = grid.pull_messages
+    grid.pull_messages = lambda ids: [*([slow.pop()] if slow else []), *pull(ids)]
+    late.server_round = 2
+    again = dict(ask(grid, REQUESTS, "train", Closing(5.0), late=late))
+    assert told == [(1, 0)]
+    assert late.message_ids() == []
+    assert again[0].metadata.reply_to_message_id == grid.sent[3].metadata.message_id
+
+
+@pytest.mark.parametrize("code", [3, 4, 5])
+def test_what_flower_answers_for_a_message_that_is_gone_is_no_late_reply(make_grid, code):
+    told = []
+    late = LateReplies(lambda *place: told.append(place))
+    late.expect({"message-0000": 1})
+    old = Message(RecordDict({}), dst_node_id=900, message_type="train")
+    old.metadata._message_id = "message-0000"
+    late.came(Message(Error(code=code, reason="gone"), reply_to=old))
+    assert (told, late.message_ids()) == ([], [])

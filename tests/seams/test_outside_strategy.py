@@ -128,3 +128,26 @@ def test_a_strategy_of_flowers_runs_whole(run):
     assert found.result["adapter_moved"] > 1e-3
     assert [event["clients"] for event in found.events("round")] == [[0, 1, 2]] * 2
     assert any(np.abs(found.tensors[name] - fedavg.tensors[name]).max() > 1e-5 for name in fedavg.tensors)
+
+
+def test_the_product_forgets_a_round_that_is_repeated():
+    """The replies of the first attempt would count twice: 2 · diag(2, 0) and diag(0, 2) instead of one of each."""
+    replies = {0: (packed([1, 0], [2, 0], 4), 1), 1: (packed([0, 2], [0, 1], 0), 1)}
+
+    def broken(messages):
+        yield make_reply(messages[0], *replies[0])
+        raise RuntimeError("too few")
+
+    results = []
+    for attempts in (1, 2):
+        strategy = build_strategy(NAME, {}, 2)
+        strategy.bind(LAYOUT)
+        for attempt in range(attempts):
+            messages = send(strategy, 1, packed([1, 1], [0, 0], 0), replies)
+            if attempt + 1 < attempts:
+                with pytest.raises(RuntimeError):
+                    strategy.aggregate_train(1, broken(list(messages)))
+        made = [make_reply(message, *replies[number]) for number, message in enumerate(messages)]
+        arrays, _ = strategy.aggregate_train(1, made)
+        results.append(arrays["adapter"].numpy().tolist())
+    assert results[0] == results[1]
