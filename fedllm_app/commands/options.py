@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
-from fedllm_app.config.parse import default_run_config
+from fedllm_app.config.parse import default_run_config, parse_run_config
+from fedllm_app.config.unread import unread_settings
 
 Subcommand = Callable[[argparse.Namespace, Console], int]
 
@@ -36,6 +37,17 @@ def run_config(parsed: argparse.Namespace, local: bool = True) -> dict[str, bool
     """
     defaults = default_run_config(Path(parsed.app).resolve())
     return resolve_paths(defaults | read_overrides(parsed.run_config or [], defaults), Path.cwd(), local)
+
+
+def warn_of_unread(parsed: argparse.Namespace, flat: dict[str, bool | int | float | str], console: Console) -> None:
+    """Name what a pair of `--run-config` sets and this run does not read, such as the step of another strategy.
+
+    Files are left out: a preset sets the values of every strategy, so that another one is one more pair.
+    """
+    pairs = [text for text in parsed.run_config or [] if "=" in text]
+    given = read_overrides(pairs, flat)
+    for line in unread_settings(given, parse_run_config(flat)):
+        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
 
 
 def positive_integer(text: str) -> int:

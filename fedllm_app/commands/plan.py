@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from fedllm_app.commands.options import add_app_parser, run_config
+from fedllm_app.commands.options import add_app_parser, run_config, warn_of_unread
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.federation.holdings import data_notes, holdings_table, row_warnings
 from fedllm_app.models.quantization import prepare_bitsandbytes
@@ -23,6 +23,7 @@ def add_parser(subparsers) -> None:
 
 def _plan(parsed: argparse.Namespace, console: Console) -> int:
     flat = run_config(parsed)
+    warn_of_unread(parsed, flat, console)
     prepare_bitsandbytes(parse_run_config(flat).model.quantization)
     from fedllm_app.commands.costs import make_plan
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
-from fedllm_app.commands.options import add_app_parser, run_config
+from fedllm_app.commands.options import add_app_parser, run_config, warn_of_unread
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
@@ -39,6 +39,7 @@ def _run(parsed: argparse.Namespace, console: Console) -> int:
     """What `flwr run` does, and then wait, show progress and report how the run ended."""
     local = is_local(parsed.superlink)
     flat = run_config(parsed, local)
+    warn_of_unread(parsed, flat, console)
     if not flat["run.directory"] and local:
         flat["run.directory"] = str(new_directory(str(flat["strategy.name"])))
     app = Path(parsed.app).resolve()

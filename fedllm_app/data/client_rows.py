@@ -113,11 +113,12 @@ class Share:
     train: np.ndarray
     held_out: np.ndarray
     label_column: str = ""
+    fewer: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on how the source was read."""
-        return self.source.notes(self.label_column)
+        """Sentences on how the source was read, and where it has fewer rows than were asked for."""
+        return [*self.source.notes(self.label_column), *self.fewer]
 
     @property
     def duplicates(self) -> int:
@@ -154,7 +155,17 @@ def client_share(selection: DataSelection, client: int) -> Share:
     )
     _check_rows(selection, client, len(train))
     label_column = "" if selection.whole else selection.partition_column
-    return Share(_label(selection, source, client, mine), source, train, held_out, label_column)
+    fewer = _fewer_than_asked(selection, len(source), len(mine))
+    return Share(_label(selection, source, client, mine), source, train, held_out, label_column, fewer)
+
+
+def _fewer_than_asked(selection: DataSelection, set_rows: int, mine: int) -> tuple[str, ...]:
+    notes = []
+    if selection.samples > set_rows:
+        notes.append(f"data.samples = {selection.samples}: the set has {set_rows} rows, and all are used")
+    if selection.held_out > mine // 2:
+        notes.append(f"data.held-out-examples = {selection.held_out}: more than half of the rows, half are held out")
+    return tuple(notes)
 
 
 def _check_rows(selection: DataSelection, client: int, rows: int) -> None:

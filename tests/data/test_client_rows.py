@@ -306,3 +306,12 @@ def test_rows_can_be_divided_by_the_label_that_is_learnt(tmp_path):
     assert (down.label, up.label) == ("False", "True")
     assert [row.desirable for row in up.train] == [True] * 3
     assert [row.desirable for row in down.train] == [False] * 6
+
+
+def test_asking_for_more_rows_than_there_are_is_told(topics):
+    """120 rows, 30 a client: 500 samples are 120, and 20 held-out rows are more than half of 30."""
+    notes = client_data(selection(name=str(topics), samples=500, held_out=20), 0).notes
+    assert "data.samples = 500: the set has 120 rows, and all are used" in notes
+    assert "data.held-out-examples = 20: more than half of the rows, half are held out" in notes
+    enough = client_data(selection(name=str(topics), samples=120, held_out=15), 0)
+    assert not [note for note in enough.notes if note.startswith("data.")]
