@@ -17,6 +17,7 @@ from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
 from fedllm_app.federation.holdings import evaluating_clients, report_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
+from fedllm_app.federation.participation import Participation
 from fedllm_app.federation.roster import assign_clients, describe_clients, gather_nodes, unused_nodes
 from fedllm_app.federation.rounds import Rounds
 from fedllm_app.federation.schedule import Schedule
@@ -47,14 +48,16 @@ def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: 
     """Run `config` over the nodes of a grid into a new run directory; what ends it early is journaled and raised."""
     started = time.time()
     directory.journal("started", run_id=run_id, rounds=config.train.rounds, strategy=config.strategy.name)
+    participation = Participation()
     try:
-        _run(grid, config, directory, started)
+        _run(grid, config, directory, started, participation)
     except Exception as error:
-        directory.journal("failed", reason=f"{type(error).__name__}: {error}")
+        reason = f"{type(error).__name__}: {error}"
+        directory.journal("failed", reason=reason, participation=participation.lines())
         raise
 
 
-def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) -> None:
+def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, participation: Participation) -> None:
     run = config.run
     connected = gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout)
     nodes = assign_clients(connected, config.clients.number)
@@ -71,7 +74,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
     report_holdings(holdings, directory)
-    ledger = Ledger(directory, {client: holding.name for client, (holding, _) in holdings.items()})
+    ledger = Ledger(directory, {client: holding.name for client, (holding, _) in holdings.items()}, participation)
     once = start.sent_once(nodes)
     exchange = PlainExchange(
         grid,
@@ -108,7 +111,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float) ->
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
     final = rounds.run(start.adapter)
     own = {client: start.merge(adapter) for client, adapter in strategy.own_adapters().items()}
-    result = _result(config, start, final, ledger.totals, started, ready)
+    result = _result(config, start, final, ledger.totals, started, ready) | {"participation": participation.lines()}
     directory.finish(start.merge(final), own, start.layout, result)
     log(INFO, "finished: %s", directory.path)
 

@@ -18,6 +18,7 @@ from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
+from fedllm_app.federation.participation import never_contributed
 from fedllm_app.runs.directory import RunDirectory, read_result
 from fedllm_app.tasks import task_spec
 
@@ -25,6 +26,7 @@ _LOOK_EVERY = 0.3  # seconds between looks at the journal
 _ASK_FLOWER_EVERY = 20.0  # seconds of silence after which Flower is asked whether the run is alive
 _UNANSWERED = 15  # times in a row that Flower may fail to answer
 _INTERRUPTED = 130  # exit status
+_INCOMPLETE = 3  # exit status
 
 
 def add_parser(subparsers) -> None:
@@ -43,7 +45,19 @@ def _run(parsed: argparse.Namespace, console: Console) -> int:
     if not flat["run.directory"] and local:
         flat["run.directory"] = str(new_directory(str(flat["strategy.name"])))
     app = Path(parsed.app).resolve()
-    return 0 if run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation) else 1
+    finished = run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation)
+    return exit_status(finished, Path(flat["run.directory"]))
+
+
+def exit_status(finished: bool, directory: Path) -> int:
+    """0 for a finished run, 1 for a failed one, 3 if it finished and a client that was drawn never contributed.
+
+    Where the run directory cannot be seen from here, a finished run is 0.
+    """
+    if not finished:
+        return 1
+    result = read_result(directory)
+    return _INCOMPLETE if result is not None and never_contributed(result.get("participation", ())) else 0
 
 
 def run_to_end(
@@ -107,6 +121,11 @@ def _say_end(finished: bool, directory: RunDirectory, log_file: Path, local: boo
     files = "its files" if directory.journal_file.exists() else "its files, on the SuperLink's machine"
     if result is not None:
         console.print(summary(result, str(directory.path)))
+        never = never_contributed(result.get("participation", ()))
+        if never:
+            names = ", ".join(f"{line['client']} ({line['name']})" for line in never)
+            said = f"clients that were drawn and never contributed: {names}"
+            console.print(said, style="yellow", markup=False, highlight=False)
     elif finished:
         console.print(f"the run finished; {files}: {directory.path}", markup=False, highlight=False)
     else:

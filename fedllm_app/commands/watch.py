@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
+from fedllm_app.federation.participation import participation_table
 from fedllm_app.messages import ClientHolding
 
 _RESETS = {"control_reset": "the control variate", "error_reset": "the rounding error of its updates"}
@@ -61,6 +62,7 @@ class Watch:
             "late": self._late,
             "too-few": self._too_few,
             "failed": self._failed,
+            "finished": self._participation,
         }.get(event["event"])
         if show:
             show(event)
@@ -161,7 +163,12 @@ class Watch:
         self.console.print(f"warning: {event['reason']}", style="yellow", markup=False, highlight=False)
 
     def _failed(self, event: dict) -> None:
+        self._participation(event)
         self.console.print(event["reason"], style="red", markup=False, highlight=False)
+
+    def _participation(self, event: dict) -> None:
+        if event.get("participation"):
+            self.console.print(participation_table(event["participation"]), highlight=False)
 
 
 def summary(result: dict, directory: str) -> Table:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, RecordDict
 
+from fedllm_app.federation.participation import Participation
 from fedllm_app.messages import METRICS, PEAK_GPU_MEMORY, PEAK_MEMORY, record_bytes
 from fedllm_app.runs.directory import RunDirectory
 
@@ -42,11 +43,17 @@ class Ledger:
         Whose journal is written.
     names : Mapping[int, str]
         What each client is called.
+    participation : Participation | None
+        Counts who took part; None: one of the ledger's own.
     """
 
-    def __init__(self, directory: RunDirectory, names: Mapping[int, str]) -> None:
+    def __init__(
+        self, directory: RunDirectory, names: Mapping[int, str], participation: Participation | None = None
+    ) -> None:
         self.directory = directory
         self.names = names
+        self.participation = participation or Participation()
+        self.participation.begin(names)
         self.totals = Totals(positions=dict.fromkeys(names, 0), versions=dict.fromkeys(names, 0))
 
     def sent(self, content: RecordDict) -> None:
@@ -56,10 +63,13 @@ class Ledger:
     def refused(self, server_round: int, client: int, during: str, reason: str) -> None:
         """Note a reply that is not used."""
         self.totals.refused += 1
+        if during == MessageType.TRAIN:
+            self.participation.refused(client, reason)
         self.directory.journal("refused", **self._place(server_round, client), during=during, reason=reason)
 
     def late(self, server_round: int, client: int) -> None:
         """Note a reply that came after its round was closed."""
+        self.participation.late(client)
         self.directory.journal("late", **self._place(server_round, client), reason="late, discarded")
 
     def accepted(self, server_round: int, client: int, during: str, sent: RecordDict, answer: Message) -> None:
@@ -75,6 +85,7 @@ class Ledger:
 
     def trained(self, server_round: int, clients: list[int], steps: int) -> None:
         """Advance the clients whose updates entered the global adapter."""
+        self.participation.took_part(clients)
         for client in clients:
             self.totals.positions[client] += steps
             self.totals.versions[client] = server_round

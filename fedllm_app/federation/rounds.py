@@ -104,6 +104,7 @@ class Rounds:
 
     def _train_or_repeat(self, plan: RoundPlan, arrays: ArrayRecord, failed: int) -> tuple[ArrayRecord, int]:
         """One round, repeated or skipped where it had too few usable replies; and how many had, in a row until now."""
+        self.ledger.participation.drawn(self.strategy.taking_part(plan.clients))
         while True:
             try:
                 return self._train(plan, arrays), 0
@@ -247,4 +248,5 @@ class Rounds:
             updates=self.chain.state_arrays(),
             positions=dict(totals.positions),
             versions=dict(totals.versions),
+            participation=self.ledger.participation.lines(),
         )

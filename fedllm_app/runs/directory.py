@@ -11,7 +11,7 @@ result.json            written last; its absence means that the run failed
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,6 +74,8 @@ class Checkpoint:
         State of the strategy and of the server halves of the update steps; arrays of any shape.
     positions, versions : Mapping[int, int]
         By client, optimizer steps accepted so far and the round of the last of them.
+    participation : Sequence[Mapping[str, int | str]]
+        Who took part how often so far.
     """
 
     server_round: int
@@ -82,6 +84,7 @@ class Checkpoint:
     updates: Mapping[str, np.ndarray]
     positions: Mapping[int, int]
     versions: Mapping[int, int]
+    participation: Sequence[Mapping[str, int | str]] = ()
 
 
 class RunDirectory:
@@ -161,6 +164,7 @@ class RunDirectory:
                 "round": checkpoint.server_round,
                 "positions": checkpoint.positions,
                 "versions": checkpoint.versions,
+                "participation": list(checkpoint.participation),
             }
             (directory / "state.json").write_text(json.dumps(state))
 
@@ -171,10 +175,12 @@ class RunDirectory:
         layout: Layout,
         result: Mapping[str, object],
     ) -> None:
-        """Write the final adapter, those that clients have of their own, and then, last of all, the result."""
+        """Write the final adapter, those that clients have of their own, the journal's last event, then the result."""
         self._save_adapter(self.path / "adapter", adapter, layout)
         for client, own in own_adapters.items():
             self._save_adapter(self.path / "adapters" / f"client-{client}", own, layout)
+        last = {name: result[name] for name in ("seconds", "participation") if name in result}
+        self.journal("finished", **last)
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
 
     def _save_adapter(self, directory: Path, vector: np.ndarray, layout: Layout) -> None:

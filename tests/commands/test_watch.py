@@ -147,3 +147,14 @@ def test_lost_state_of_a_client_is_told():
         "  client 0 (math), round 3: lost the control variate and the rounding error of its updates of earlier rounds "
         "and starts at zero"
     ]
+
+
+def test_the_end_says_who_took_part():
+    parts = [
+        {"client": 0, "name": "[b]north", "drawn": 2, "took_part": 0, "refused": 2, "late": 1, "last_reason": "[/x]"}
+    ]
+    for event in ({"event": "finished"}, {"event": "failed", "reason": "nobody"}):
+        text = shown([event | {"participation": parts}], [])
+        assert "who took part" in text
+        assert "[b]north" in text
+        assert "[/x]" in text

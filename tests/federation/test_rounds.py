@@ -87,7 +87,8 @@ class Loop:
 
     def __init__(self, rounds: Rounds, grid, saved: list[Checkpoint]) -> None:
         self.run, self.grid, self.saved = rounds.run, grid, saved
-        self.directory, self.totals = rounds.ledger.directory, rounds.ledger.totals
+        self.ledger = rounds.ledger
+        self.directory, self.totals = self.ledger.directory, self.ledger.totals
 
 
 @pytest.fixture
@@ -268,6 +269,17 @@ def test_failures_are_counted_in_a_row(loop):
     bad = {(1, 0): ["error", "error"], (2, 1): ["error", "error"]}
     rounds = loop(Clients(bad=bad), rounds=2, quorum=Quorum(minimum=1.0, retries=2))
     np.testing.assert_allclose(rounds.run(START), [1.8, 2.0], rtol=1e-6)
+
+
+def test_who_took_part_is_counted_by_round_and_not_by_attempt(loop):
+    """Client 1 fails once in round 1, which is repeated, and in round 2, which is not: drawn twice, took part once."""
+    bad = {(1, 1): ["error"], (2, 1): ["nan", "nan"], (1, 0): ["error"]}
+    rounds = loop(Clients(bad=bad), rounds=2, checkpoint_every=2, quorum=Quorum(minimum=0.5))
+    rounds.run(START)
+    parts = [tuple(line.values())[2:] for line in rounds.ledger.participation.lines()]
+    not_finite = "adapter has values that are not finite"
+    assert parts == [(2, 2, 1, 0, "client 0: out of memory"), (2, 1, 2, 0, not_finite)]
+    assert rounds.saved[0].participation == rounds.ledger.participation.lines()
 
 
 def test_a_robust_rule_has_the_replies_that_it_needs(loop):
