@@ -13,6 +13,8 @@ from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from fedllm_app.client import progress
+from fedllm_app.client.offline import downloads
+from fedllm_app.client.policy import site_policy
 from fedllm_app.client.site import site_items
 from fedllm_app.federation.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
 
 app = ClientApp()
 
+_Handler = Callable[[Message, Context], Message]
+
 _LOG_EVERY = 5.0  # seconds between log lines of one round; the progress file gets every step
 
 
-def _answering(handle: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
+def _answering(handle: _Handler) -> _Handler:
     """Turn whatever a handler raises into an error reply that names the client and the cause.
 
     An exception that leaves the app (above all running out of memory) can cost a simulation the whole process, which
@@ -41,6 +45,18 @@ def _answering(handle: Callable[[Message, Context], Message]) -> Callable[[Messa
         except Exception as error:
             log(INFO, "client failed", exc_info=error)
             return failure(message, f"{_client_name(message, context)}: {_cause(error)}")
+
+    return answer
+
+
+def _downloading_what_is_allowed(handle: _Handler) -> _Handler:
+    """Keep a handler from the Hub where the site's policy does not allow downloads."""
+
+    @functools.wraps(handle)
+    def answer(message: Message, context: Context) -> Message:
+        policy = site_policy(context.node_config)
+        with downloads(policy is None or policy.models.downloads):
+            return handle(message, context)
 
     return answer
 
@@ -60,6 +76,7 @@ def identify(message: Message, context: Context) -> Message:
 
 @app.query("describe")
 @_answering
+@_downloading_what_is_allowed
 def describe(message: Message, context: Context) -> Message:
     """Load model and shard, and say what the client holds."""
     request = message.content[CONFIG]
@@ -72,6 +89,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 @_answering
+@_downloading_what_is_allowed
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter for one round on the client's shard."""
     assignment = Assignment.from_message(message)
@@ -82,6 +100,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 @_answering
+@_downloading_what_is_allowed
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the received adapter on the client's held-out rows."""
     assignment = Assignment.from_message(message)
@@ -119,8 +138,8 @@ def _local_client(context: Context, clients: int) -> "LocalClient":
     """The local client for this run's configuration, built on first use in this process."""
     from fedllm_app.client.build import local_client
 
-    site = site_items(context.node_config)
-    return local_client(context.run_id, tuple(sorted(context.run_config.items())), clients, site)
+    site, policy = site_items(context.node_config), site_policy(context.node_config)
+    return local_client(context.run_id, tuple(sorted(context.run_config.items())), clients, site, policy)
 
 
 def _client_name(message: Message, context: Context) -> str:

@@ -96,7 +96,7 @@ def sites(tmp_path, context):
     }
 
     def at(name: str) -> Context:
-        config = {"site": name, **configs[name]}
+        config = {"site": name, "models": context.run_config["model.name"], **configs[name]}
         return Context(run_id=3, node_id=11, node_config=config, state=RecordDict(), run_config=context.run_config)
 
     context.run_config["data.max-bad-share"] = 0.2

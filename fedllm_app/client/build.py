@@ -4,7 +4,9 @@ import numpy as np
 
 from fedllm_app.adapters.methods import adapter_layout, draw_adapter
 from fedllm_app.class_paths import class_paths, import_class
+from fedllm_app.client.admission import admitted
 from fedllm_app.client.local_client import LocalClient
+from fedllm_app.client.policy import Policy
 from fedllm_app.client.shards import ShardStore
 from fedllm_app.client.site import SiteItems, at_site
 from fedllm_app.config.parse import parse_run_config
@@ -22,7 +24,9 @@ from fedllm_app.updates.parts import home_part
 from fedllm_app.updates.table import build_chain
 
 
-def local_client(run_id: int, run_config: tuple, clients: int, site: SiteItems = ()) -> LocalClient:
+def local_client(
+    run_id: int, run_config: tuple, clients: int, site: SiteItems = (), policy: Policy | None = None
+) -> LocalClient:
     """The local client of a run in this process.
 
     Parameters
@@ -31,9 +35,17 @@ def local_client(run_id: int, run_config: tuple, clients: int, site: SiteItems =
         The flat configuration as sorted items, so that it can be a key.
     site : SiteItems
         What the node's own configuration says of its data (`site_items`).
+    policy : Policy | None
+        What the site allows to runs (`site_policy`); None in a simulation.
+
+    Raises
+    ------
+    SiteRefuses
+        The policy does not allow the run. That is looked at for every message, and nothing is loaded before.
     """
-    key = (run_id, run_config, clients, site)
-    return PROCESS_CACHE.get("local client", key, lambda: _build(run_id, dict(run_config), clients, site))
+    flat = admitted(dict(run_config), policy)
+    key = (run_id, tuple(sorted(flat.items())), clients, site, policy)
+    return PROCESS_CACHE.get("local client", key, lambda: _build(run_id, flat, clients, site))
 
 
 def resident_key(config: Config) -> ResidentKey:

@@ -39,8 +39,9 @@ def flower_process(name: str, *options: str, home: Path) -> Iterator[subprocess.
 
 
 @pytest.fixture
-def sites(tmp_path, flower_home) -> Iterator[str]:
-    """A connection to two sites: Berlin has a CSV file with German columns, Madrid JSON lines in a known schema."""
+def sites(tmp_path, flower_home, tiny_model) -> Iterator[str]:
+    """A connection to two sites: Berlin has a CSV file with German columns, Madrid JSON lines in a known schema. Both
+    name the base model that a run may load."""
     berlin, madrid = tmp_path / "notizen.csv", tmp_path / "notas.jsonl"
     berlin.write_text("frage,antwort\n" + "".join(f"was ist {n} + 1,{n + 1}\n" for n in range(20)))
     madrid.write_text("".join(f'{{"question": "y {n}", "answer": "{n}"}}\n' for n in range(12)))
@@ -48,8 +49,9 @@ def sites(tmp_path, flower_home) -> Iterator[str]:
     address = f"127.0.0.1:{port}"
     (flower_home / "config.toml").write_text(f'[superlink.sites]\naddress = "{address}"\ninsecure = true\n')
     node_configs = {
-        "madrid": f"site='madrid' data-path='{madrid}'",
-        "berlin": f"site='berlin' data-path='{berlin}' prompt-column='frage' completion-column='antwort'",
+        "madrid": f"site='madrid' data-path='{madrid}' models='{tiny_model}'",
+        "berlin": f"site='berlin' data-path='{berlin}' models='{tiny_model}' prompt-column='frage' "
+        "completion-column='antwort'",
     }
     with flower_process("flower-superlink", "--port", str(port), home=tmp_path / "server") as superlink:
         wait_until_healthy(port, superlink, tmp_path / "server" / "log")
