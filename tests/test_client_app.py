@@ -9,6 +9,7 @@ from in_process import InProcessGrid
 from fedllm_app import client_app, server_app
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.federation.fingerprint import code_hash
+from fedllm_app.federation.participation import Participation
 from fedllm_app.federation.roster import RosterError
 from fedllm_app.messages import ARRAYS, CONFIG, METRICS, Assignment, adapter_record
 from fedllm_app.process_cache import PROCESS_CACHE
@@ -146,7 +147,7 @@ def test_centralized_at_sites_is_refused_before_the_first_round(sites, tmp_path)
         flat.update({"strategy.name": name, "train.rounds": 1, "run.directory": str(tmp_path / name)})
         run = RunDirectory(tmp_path / name)
         run.create(flat)
-        server_app._run(grid, parse_run_config(flat), run, 0.0)
+        server_app._run(grid, parse_run_config(flat), run, 0.0, Participation())
 
     with pytest.raises(RosterError) as caught:
         begin("centralized")
