@@ -15,6 +15,7 @@ from flwr.supercore import log
 from fedllm_app.client import progress
 from fedllm_app.client.offline import downloads
 from fedllm_app.client.policy import site_policy
+from fedllm_app.client.simulation_workers import restart_dead_workers
 from fedllm_app.client.site import site_items
 from fedllm_app.federation.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
 
+restart_dead_workers()
 app = ClientApp()
 
 _Handler = Callable[[Message, Context], Message]

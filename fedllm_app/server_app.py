@@ -1,7 +1,7 @@
 """The ServerApp: parse, gather the clients, build the strategy, run the rounds, save."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -12,17 +12,25 @@ from flwr.supercore import log
 
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
+from fedllm_app.federation.attendance import Attendance
 from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
-from fedllm_app.federation.holdings import evaluating_clients, report_holdings
+from fedllm_app.federation.holdings import Holdings, evaluating_clients, report_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
 from fedllm_app.federation.participation import Participation
-from fedllm_app.federation.roster import assign_clients, describe_clients, gather_nodes, unused_nodes
+from fedllm_app.federation.roster import (
+    Node,
+    assign_clients,
+    describe_clients,
+    describe_some,
+    gather_nodes,
+    unused_nodes,
+)
 from fedllm_app.federation.rounds import Rounds
 from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.start import StartingPoint, check_updates, starting_point
-from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY
+from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY, ClientHolding
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
 from fedllm_app.runs.directory import Checkpoint, PromptRecord, RunDirectory
@@ -74,7 +82,8 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, pa
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
     report_holdings(holdings, directory)
-    ledger = Ledger(directory, {client: holding.name for client, (holding, _) in holdings.items()}, participation)
+    held = {client: holding for client, (holding, _) in holdings.items()}
+    ledger = Ledger(directory, {client: holding.name for client, holding in held.items()}, participation)
     once = start.sent_once(nodes)
     exchange = PlainExchange(
         grid,
@@ -86,17 +95,17 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, pa
         ledger=ledger,
         chain=chain,
         once=once,
-        examples=None if strategy.pooled else {client: held.examples for client, (held, _) in holdings.items()},
+        examples=None if strategy.pooled else {client: holding.examples for client, holding in held.items()},
     )
-    schedule = Schedule.of(config, len(nodes))
+    evaluating = set(evaluating_clients(held))
 
     def save(checkpoint: Checkpoint) -> None:
         directory.checkpoint(checkpoint, start.merge(checkpoint.adapter), start.layout)
 
-    evaluating = evaluating_clients({client: holding for client, (holding, _) in holdings.items()})
+    attendance = _attendance(grid, config, directory, connected, nodes, held, exchange, strategy.pooled, evaluating)
     rounds = Rounds(
         strategy,
-        schedule,
+        Schedule.of(config, len(nodes)),
         exchange,
         ledger,
         chain,
@@ -106,6 +115,7 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, pa
         evaluating,
         ask_suite,
         Quorum.of(config.clients),
+        attendance,
     )
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
@@ -114,6 +124,41 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, pa
     result = _result(config, start, final, ledger.totals, started, ready) | {"participation": participation.lines()}
     directory.finish(start.merge(final), own, start.layout, result)
     log(INFO, "finished: %s", directory.path)
+
+
+def _attendance(
+    grid: Grid,
+    config: Config,
+    directory: RunDirectory,
+    connected: list[Node],
+    nodes: dict[int, int],
+    held: Mapping[int, ClientHolding],
+    exchange: PlainExchange,
+    pooled: bool,
+    evaluating: set[int],
+) -> Attendance:
+    """Keeps up to date who is there, what replies may claim, and who can evaluate."""
+
+    def describe(some: Mapping[int, int]) -> tuple[Holdings, dict[int, str]]:
+        return describe_some(grid, some, len(nodes), exchange.manifest, config.run.describe_timeout, pooled)
+
+    def returned(client: int, holding: ClientHolding) -> None:
+        exchange.once.refused(client)  # it may have lost what it was sent
+        if not pooled:
+            exchange.examples[client] = holding.examples
+        (evaluating.add if holding.held_out else evaluating.discard)(client)
+
+    return Attendance(
+        grid,
+        nodes,
+        connected,
+        holdings=held,
+        code=code_hash(),
+        describe=describe,
+        returned=returned,
+        journal=directory.journal,
+        wait_timeout=config.run.wait_timeout,
+    )
 
 
 def _suite_asker(

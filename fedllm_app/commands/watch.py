@@ -60,6 +60,8 @@ class Watch:
             "suite": self._suite,
             "refused": self._refused,
             "late": self._late,
+            "waiting": self._waiting,
+            "returned": self._returned,
             "too-few": self._too_few,
             "failed": self._failed,
             "finished": self._participation,
@@ -153,6 +155,20 @@ class Watch:
             style="yellow",
             markup=False,
             highlight=False,
+        )
+
+    def _waiting(self, event: dict) -> None:
+        text = (
+            f"round {event['round']}: waiting up to {event['seconds']:.0f} s for clients "
+            f"{', '.join(map(str, event['clients']))} to connect; {event['least']} are needed"
+        )
+        self.console.print(text, style="yellow", markup=False, highlight=False)
+
+    def _returned(self, event: dict) -> None:
+        changes = (f"{name.replace('_', '-')} {before} → {after}" for name, (before, after) in event["changed"].items())
+        text = f"  client {event['client']} ({event['name']}), round {event['round']}: is back"
+        self.console.print(
+            ": ".join([text, *[", ".join(changes)][: bool(event["changed"])]]), markup=False, highlight=False
         )
 
     def _too_few(self, event: dict) -> None:

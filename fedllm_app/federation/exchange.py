@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedllm_app.federation.closing import Closing
+from fedllm_app.federation.error_replies import is_lost_node
 from fedllm_app.federation.ledger import Ledger
 from fedllm_app.federation.reply_checks import UnreadableArray, array_problem, reply_arrays, reply_problem
 from fedllm_app.federation.sent_once import SentOnce
@@ -28,17 +29,24 @@ class RoundRequest:
         `MessageType.TRAIN` or `MessageType.EVALUATE`.
     contents : Mapping[int, RecordDict]
         The message to each client.
+    absent : Mapping[int, str]
+        Why clients that were drawn as well are sent none.
     enough : int | None
         Usable replies after which the others have the grace time only; None: all are waited for.
     accepted : list[int]
         Filled while the replies come in: the clients whose replies were used.
+    silent, lost : list[int]
+        Filled as well: the clients that did not answer, and those whose node Flower says to be gone.
     """
 
     server_round: int
     kind: str
     contents: Mapping[int, RecordDict]
+    absent: Mapping[int, str] = field(default_factory=dict)
     enough: int | None = None
     accepted: list[int] = field(default_factory=list)
+    silent: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
 
 
 class Exchange(ABC):
@@ -108,6 +116,7 @@ class PlainExchange(Exchange):
         usable = functools.partial(self._usable, request)
         for client, answer in ask(self.grid, addressed, request.kind, closing, usable, self.late):
             if answer is None:
+                request.silent.append(client)
                 self._refused(request, client, closing.reason())
                 continue
             content = request.contents[client]
@@ -127,6 +136,8 @@ class PlainExchange(Exchange):
         """Whether a reply can be used, as it arrives: one that cannot must neither wait nor count."""
         _, problem = self._decoded(client, answer, request.contents[client], request.kind)
         if problem is not None:
+            if answer.has_error() and is_lost_node(answer.error):
+                request.lost.append(client)
             self._refused(request, client, problem)
         return problem is None
 

@@ -6,7 +6,8 @@ import numpy as np
 from flwr.app import ArrayRecord, Message
 
 from fedllm_app.errors import UserError
-from fedllm_app.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, plain_text
+from fedllm_app.federation.error_replies import error_reason
+from fedllm_app.messages import ARRAYS, CONFIG, EXAMPLES, METRICS
 
 _JOURNAL_KEYS = {"event", "time", "round", "name", "bytes_down", "bytes_up"}
 
@@ -35,7 +36,7 @@ def reply_problem(answer: Message, manifest: str, client: int, most_examples: in
     example and at most `most_examples`, which the client said that it holds; no further records.
     """
     if answer.has_error():
-        return plain_text(answer.error.reason or "") or f"error code {answer.error.code}"
+        return error_reason(answer.error)
     content = answer.content
     if METRICS not in content or EXAMPLES not in content[METRICS]:
         return f"the reply carries no {EXAMPLES}"

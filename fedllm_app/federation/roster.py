@@ -5,7 +5,7 @@ simulation a node can act for any client, because all of them hold shares of one
 works on Flower's default of two virtual nodes as well, each serving two.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, RecordDict
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from fedllm_app.errors import UserError
 from fedllm_app.federation.closing import Closing
+from fedllm_app.federation.error_replies import error_reason
 from fedllm_app.federation.holdings import Holdings
 from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.messages import CONFIG, ClientHolding, plain_text
@@ -87,42 +88,62 @@ def assign_clients(nodes: list[Node], clients: int) -> dict[int, int]:
 
 
 def describe_clients(
-    grid: Grid, nodes: dict[int, int], manifest: str, timeout: float, pooled: bool = False
+    grid: Grid, nodes: Mapping[int, int], manifest: str, timeout: float, pooled: bool = False
 ) -> Holdings:
     """What every client holds, and the versions of its code and libraries, by client.
 
     Raises `RosterError` naming each client that cannot take part and why, before the first round. Where rows are to be
     `pooled`, that is also one whose rows no other has.
     """
-    request = {"clients": len(nodes), "pooled": pooled}
+    holdings, problems = describe_some(grid, nodes, len(nodes), manifest, timeout, pooled)
+    if problems:
+        lines = "\n  ".join(problems.values())
+        raise RosterError(f"{len(problems)} of {len(nodes)} clients cannot take part:\n  {lines}")
+    return holdings
+
+
+def describe_some(
+    grid: Grid, nodes: Mapping[int, int], clients: int, manifest: str, timeout: float, pooled: bool = False
+) -> tuple[Holdings, dict[int, str]]:
+    """What some of the `clients` hold, and why the others of them cannot take part; both by client."""
+    request = {"clients": clients, "pooled": pooled}
     requests = {
         client: (node, RecordDict({CONFIG: ConfigRecord({"client": client, **request})}))
         for client, node in nodes.items()
     }
     holdings: Holdings = {}
-    problems = []
-    for client, answer in ask(grid, requests, DESCRIBE, Closing(timeout)):
+    problems = {}
+    closing = Closing(timeout, timeout_key="run.describe-timeout")
+    for client, answer in ask(grid, requests, DESCRIBE, closing):
         if answer is None:
-            problems.append(f"client {client}: no answer within run.describe-timeout = {timeout:g} s")
+            problems[client] = f"client {client}: {closing.reason()}"
         elif answer.has_error():
-            problems.append(plain_text(answer.error.reason or "") or f"client {client}: error {answer.error.code}")
+            named = f"client {client}"
+            reason = error_reason(answer.error)
+            problems[client] = reason if reason.startswith(named) else f"{named}: {reason}"
         elif answer.content[CONFIG]["manifest"] != manifest:
-            problems.append(f"client {client}: its adapter has another layout than the server's")
+            problems[client] = f"client {client}: its adapter has another layout than the server's"
         else:
             description = answer.content[CONFIG]
             holdings[client] = (ClientHolding.from_config(description), list(description["versions"]))
-    if problems:
-        raise RosterError(f"{len(problems)} of {len(nodes)} clients cannot take part:\n  " + "\n  ".join(problems))
-    return holdings
+    return holdings, problems
+
+
+def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[Node], dict[int, str]]:
+    """What nodes say of themselves, and why others of them could not, by id."""
+    requests = {node_id: (node_id, RecordDict({CONFIG: ConfigRecord({})})) for node_id in node_ids}
+    nodes, problems = [], {}
+    for node_id, answer in ask(grid, requests, IDENTIFY, Closing(timeout)):
+        if answer is None or answer.has_error():
+            problems[node_id] = "no answer" if answer is None else error_reason(answer.error)
+            continue
+        identity = answer.content[CONFIG]
+        nodes.append(Node(node_id, identity["partition"], identity["partitions"], identity["site"], identity["code"]))
+    return nodes, problems
 
 
 def _identify(grid: Grid, node_ids: list[int], timeout: float) -> list[Node]:
-    requests = {node_id: (node_id, RecordDict({CONFIG: ConfigRecord({})})) for node_id in node_ids}
-    nodes = []
-    for node_id, answer in ask(grid, requests, IDENTIFY, Closing(timeout)):
-        if answer is None or answer.has_error():
-            reason = "no answer" if answer is None else plain_text(answer.error.reason or "")
-            raise NoReply(f"node {node_id} could not say who it is: {reason}")
-        identity = answer.content[CONFIG]
-        nodes.append(Node(node_id, identity["partition"], identity["partitions"], identity["site"], identity["code"]))
+    nodes, problems = identify(grid, node_ids, timeout)
+    for node_id, reason in problems.items():
+        raise NoReply(f"node {node_id} could not say who it is: {reason}")
     return nodes

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedllm_app.errors import UserError
+from fedllm_app.federation.attendance import Attendance
 from fedllm_app.federation.closing import Quorum, TooFewReplies
 from fedllm_app.federation.exchange import Exchange, RoundRequest
 from fedllm_app.federation.ledger import Ledger, journal_keys
@@ -69,6 +70,8 @@ class Rounds:
         Writes a checkpoint.
     evaluating : Collection[int] | None
         The clients that have held-out rows, which alone are asked to evaluate; None for all.
+    attendance : Attendance | None
+        Who is connected; None: everybody always is.
     quorum : Quorum
         How many usable replies make a round, and what becomes of one with fewer.
     ask_suite : Callable[[int, np.ndarray], None] | None
@@ -86,6 +89,7 @@ class Rounds:
     evaluating: Collection[int] | None = None
     ask_suite: Callable[[int, np.ndarray], None] | None = None
     quorum: Quorum = Quorum()
+    attendance: Attendance | None = None
 
     def run(self, initial: np.ndarray) -> np.ndarray:
         """Run all rounds from the packed adapter `initial` and return the last global adapter."""
@@ -147,9 +151,13 @@ class Rounds:
         Strategies read all replies before they change anything of their own, so the exception, which comes where their
         step would, leaves them as they were; no copy of their state is needed.
         """
-        yield from self.exchange.replies(request)
-        asked, answered = set(request.contents), set(request.accepted)
-        least = self.quorum.least(len(asked), self.strategy.minimum_replies)
+        asked = {*request.contents, *request.absent}
+        least = self._least(len(asked))
+        if len(request.contents) >= least:
+            yield from self._replies(request)
+        else:  # those who are there would train for nothing
+            self._refuse_absent(request)
+        answered = set(request.accepted)
         if len(answered) >= least:
             return
         named = self.ledger.named
@@ -160,6 +168,22 @@ class Rounds:
         clients = {"asked": sorted(asked), "answered": sorted(answered)}
         self.ledger.directory.journal("too-few", round=request.server_round, **clients, reason=reason)
         raise TooFewReplies(reason)
+
+    def _replies(self, request: RoundRequest) -> Iterator[Message]:
+        """The usable replies; clients that cannot be asked are refused at once."""
+        self._refuse_absent(request)
+        yield from self.exchange.replies(request)
+        if self.attendance is not None:
+            self.attendance.answered(request.contents.keys() - request.silent)
+            self.attendance.silent(request.silent, request.lost)
+
+    def _refuse_absent(self, request: RoundRequest) -> None:
+        for client, reason in request.absent.items():
+            self.once.refused(client)
+            self.ledger.refused(request.server_round, client, request.kind, reason)
+
+    def _least(self, drawn: int) -> int:
+        return self.quorum.least(drawn, self.strategy.minimum_replies)
 
     def _drain(self, plan: RoundPlan, replies: Iterator[Message]) -> None:
         """A strategy may stop early; what was sent is still received and journaled."""
@@ -197,36 +221,45 @@ class Rounds:
         configured = self.strategy.configure_evaluate(plan.number, arrays, ConfigRecord(), grid)
         request = self._request(MessageType.EVALUATE, configured, plan.number, 0.0)
         if not request.contents:
+            self._refuse_absent(request)
             return
-        metrics = self.strategy.aggregate_evaluate(plan.number, self.exchange.replies(request))
+        metrics = self.strategy.aggregate_evaluate(plan.number, self._replies(request))
         self.ledger.directory.journal(
             "evaluation", round=plan.number, clients=request.accepted, **journal_keys(metrics)
         )
 
     def _request(self, kind: str, configured: Iterable[Message], server_round: int, rate: float) -> RoundRequest:
-        """The strategy's messages, each stamped with its client's assignment."""
-        contents = {}
+        """The strategy's messages to clients that are there, each stamped with its client's assignment."""
+        messages = {message.metadata.dst_node_id: message for message in configured}
+        drawn = sorted(messages)
+        least = self._least(len(drawn)) if kind == MessageType.TRAIN else 0
+        absent = self.attendance.absent(server_round, drawn, least) if self.attendance is not None and drawn else {}
+        contents = {
+            client: self._content(client, messages[client], server_round, rate)
+            for client in drawn
+            if client not in absent
+        }
+        enough = self.quorum.enough_of(len(drawn), self.strategy.minimum_replies)
+        return RoundRequest(server_round, kind, contents, absent, enough)
+
+    def _content(self, client: int, message: Message, server_round: int, rate: float) -> RecordDict:
         totals = self.ledger.totals
-        for message in sorted(configured, key=lambda message: message.metadata.dst_node_id):
-            client = message.metadata.dst_node_id
-            assignment = Assignment(
-                client=client,
-                clients=self.schedule.clients,
-                server_round=server_round,
-                position=totals.positions[client],
-                learning_rate=rate,
-                manifest=self.manifest,
-                state_version=totals.versions[client],
-                once=self.once.hashes,
-            )
-            content = RecordDict(dict(message.content))
-            content[CONFIG] = ConfigRecord({**message.content[CONFIG], **assignment.to_config()})
-            lacking = self.once.for_client(client)
-            if lacking:
-                content[ARRAYS] = ArrayRecord({**message.content[ARRAYS], **lacking})
-            contents[client] = content
-        enough = self.quorum.enough_of(len(contents), self.strategy.minimum_replies)
-        return RoundRequest(server_round, kind, contents, enough)
+        assignment = Assignment(
+            client=client,
+            clients=self.schedule.clients,
+            server_round=server_round,
+            position=totals.positions[client],
+            learning_rate=rate,
+            manifest=self.manifest,
+            state_version=totals.versions[client],
+            once=self.once.hashes,
+        )
+        content = RecordDict(dict(message.content))
+        content[CONFIG] = ConfigRecord({**message.content[CONFIG], **assignment.to_config()})
+        lacking = self.once.for_client(client)
+        if lacking:
+            content[ARRAYS] = ArrayRecord({**message.content[ARRAYS], **lacking})
+        return content
 
     def _next(self, aggregated: ArrayRecord, sent: ArrayRecord, server_round: int) -> ArrayRecord:
         """The strategy's result as float32 under our key; it must have the adapter's shape and be finite."""

@@ -46,6 +46,9 @@ def test_lines_of_a_run():
             {"event": "refused", "client": 0, "name": "math", "round": 2, "during": "train", "reason": "NaN came"},
             {"event": "late", "client": 0, "name": "math", "round": 1, "reason": "late, discarded"},
             {"event": "too-few", "round": 2, "reason": "0 of 1 clients"},
+            {"event": "waiting", "round": 2, "clients": [0, 3], "least": 1, "seconds": 120.0},
+            {"event": "returned", "round": 2, "client": 0, "name": "math", "changed": {"held_out": [5, 9]}},
+            {"event": "returned", "round": 3, "client": 0, "name": "math", "changed": {}},
         ],
         [
             {"round": 2, "client": 0, "step": 0, "steps": 2, "loss": None},
@@ -62,6 +65,9 @@ def test_lines_of_a_run():
         "refused: client 0 (math), round 2, train: NaN came",
         "client 0 (math), round 1: late, discarded",
         "round 2 does not count: 0 of 1 clients",
+        "round 2: waiting up to 120 s for clients 0, 3 to connect; 1 are needed",
+        "client 0 (math), round 2: is back: held-out 5 → 9\n",
+        "client 0 (math), round 3: is back\n",
         "round 2/2 · client 0 math · step 1/2 · loss 0.750",
     ):
         assert part in text

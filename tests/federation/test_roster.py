@@ -145,7 +145,7 @@ def test_all_clients_that_cannot_take_part_are_named(make_grid):
     assert first == "4 of 5 clients cannot take part:"
     assert [line.strip() for line in lines] == [
         "client 0: no rows",
-        "client 1: error 77",
-        "client 2: no answer within run.describe-timeout = 0.1 s",
+        "client 1: error code 77",
+        "client 2: no reply within run.describe-timeout = 0.1 s",
         "client 3: its adapter has another layout than the server's",
     ]

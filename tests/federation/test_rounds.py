@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Error, Message
 
 from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.exchange import PlainExchange
@@ -104,6 +104,7 @@ def loop(tmp_path, make_grid):
         timeout=5.0,
         evaluating=None,
         quorum=None,
+        attendance=None,
         **schedule,
     ):
         plan = {
@@ -136,7 +137,9 @@ def loop(tmp_path, make_grid):
             once=once,
         )
         plan = Schedule(clients=number, **plan | schedule)
-        rounds = Rounds(strategy, plan, exchange, ledger, chain, once, "m", saved.append, evaluating, None, quorum)
+        rounds = Rounds(
+            strategy, plan, exchange, ledger, chain, once, "m", saved.append, evaluating, None, quorum, attendance
+        )
         return Loop(rounds, grid, saved)
 
     return make
@@ -269,6 +272,65 @@ def test_failures_are_counted_in_a_row(loop):
     bad = {(1, 0): ["error", "error"], (2, 1): ["error", "error"]}
     rounds = loop(Clients(bad=bad), rounds=2, quorum=Quorum(minimum=1.0, retries=2))
     np.testing.assert_allclose(rounds.run(START), [1.8, 2.0], rtol=1e-6)
+
+
+class Away:
+    """An attendance in which clients are away: (round, client) -> how often."""
+
+    def __init__(self, **_):
+        self.away, self.leasts, self.notes = {}, [], []
+
+    def absent(self, server_round, clients, least=0):
+        self.leasts.append((server_round, list(clients), least))
+        gone = {}
+        for client in clients:
+            if self.away.get((server_round, client), 0) > 0:
+                self.away[server_round, client] -= 1
+                gone[client] = "its site is not connected"
+        return gone
+
+    def answered(self, clients):
+        self.notes.append(("answered", sorted(clients)))
+
+    def silent(self, clients, lost=()):
+        self.notes.append(("silent", sorted(clients), sorted(lost)))
+
+
+def test_a_client_that_is_away_is_sent_nothing_and_refused_at_once(loop):
+    """Client 2 of three is away in round 1; the share of the minimum is that of the clients drawn."""
+    clients, attendance = Clients(), Away()
+    attendance.away = {(1, 2): 1}
+    rounds = loop(clients, number=3, rounds=2, attendance=attendance, quorum=Quorum(minimum=0.5))
+    rounds.run(START)
+    assert [(job.server_round, job.client) for job in clients.trained()] == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+    (refused,) = events(rounds, "refused")
+    assert (refused["client"], refused["reason"]) == (2, "its site is not connected")
+    assert attendance.leasts == [(1, [0, 1, 2], 2), (2, [0, 1, 2], 2)]
+    assert attendance.notes[:2] == [("answered", [0, 1]), ("silent", [], [])]
+
+
+def test_where_too_few_are_there_nobody_trains_for_nothing(loop):
+    """One of three is there, two are needed: nothing is sent, and the round is repeated."""
+    clients, attendance = Clients(), Away()
+    attendance.away = {(1, 0): 1, (1, 2): 1}
+    rounds = loop(clients, number=3, attendance=attendance, quorum=Quorum(minimum=0.5))
+    rounds.run(START)
+    assert [job.client for job in clients.trained()] == [0, 1, 2]
+    assert [event["client"] for event in events(rounds, "refused")] == [0, 2]
+    assert len(events(rounds, "too-few")) == 1
+
+
+def test_the_attendance_is_told_who_was_silent_and_who_was_lost(loop):
+    def lost(message):
+        if Assignment.from_message(message).client != 1:
+            return clients(message)
+        return Message(Error(code=5, reason="Node Unavailable"), reply_to=message)
+
+    clients, attendance = Clients(bad={(1, 2): SILENT}), Away()
+    rounds = loop(lost, number=3, timeout=0.05, attendance=attendance)
+    rounds.run(START)
+    assert attendance.notes == [("answered", [0, 1]), ("silent", [2], [1])]
+    assert "its SuperNode was lost" in events(rounds, "refused")[0]["reason"]
 
 
 def test_who_took_part_is_counted_by_round_and_not_by_attempt(loop):

@@ -1,0 +1,63 @@
+"""End to end in a simulation: a Ray worker is killed in the middle of a round."""
+
+import threading
+import time
+
+import psutil
+import pytest
+from places import ROOT
+
+from fedllm_app.commands.run import exit_status, run_to_end
+from fedllm_app.runs.directory import read_journal, read_result
+
+pytestmark = pytest.mark.slow
+
+
+def training_workers() -> list[psutil.Process]:
+    """Ray's workers that serve a client just now: Ray names them after what they do."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "ClientAppActor.run" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_one_in_round_1(directory, killed: list[float]) -> None:
+    deadline = time.monotonic() + 120
+    while not killed and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if (directory / "journal.jsonl").exists() and any(
+            event["event"] == "round-started" for event in read_journal(directory)
+        ):
+            for worker in training_workers()[:1]:
+                worker.kill()
+                killed.append(time.time())
+
+
+def test_a_killed_worker_costs_a_round_and_is_started_anew(run_config, flower_home, tmp_path, console):
+    """One of two workers dies in round 1: its client is refused with the reason, in round 2 all four train.
+
+    A message that reaches the worker while it starts is refused as well.
+    """
+    directory, killed = tmp_path / "run", []
+    flat = run_config | {"run.directory": str(directory), "train.local-steps": 60, "evaluate.every": 0}
+    killer = threading.Thread(target=kill_one_in_round_1, args=(directory, killed), daemon=True)
+    killer.start()
+    federation = "num-supernodes=4 client-resources-num-cpus=1"
+    assert run_to_end(ROOT, flat, console, federation_config=federation), console.export_text()
+    assert killed
+    journal = read_journal(directory)
+    refused = [event for event in journal if event["event"] == "refused"]
+    assert 1 <= len(refused) <= 2
+    for event in refused:
+        assert event["round"] == 1
+        assert "the worker process of the simulation that served it died" in event["reason"]
+    lost = {event["client"] for event in refused}
+    rounds = [event["clients"] for event in journal if event["event"] == "round"]
+    assert rounds == [[client for client in range(4) if client not in lost], [0, 1, 2, 3]]
+    parts = read_result(directory)["participation"]
+    assert [line["took_part"] for line in parts] == [1 if client in lost else 2 for client in range(4)]
+    assert exit_status(True, directory) == 0
