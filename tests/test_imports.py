@@ -12,6 +12,7 @@ PACKAGE = ROOT / "fedllm_app"
 
 LEVELS = [
     {"commands"},
+    {"sites"},
     {"server_app", "client_app"},
     {"client", "federation"},
     {"evaluation"},

@@ -6,10 +6,10 @@ import sys
 
 from rich.console import Console
 
-from fedllm_app.commands import chat, demo, evaluate, partition, plan, run
+from fedllm_app.commands import chat, demo, evaluate, federation, partition, plan, run, site
 from fedllm_app.errors import UserError
 
-SUBCOMMANDS = (run, demo, plan, partition, chat, evaluate)
+SUBCOMMANDS = (run, demo, plan, partition, chat, evaluate, federation, site)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
 
 

@@ -1,0 +1,89 @@
+"""`fedllm federation`: what is refused before anything starts, and what is ended."""
+
+import os
+import socket
+import subprocess
+
+import psutil
+import pytest
+
+from fedllm_app.commands import trial
+from fedllm_app.commands.main import main
+from fedllm_app.commands.trial import Process, Trial
+from fedllm_app.sites.keys import make_authority
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts(flower_home, monkeypatch):
+    def refuse(*_arguments: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(trial, "_launch", refuse)
+
+
+def test_a_missing_file_is_said_before_anything_starts(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("q,a\n1,2\n")
+    assert main(["federation", "up", "--data", str(tmp_path / "a.csv"), "--data", "nowhere.csv"]) == 2
+    assert "no such file: nowhere.csv" in capsys.readouterr().out
+
+
+def test_a_port_that_is_taken(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["federation", "up", "--port", str(taken.getsockname()[1])]) == 2
+    assert "another program listens there" in capsys.readouterr().out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "a/b"])
+def test_a_name_that_is_none(name, capsys):
+    assert main(["federation", "up", "--name", name]) == 2
+    assert "letters, digits" in capsys.readouterr().out
+
+
+def test_sites_are_named_by_their_files(tmp_path):
+    files = [tmp_path / name for name in ("berlin.csv", "x/berlin.csv", "Rom a.jsonl", "berlin-2.csv")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    assert list(trial._data_files(files)) == ["berlin", "berlin-2", "Rom-a", "berlin-2-2"]
+
+
+def sleeping() -> subprocess.Popen:
+    return subprocess.Popen(["sleep", "60"])
+
+
+def test_down_ends_what_it_started_and_nothing_that_has_the_same_number(flower_home, capsys):
+    """Ids of processes come again: one that began at another time is another process."""
+    ours, other = sleeping(), sleeping()
+    try:
+        began = psutil.Process(ours.pid).create_time()
+        trial_ = Trial("t", 1, [Process("superlink", ours.pid, began), Process("a", other.pid, began - 3600)], {"a": 7})
+        (trial_.directory / "server").mkdir(parents=True)
+        (trial_.directory / "homes" / "server" / "runs").mkdir(parents=True)
+        trial_.save()
+        assert main(["federation", "down", "--name", "t"]) == 0
+        assert "ended 1 processes" in capsys.readouterr().out
+        assert ours.wait(timeout=10) is not None
+        assert other.poll() is None
+        assert sorted(os.listdir(trial_.directory)) == ["homes"]
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait()
+    assert main(["federation", "down", "--name", "t"]) == 2
+
+
+def test_a_second_up_of_the_same_name_is_refused_while_it_lives(capsys):
+    process = sleeping()
+    try:
+        began = psutil.Process(process.pid).create_time()
+        kept = Trial("trial", 1, [Process("superlink", process.pid, began)])
+        (kept.directory / "server").mkdir(parents=True)
+        make_authority(kept.directory / "server", "trial")
+        kept.save()
+        assert main(["federation", "up"]) == 2
+        assert "is up; end it with" in capsys.readouterr().out.replace("\n", " ")
+        assert main(["federation", "status"]) == 1  # its SuperLink does not answer
+        assert "does not answer" in capsys.readouterr().out.replace("\n", " ")
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,77 @@
+"""Which apps a site accepts."""
+
+import hashlib
+import io
+import zipfile
+
+import pytest
+from flwr.cli.build import build_fab_from_disk
+from places import ROOT
+
+from fedllm_app.sites.approval import OWN, SAME, CodeRefused, check_bundle
+
+
+def bundle(changes: dict[str, bytes | None], base: bytes) -> bytes:
+    """A bundle with other files: None leaves one out."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(base)) as old, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            if name not in changes:
+                new.writestr(name, old.read(name))
+        for name, content in changes.items():
+            if content is not None:
+                new.writestr(name, content)
+    return made.getvalue()
+
+
+@pytest.fixture(scope="module")
+def original() -> bytes:
+    return build_fab_from_disk(ROOT)
+
+
+def check(content: bytes, rule: str = SAME) -> None:
+    check_bundle(content, hashlib.sha256(content).hexdigest(), rule)
+
+
+def test_flowers_bundle_of_this_app_is_accepted(original):
+    check(original)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fedllm_app/client_app.py": b"import os"},
+        {"fedllm_app/training/sft.py": None},
+        {"fedllm_app/more.py": b""},
+    ],
+    ids=["changed", "left out", "added"],
+)
+def test_other_code_is_refused_by_name(original, changes):
+    (name,) = changes
+    with pytest.raises(CodeRefused, match=f"1 of .* files differ: {name}"):
+        check(bundle(changes, original))
+
+
+def test_what_is_never_imported_at_a_site_may_differ(original):
+    """Strategies of one's own, presets, documents; and by the rule `own` the package itself."""
+    check(bundle({"torch.py": b"raise SystemExit", "README.md": b"x"}, original))
+    check(bundle({"fedllm_app/client_app.py": b"import os"}, original), OWN)
+
+
+@pytest.mark.parametrize("rule", [SAME, OWN])
+def test_content_must_have_the_hash_by_which_it_is_called(original, rule):
+    with pytest.raises(CodeRefused, match="not that of its hash"):
+        check_bundle(original, "0" * 64, rule)
+
+
+def test_no_archive_and_a_huge_one_are_refused(original):
+    with pytest.raises(CodeRefused, match="not a readable bundle"):
+        check(b"PK")
+    with pytest.raises(CodeRefused, match="larger"):
+        check(bundle({"fedllm_app/huge.py": b" " * 60_000_000}, original))
+
+
+def test_names_of_files_are_shown_without_control_characters(original):
+    with pytest.raises(CodeRefused) as refused:
+        check(bundle({"fedllm_app/\x1b[31m.py": b""}, original))
+    assert "\x1b" not in str(refused.value)
