@@ -9,6 +9,8 @@ from fedllm_app.errors import UserError
 class ClassPathError(UserError):
     """A class path that leads to nothing usable."""
 
+    public = "a class path of the run leads to nothing that can be used here"
+
 
 class NotImportable(ClassPathError):
     """The module of a class path is not installed here; it may be where the run takes place."""

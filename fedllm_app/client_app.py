@@ -13,8 +13,9 @@ from flwr.clientapp import ClientApp
 from flwr.supercore import log
 
 from fedllm_app.client import progress
+from fedllm_app.client.disclosure import public_error, write_site_log
 from fedllm_app.client.offline import downloads
-from fedllm_app.client.policy import site_policy
+from fedllm_app.client.policy import is_simulated, site_policy
 from fedllm_app.client.simulation_workers import restart_dead_workers
 from fedllm_app.client.site import site_items
 from fedllm_app.federation.fingerprint import code_hash, package_versions
@@ -45,8 +46,7 @@ def _answering(handle: _Handler) -> _Handler:
         try:
             return handle(message, context)
         except Exception as error:
-            log(INFO, "client failed", exc_info=error)
-            return failure(message, f"{_client_name(message, context)}: {_cause(error)}")
+            return failure(message, f"{_client_name(message, context)}: {_told(error, context)}")
 
     return answer
 
@@ -150,17 +150,30 @@ def _client_name(message: Message, context: Context) -> str:
     return f"client {request.get('client', '?')}" + (f" ({site})" if site else "")
 
 
-def _cause(error: Exception) -> str:
-    """One line that says what went wrong; running out of memory comes with what helps."""
+def _told(error: Exception, context: Context) -> str:
+    """What the server is told of an error, which is logged here: at a site its public form, and then the whole of it
+    stands in the site's own log only."""
+    simulated = is_simulated(context.node_config)
+    kind = f"{type(error).__name__}: {error}" if simulated else public_error(error, context.node_config)
+    told = _out_of_memory(error, simulated) or kind
+    if simulated:
+        log(INFO, "client failed", exc_info=error)
+        return told
+    log(INFO, "client failed: %s (%s)", told, write_site_log("client failed", error))
+    return told
+
+
+def _out_of_memory(error: Exception, simulated: bool) -> str:
+    """What helps a client that has run out of memory, once the resident model is released; "" for other errors."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         from fedllm_app.training.resident import release
 
         release()
+        what = f" ({str(error).splitlines()[0] if str(error) else type(error).__name__})" if simulated else ""
         return (
-            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            "lower train.batch-size (and raise train.gradient-accumulation) or train.max-length, set "
-            "train.gradient-checkpointing = true, or quantize the base: model.quantization = 'int8' or 'nf4'"
+            f"out of memory{what}; lower train.batch-size (and raise train.gradient-accumulation) or train.max-length, "
+            "set train.gradient-checkpointing = true, or quantize the base: model.quantization = 'int8' or 'nf4'"
         )
-    return f"{type(error).__name__}: {error}"
+    return ""

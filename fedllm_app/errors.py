@@ -9,12 +9,16 @@ class UserError(ValueError):
     ----------
     public : str | None
         What may leave a site: kinds, counts, line numbers and keys of the configuration; no value of a row, no name of
-        a column or file. None where the message has no such form; then only the kind of the error leaves.
+        a column or file, no path. A class gives a sentence for all its errors, a `raise` a better one. None where there
+        is no such form; then only the kind of the error leaves.
+    shareable : bool
+        Whether the messages of a class are such a form themselves.
     """
 
     public: str | None = None
+    shareable: bool = False
 
     def __init__(self, message: str = "", *, public: str | None = None) -> None:
         super().__init__(message)
-        if public is not None:
-            self.public = public
+        if public is not None or self.shareable:
+            self.public = message if public is None else public

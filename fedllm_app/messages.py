@@ -30,6 +30,8 @@ def plain_text(text: str, limit: int = 1000) -> str:
 class BadMessage(UserError):
     """A message lacks something or carries something impossible; the text says what."""
 
+    shareable = True
+
 
 @dataclass(frozen=True)
 class ClientHolding:

@@ -160,12 +160,15 @@ def test_centralized_at_sites_is_refused_before_the_first_round(sites, tmp_path)
     assert "round" in [event["event"] for event in read_journal(tmp_path / "fedavg")]
 
 
-def test_a_site_whose_file_is_not_there_says_so(sites):
+def test_a_site_whose_file_is_not_there_says_so(sites, app_home):
+    """Which file, it says in its own log only."""
     context = sites("oslo")
     context.node_config["data-path"] = "/no/such.csv"
     answer = ask(context, "query.describe", client=1, clients=2)
-    assert answer.error.reason.startswith("client 1 (oslo): DataNotFound: ")
-    assert "/no/such.csv" in answer.error.reason
+    assert answer.error.reason == (
+        "client 1 (oslo): DataNotFound: there is no such file, folder, split or set; the site's log says more"
+    )
+    assert "there is no file or folder /no/such.csv" in (app_home / "site.log").read_text()
 
 
 def test_nodes_of_a_simulation_share_one_local_client(context):

@@ -28,6 +28,8 @@ _FACTOR_NAMES = ((".lora_A.", ".lora_B."), (".lora_embedding_A", ".lora_embeddin
 class AdapterError(UserError):
     """An adapter does not fit the model or the layout."""
 
+    public = "the adapter of the run does not fit the base model that is here"
+
 
 @dataclass(frozen=True)
 class Manifest:

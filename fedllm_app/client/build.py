@@ -45,7 +45,7 @@ def local_client(
     """
     flat = admitted(dict(run_config), policy)
     key = (run_id, tuple(sorted(flat.items())), clients, site, policy)
-    return PROCESS_CACHE.get("local client", key, lambda: _build(run_id, flat, clients, site))
+    return PROCESS_CACHE.get("local client", key, lambda: _build(run_id, flat, clients, site, policy))
 
 
 def resident_key(config: Config) -> ResidentKey:
@@ -53,7 +53,7 @@ def resident_key(config: Config) -> ResidentKey:
     return ResidentKey(config.train.task, model_values(config), adapter_values(config), config.lora.aggregation)
 
 
-def _build(run_id: int, flat: dict, clients: int, site: SiteItems) -> LocalClient:
+def _build(run_id: int, flat: dict, clients: int, site: SiteItems, policy: Policy | None) -> LocalClient:
     config = parse_run_config(flat)
     prepare_bitsandbytes(config.model.quantization)
     set_threads(config.run.threads)
@@ -72,6 +72,7 @@ def _build(run_id: int, flat: dict, clients: int, site: SiteItems) -> LocalClien
         evaluate_examples=config.evaluate.examples,
         draw_home=lambda: _drawn_home(config),
         suite=suite_watch(config, "clients"),
+        discreet=policy is not None,
     )
 
 

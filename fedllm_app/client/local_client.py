@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from fedllm_app.client.disclosure import write_site_log
 from fedllm_app.client.policy import check_pooling
 from fedllm_app.client.shards import ShardStore, round_indices
 from fedllm_app.config.sections import TrainConfig
@@ -37,6 +38,8 @@ from fedllm_app.updates.chain import UpdateChain
 class ArrayLost(UserError):
     """The client has no copy of an array that the server sends once; the server sends it again after this."""
 
+    shareable = True
+
 
 @dataclass(frozen=True)
 class LocalClient:
@@ -56,6 +59,9 @@ class LocalClient:
         Draws the part of the starting adapter that stays at home, packed, as the server draws it.
     suite : SuiteWatch | None
         A suite that is asked at every evaluation.
+    discreet : bool
+        Whether the rows belong to somebody else than the run: then the description of what a client holds names neither
+        files nor columns.
     """
 
     run_id: int
@@ -69,6 +75,7 @@ class LocalClient:
     evaluate_examples: int
     draw_home: Callable[[], np.ndarray]
     suite: SuiteWatch | None = None
+    discreet: bool = False
 
     @property
     def model(self) -> Resident:
@@ -95,8 +102,12 @@ class LocalClient:
     def describe_rows(self, client: int) -> ClientHolding:
         """What the client holds."""
         shards = self.shards(client)
+        name, notes = shards.label, shards.notes
+        if self.discreet:
+            write_site_log(f"what client {client} of run {self.run_id} holds: {'; '.join(notes)}")
+            name, notes = self.store.selection.site or f"client {client}", shards.public_notes
         return ClientHolding(
-            name=shards.label,
+            name=name,
             schema=shards.schema,
             examples=len(shards.train),
             held_out=len(shards.held_out),
@@ -110,7 +121,7 @@ class LocalClient:
             equal=shards.train.equal + shards.held_out.equal,
             one_kind=shards.train.one_kind,
             duplicates=shards.duplicates,
-            notes="; ".join(shards.notes),
+            notes="; ".join(notes),
         )
 
     def train(self, assignment: Assignment, vectors: Vectors, progress: Progress) -> tuple[Vectors, Numbers]:

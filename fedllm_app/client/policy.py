@@ -30,9 +30,13 @@ _A_SITES = {"policy", "models", "data-path"}
 class SiteRefuses(UserError):
     """The site refuses what the run asks for."""
 
+    shareable = True
+
 
 class PolicyError(UserError):
     """The site's policy cannot be used; the message names the file, the key and what is accepted."""
+
+    public = "the site's policy cannot be read, so no run may use anything here"
 
 
 class _Table(BaseModel):

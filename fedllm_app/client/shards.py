@@ -1,5 +1,7 @@
 """One client's rows as tokens: found, tokenized on first use, kept on disk."""
 
+from pathlib import Path
+
 import numpy as np
 
 from fedllm_app.client.policy import check_pooling
@@ -48,21 +50,32 @@ class ShardStore:
         maker = ShardMaker(model.tokenizer, self.tokenization, key, model.stops)
         train = maker.make("train", self.selection.rows, data.train)
         if not len(train):
-            raise EmptyShard(_nothing_left(train, data.train, self.tokenization.max_length))
+            raise EmptyShard(_nothing_left(train, data.train, self.tokenization))
         held_out = maker.make("held-out", self.selection.rows, data.held_out)
         model.check_ids(max(train.largest_id, held_out.largest_id))
-        refused = _first_refused(data.train, train) or _first_refused(data.held_out, held_out)
+        template = self.tokenization.template
+        refused = _first_refused(data.train, train, template) or _first_refused(data.held_out, held_out, template)
         shards = ClientShards(
-            data.label, data.schema, f"{key}", train, held_out, data.bad, data.duplicates, data.notes, refused
+            data.label,
+            data.schema,
+            f"{key}",
+            train,
+            held_out,
+            data.bad,
+            data.duplicates,
+            data.notes,
+            refused,
+            data.public_notes,
         )
         # Of the set's rows only this client's are known here: the share may be larger, not smaller.
         unusable, share = data.bad + shards.refused, self.selection.max_bad_share
         if shards.refused and unusable > share * data.set_rows:
-            raise TooManyBadRows(
+            told = (
                 f"{unusable} of the {data.set_rows} rows of its data cannot be used, more than data.max-bad-share = "
                 f"{share}: the template refuses {shards.refused} of them, the first is {refused}. Repair them, choose "
                 "another data.template, or raise data.max-bad-share"
             )
+            raise TooManyBadRows(told, public=told)
         return shards
 
     def _test(self, data: ClientData, model: Resident) -> ClientShards:
@@ -71,7 +84,8 @@ class ShardStore:
         train = maker.make("test-train", self.selection.rows, data.train)
         held_out = maker.make("test", self.selection.rows, data.held_out)
         if not len(held_out):
-            raise EmptyShard(f"data.test = {self.selection.test!r} holds no row that fits train.max-length")
+            told = "holds no row that fits train.max-length"
+            raise EmptyShard(f"data.test = {self.selection.test!r} {told}", public=f"data.test {told}")
         return ClientShards(data.label, data.schema, f"{key}", train, held_out)
 
     def _pool(self, model: Resident) -> ClientShards:
@@ -87,16 +101,21 @@ class ShardStore:
         return [model.tokenizer_hash, model.stops, data.fingerprint, template, *choices]
 
 
-def _first_refused(rows: Rows, shard: AnyShard) -> str:
-    """The first row that cannot be written as tokens, and why; "" if there is none."""
-    return next((f"row {rows.number(place)}: {reason}" for place, reason in shard.refused.first), "")
+def _first_refused(rows: Rows, shard: AnyShard, template: str) -> str:
+    """The first row that cannot be written as tokens, and why; "" if there is none.
+
+    It is told to the server, so the path of a template is left out.
+    """
+    first = next((f"row {rows.number(place)}: {reason}" for place, reason in shard.refused.first), "")
+    return first.replace(template, "of a file") if Path(template).is_absolute() else first
 
 
-def _nothing_left(shard: AnyShard, rows: Rows, max_length: int) -> str:
+def _nothing_left(shard: AnyShard, rows: Rows, tokenization: Tokenization) -> str:
     """Why no row is left to train on."""
+    max_length, refused = tokenization.max_length, _first_refused(rows, shard, tokenization.template)
     reasons = (
         (shard.dropped, f"leave no room for a completion within train.max-length = {max_length} tokens"),
-        (shard.refused.count, f"are refused by the template, the first is {_first_refused(rows, shard)}"),
+        (shard.refused.count, f"are refused by the template, the first is {refused}"),
         (shard.equal, f"are pairs whose answers are equal within train.max-length = {max_length} tokens"),
     )
     told = "; ".join(f"{count} {reason}" for count, reason in reasons if count)

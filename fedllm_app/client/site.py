@@ -26,6 +26,8 @@ _FLOWERS_OWN = ("partition-id", "num-partitions")
 class SiteConfigError(DataError):
     """The node configuration of a site is wrong; the message names the key, its value and what is accepted."""
 
+    public = "the node configuration is wrong"
+
 
 def site_items(node_config: NodeConfig) -> SiteItems:
     """What a node's configuration says of its data, sorted, so that it can be a key.
@@ -41,18 +43,23 @@ def site_items(node_config: NodeConfig) -> SiteItems:
     for key, value in node_config.items():
         if key in _KEYS:
             if not isinstance(value, str):
-                raise SiteConfigError(f"node-config {key} = {value!r}: must be text in single quotes")
+                raise _wrong(key, value, "must be text in single quotes")
             items.append((key, value))
         elif key not in _FLOWERS_OWN and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
             # Left unnoticed, the site would train on other data than its own.
-            raise SiteConfigError(f"node-config {key}: unknown key; did you mean {near[0]}?")
+            told = f"unknown key; did you mean {near[0]}?"
+            raise SiteConfigError(f"node-config {key}: {told}", public=f"a key of the node configuration is an {told}")
     text_format = TextFormat(**{key: value for key, value in items if key in _TEXT_FORMAT})
     for key, problem in text_format.problems().items():
-        raise SiteConfigError(f"node-config {key} = {getattr(text_format, key)!r}: {problem}")
+        raise _wrong(key, getattr(text_format, key), problem)
     path = dict(items).get("data-path", "/")
     if not Path(path).is_absolute():
-        raise SiteConfigError(f"node-config data-path = {path!r}: must be an absolute path on the node's machine")
+        raise _wrong("data-path", path, "must be an absolute path on the node's machine")
     return tuple(sorted(items))
+
+
+def _wrong(key: str, value: object, problem: str) -> SiteConfigError:
+    return SiteConfigError(f"node-config {key} = {value!r}: {problem}", public=f"node-config {key}: {problem}")
 
 
 def at_site(selection: DataSelection, items: SiteItems) -> DataSelection:
@@ -66,10 +73,12 @@ def at_site(selection: DataSelection, items: SiteItems) -> DataSelection:
     """
     settings = dict(items)
     if settings and "data-path" not in settings and selection.name == BUILT_IN:
-        raise SiteConfigError(
-            f"node-config of site {settings.get('site', '')!r}: has no data-path, and data.name = '{BUILT_IN}' is a "
-            "generated set; give data-path='/absolute/path', or set data.name to data that every site has"
+        told = (
+            f"has no data-path, and data.name = '{BUILT_IN}' is a generated set; give data-path='/absolute/path', or "
+            "set data.name to data that every site has"
         )
+        name = settings.get("site", "")
+        raise SiteConfigError(f"node-config of site {name!r}: {told}", public=f"the node configuration {told}")
     columns = {field: settings[key] for key, field in _COLUMNS.items() if key in settings}
     changes: dict[str, object] = {
         "site": settings.get("site", ""),

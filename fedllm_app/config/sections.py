@@ -21,6 +21,8 @@ FlatConfig = Mapping[str, bool | int | float | str]
 class ConfigError(UserError):
     """The run configuration is invalid. The message names every key that is wrong, its value and what is accepted."""
 
+    shareable = True
+
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

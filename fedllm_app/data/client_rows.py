@@ -71,7 +71,7 @@ class ClientData:
     """One client's rows: what it is called, where they come from, and a fingerprint that names them exactly.
 
     `bad` counts the unusable rows of the set that the client's rows are from, which other clients may have shares of,
-    and `set_rows` all rows of that set.
+    and `set_rows` all rows of that set. `public_notes` are what of `notes` may leave a site.
     """
 
     label: str
@@ -83,6 +83,7 @@ class ClientData:
     duplicates: int = 0
     notes: tuple[str, ...] = ()
     set_rows: int = 0
+    public_notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def client_data(selection: DataSelection, client: int) -> ClientData:
         duplicates=share.duplicates,
         notes=tuple(share.notes),
         set_rows=share.source.bad.total,
+        public_notes=tuple(share.source.public_notes()),
     )
 
 
@@ -170,10 +172,11 @@ def _fewer_than_asked(selection: DataSelection, set_rows: int, mine: int) -> tup
 
 def _check_rows(selection: DataSelection, client: int, rows: int) -> None:
     if rows < selection.minimum_rows:
-        raise PartitionError(
+        told = (
             f"client {client} would train on {rows} rows, fewer than data.minimum-rows = {selection.minimum_rows}: use "
             "fewer clients, a larger data.alpha, another data.partition, or hold out less"
         )
+        raise PartitionError(told, public=told)
 
 
 def test_rows(selection: DataSelection) -> ClientData | None:

@@ -36,6 +36,8 @@ _DELIMITER = re.compile(r"[<\[{｜][^/].*[>\]}｜]", re.DOTALL)
 class TokenizerError(UserError):
     """The tokenizer cannot do what the configuration asks for."""
 
+    shareable = True
+
 
 @dataclass(frozen=True)
 class Text:

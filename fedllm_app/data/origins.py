@@ -30,6 +30,8 @@ _PIECES, _PIECE = 64, 1 << 16
 class DataNotFound(DataError):
     """There is no data under the name given."""
 
+    public = "there is no such file, folder, split or set"
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -110,10 +112,10 @@ def _local(path: Path, split: str, text_format: TextFormat, documents: bool) -> 
         raise DataNotFound(f"there is no file or folder {path}")
     if path.is_file():
         if is_document(path) and not documents:
-            raise UnreadableFile(f"{path} is one text and no table of rows; train.task = 'text' trains on such files")
+            raise UnreadableFile.of(path, "is one text and no table of rows; train.task = 'text' trains on such files")
         if not format_of(path) and not is_document(path):
             more = f"; documents: {DOCUMENT_ENDINGS}" if documents else ""
-            raise UnreadableFile(f"{path} has no ending that says how to read it; readable are {ENDINGS}{more}")
+            raise UnreadableFile.of(path, f"has no ending that says how to read it; readable are {ENDINGS}{more}")
         if split:
             raise DataNotFound(f"{path} is one file, so '{split}' cannot be chosen from it; leave data.split empty")
         return Origin(str(path), stamps([path]), lambda notes: read_files([path], text_format, notes))

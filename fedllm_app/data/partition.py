@@ -20,6 +20,8 @@ _SHARDS_PER_CLIENT = 2
 class PartitionError(UserError):
     """The rows cannot be divided as asked; the message says what to change."""
 
+    public = "the rows cannot be divided as data.partition asks"
+
 
 def partition(
     source_size: int,

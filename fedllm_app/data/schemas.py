@@ -229,17 +229,23 @@ def recognise(columns: Collection[str], rows: str, named: Columns = Columns()) -
                 iter(difflib.get_close_matches(name, columns, 1)), ""
             )
             hint = f" Did you mean '{near}'?" if near else ""
-            raise UnknownColumn(f"data has no column '{name}' (given for {key}); its columns are: {present}.{hint}")
+            raise UnknownColumn(
+                f"data has no column '{name}' (given for {key}); its columns are: {present}.{hint}",
+                public=f"none of the {len(columns)} columns has the name that was given for {key}",
+            )
     fitting = [schema for schema in SCHEMAS if schema.rows == rows]
     for schema in fitting:
         bound = schema.bind(columns, named.given())
         if bound is not None:
             return Binding(schema, bound)
     chosen = ", ".join(f"{key} = '{name}'" for key, name in named.given().items())
+    no_fit = f"fit no schema of {rows} rows"
+    remedy = (
+        f". Accepted: {'; '.join(schema.describe() for schema in fitting)}."
+        " Rename the columns, or name every column to read in the configuration; a table whose first line is a row"
+        " already needs a line of column names above it."
+    )
     raise UnknownSchema(
-        f"the columns ({present}) fit no schema of {rows} rows"
-        + (f" with {chosen}" if chosen else "")
-        + f". Accepted: {'; '.join(schema.describe() for schema in fitting)}."
-        + " Rename the columns, or name every column to read in the configuration; a table whose first line is a row"
-        + " already needs a line of column names above it."
+        f"the columns ({present}) {no_fit}{f' with {chosen}' if chosen else ''}{remedy}",
+        public=f"the {len(columns)} columns {no_fit}{remedy}",
     )

@@ -35,6 +35,8 @@ _NAMED = 3  # refused rows whose reason is kept
 class EmptyShard(UserError):
     """No row of a client is left to train on."""
 
+    shareable = True
+
 
 Row = tuple[np.ndarray, int] | tuple[np.ndarray, int, np.ndarray]
 """Token ids of an example, the place of its first completion token, and, where answers before it are learnt too, their

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -41,6 +42,8 @@ _ALL_RECOGNISED = Columns()
 class EmptySource(DataError):
     """The data holds no usable row."""
 
+    public = "the data holds no usable row"
+
 
 class TooManyBadRows(DataError):
     """More rows are unusable than the configuration allows."""
@@ -48,6 +51,8 @@ class TooManyBadRows(DataError):
 
 class UnknownLabel(DataError):
     """The column to partition by was not kept."""
+
+    public = f"the data has no column of that name to divide by with less than {LABEL_LENGTH} characters on average"
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,19 @@ class Source:
             ("files", self.unread.files),
         ):
             sentences += [f"{kind} not read: {listed(names)}"] if names else []
-        if self.unwanted:
-            sentences.append(f"{self.unwanted:,} rows left out that a label of false or a weight of 0 excludes")
-        return sentences
+        return [*sentences, *self._unwanted_note()]
+
+    def public_notes(self) -> list[str]:
+        """What of `notes` may leave a site: counts, and the fields that were read."""
+        unread = self.unread
+        counts = (("columns", unread.columns), ("message keys", unread.message_keys), ("files", unread.files))
+        sentences = [f"read: {', '.join(self.columns)}"]
+        sentences += [f"{len(names)} {kind} not read" for kind, names in counts if names]
+        return [*sentences, *self._unwanted_note()]
+
+    def _unwanted_note(self) -> list[str]:
+        said = "rows left out that a label of false or a weight of 0 excludes"
+        return [f"{self.unwanted:,} {said}"] if self.unwanted else []
 
     def labels(self, column: str) -> list[str]:
         """Return one column as text, one value a row; missing values are empty.
@@ -200,19 +215,36 @@ def open_source(
         except (EmptySource, UnreadableFile):
             raise  # names the file already
         except DataError as error:
-            raise type(error)(f"{origin.name}: {error}") from None
+            raise type(error)(f"{origin.name}: {error}", public=error.public) from None
     source = Source(directory)
     bad = source.bad
     if bad.count > max_bad_share * bad.total:
         first = "\n".join(f"  {where}: {why}" for where, why in bad.first)
-        raise TooManyBadRows(
-            f"{origin.name}: {bad.count} of {bad.total} rows ({bad.count / bad.total:.2%}) cannot be used, more than"
-            f" the accepted share of {max_bad_share:.2%}. Repair them or accept more. The first ones:\n{first}"
+        counts = (
+            f"{bad.count} of {bad.total} rows ({bad.count / bad.total:.2%}) cannot be used, more than the accepted "
+            f"share of {max_bad_share:.2%}. Repair them or accept more. The first ones:"
         )
+        public = "; ".join(public_reason(where, why, source.columns) for where, why in bad.first)
+        raise TooManyBadRows(f"{origin.name}: {counts}\n{first}", public=f"{counts} {public}")
     if not len(source):
         unwanted = f": a label of false or a weight of 0 excludes {source.unwanted}" if source.unwanted else ""
         raise EmptySource(f"{origin.name} holds no usable row{unwanted}")
     return source
+
+
+_PLACE = re.compile(r"\b(?:line|row|item) \d{1,12}$")
+
+
+def public_reason(where: str, why: str, columns: Mapping[str, str]) -> str:
+    """Where a row is and why it cannot be used, without names of the site's files and columns.
+
+    Columns are called after the fields that are read from them. A reason that quotes anything else is left out.
+    """
+    for field, column in sorted(columns.items(), key=lambda pair: -len(pair[1])):
+        why = why.replace(f"column '{column}'", f"the {field} column")
+    place = _PLACE.search(where)
+    reasons = [place.group() if place else "a row", "" if "'" in why else why]
+    return ": ".join(filter(None, reasons))
 
 
 def _build(origin: Origin, rows: str, columns: Columns, directory: Path) -> None:

@@ -18,6 +18,8 @@ _CHUNK = 1 << 20  # characters tokenized at a time: as Python lists, tokens take
 class NoEndToken(UserError):
     """The tokenizer has no token that ends a document."""
 
+    shareable = True
+
 
 def document_windows(
     texts: Iterable[str],

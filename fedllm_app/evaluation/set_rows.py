@@ -25,6 +25,8 @@ _FEW = 3  # files that are named
 class MissingSets(UserError):
     """Test sets that cannot be opened, all of them, and where to put what is missing."""
 
+    public = "test sets of the suite are not here, or cannot be opened"
+
 
 class SetNotFound(DataError):
     """A test set is neither below `--data-dir` nor to be had from the Hub."""

@@ -28,6 +28,8 @@ Shapes = dict[str, tuple[int, ...]]
 class UnusableModel(UserError):
     """The base model cannot be trained as its files stand. The message names the file or key and says what to do."""
 
+    public = "the base model cannot be trained as its files stand here"
+
 
 def read_json(file: Path) -> dict:
     """The content of a JSON file. UnusableModel if it is none."""

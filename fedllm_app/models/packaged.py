@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class ModelNotFound(UserError):
     """The named base model is not there; the message says what was looked for and how to provide it."""
 
+    public = "the base model is not on this machine, or cannot be loaded from what is there"
+
 
 @dataclass(frozen=True)
 class PackagedModel:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class QuantizationError(UserError):
     """The base model cannot be quantized as asked on this machine."""
 
+    shareable = True
+
 
 def bitsandbytes_config(kind: str, double: bool, dtype: "torch.dtype"):
     from transformers import BitsAndBytesConfig

@@ -51,7 +51,7 @@ class ClientShards:
     """A client's tokenized rows, what it is called, and a key that names the training rows exactly.
 
     `bad` counts the unusable rows of the set that they are from; `first_refused` names the first row that cannot be
-    written as tokens, and why, without anything of what it says.
+    written as tokens, and why, without anything of what it says. `public_notes` are what of `notes` may leave a site.
     """
 
     label: str
@@ -63,6 +63,7 @@ class ClientShards:
     duplicates: int = 0
     notes: tuple[str, ...] = ()
     first_refused: str = ""
+    public_notes: tuple[str, ...] = ()
 
     @property
     def refused(self) -> int:

@@ -27,6 +27,8 @@ from fedllm_app.training.task import Job, Progress, TrainResult
 class AdapterAtRest(UserError):
     """A round of training left the adapter as it was, bit for bit."""
 
+    shareable = True
+
 
 def training_arguments(train: TrainConfig) -> dict:
     """The arguments that every TRL trainer of this app is built with."""

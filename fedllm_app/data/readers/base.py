@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fedllm_app.data.errors import BadRow, DataError
@@ -27,6 +28,13 @@ _TAB = ("tab", "\\t")
 
 class UnreadableFile(DataError):
     """A data file cannot be read at all, or not to its end."""
+
+    public = "a data file cannot be read, or not to its end"
+
+    @classmethod
+    def of(cls, file: Path, what: str) -> UnreadableFile:
+        """The error of a file, about which `what` says nothing that stands in it but places and numbers."""
+        return cls(f"{file} {what}", public=f"a data file of the site {what}")
 
 
 @dataclass(frozen=True)

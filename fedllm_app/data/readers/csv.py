@@ -152,21 +152,21 @@ class _Records:
                 next(self._reader)
             header = next((cells for cells in self._reader if cells), [])
         except csv.Error as error:
-            raise UnreadableFile(
-                f"{self._file.path} line 1: the column names cannot be read ({error}): check the quotation marks"
+            raise UnreadableFile.of(
+                self._file.path, f"line 1: the column names cannot be read ({error}): check the quotation marks"
             ) from None
         names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
         for number, name in enumerate(names, 1):
             first = names.index(name) + 1
             if first < number:
-                raise UnreadableFile(
-                    f"the first line of {self._file.path} must name every column once; columns {first} and {number} "
-                    "have the same name"
+                raise UnreadableFile.of(
+                    self._file.path,
+                    f"line 1: must name every column once; columns {first} and {number} have the same name",
                 )
         if not is_decoded("".join(names)):
-            raise UnreadableFile(
-                f"{self._file.path} line 1: the column names are not {shown(self._encoding)}; name the encoding "
-                "(data.encoding)"
+            raise UnreadableFile.of(
+                self._file.path,
+                f"line 1: the column names are not {shown(self._encoding)}; name the encoding (data.encoding)",
             )
         return names
 
@@ -196,10 +196,11 @@ class _Records:
         return BadRow(f"broken CSV: {error}")
 
     def _endless(self, begins: int) -> UnreadableFile:
-        return UnreadableFile(
-            f"{self._file.path} line {begins}: the end of the record that begins there cannot be found, because a "
+        return UnreadableFile.of(
+            self._file.path,
+            f"line {begins}: the end of the record that begins there cannot be found, because a "
             "quotation mark is missing or not doubled. Repair that record: a cell with delimiters, line breaks or "
-            'quotation marks must stand in quotation marks, and each one inside it must be doubled ("")'
+            'quotation marks must stand in quotation marks, and each one inside it must be doubled ("")',
         )
 
 

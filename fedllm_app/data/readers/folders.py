@@ -37,6 +37,8 @@ _NO_ROWS = re.compile(
 class AmbiguousSplit(DataError):
     """A folder holds several splits and the configuration does not say which one to read."""
 
+    public = "the data folder holds several splits, or files of none beside them: name the one to read (data-split)"
+
 
 @dataclass(frozen=True)
 class FolderFiles:

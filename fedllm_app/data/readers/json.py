@@ -95,7 +95,7 @@ def _whole(text: str, file: TextFile, encoding: str, notes: Notes) -> Located | 
         value, end = (_decode if is_array else _decode_object)(text, start)
         rest = text[end:].strip()
     except _RepeatedKey:
-        raise UnreadableFile(f"{file.path} holds an object that has a key twice: a value would be lost") from None
+        raise UnreadableFile.of(file.path, "holds an object that has a key twice: a value would be lost") from None
     except (ValueError, RecursionError):
         value, rest = _in_python(text), ""
         if value is None and is_array:
@@ -104,9 +104,9 @@ def _whole(text: str, file: TextFile, encoding: str, notes: Notes) -> Located | 
         return None
     if rest:
         line = text.count("\n", 0, len(text.rstrip()) - len(rest)) + 1
-        raise UnreadableFile(
-            f"{file.path} line {line}: more follows after the end of the array; a file must hold one array, or one "
-            "object a line"
+        raise UnreadableFile.of(
+            file.path,
+            f"line {line}: more follows after the end of the array; a file must hold one array, or one object a line",
         )
     if isinstance(value, dict):
         sentence, value = rows_of_object(value, file.path)
@@ -155,8 +155,8 @@ def _array_items(text: str, start: int, file: TextFile) -> list[Any]:
         except (ValueError, RecursionError) as error:
             reason = _reason(error) if begins < len(text) else "the array does not end"
             line = text.count("\n", 0, begins) + 1
-            raise UnreadableFile(
-                f"{file.path} holds broken JSON: item {len(items) + 1} of the array, in line {line}: {reason}"
+            raise UnreadableFile.of(
+                file.path, f"holds broken JSON: item {len(items) + 1} of the array, in line {line}: {reason}"
             ) from None
         items.append(value)
 
@@ -223,9 +223,10 @@ class _Lines:
         if isinstance(value, dict):
             return value
         if text[0] in "}]":
-            raise UnreadableFile(
-                f"{self._file.path} line {self._opened or self._number}: a row begins there that goes on over several "
-                "lines and cannot be read; repair it, or write every row in one line"
+            raise UnreadableFile.of(
+                self._file.path,
+                f"line {self._opened or self._number}: a row begins there that goes on over several lines and cannot "
+                "be read; repair it, or write every row in one line",
             )
         place = f" at position {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
         return BadRow(f"broken JSON: {_reason(error)}{place}")

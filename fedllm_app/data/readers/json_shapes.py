@@ -33,9 +33,10 @@ def rows_of_object(value: dict[str, Any], path: Path) -> Rows:
     if len(lists) > 1:
         raise UnreadableFile(f"{path} holds one object with several lists of rows ({listed(lists)}): keep one a file")
     if len(value) > _MANY_TEXTS and not any(isinstance(part, dict | list) for part in value.values()):
-        raise UnreadableFile(
-            f"{path} holds one object of {len(value)} texts or numbers by key, which are no rows: write an object with "
-            'column names for each, {"prompt": …, "completion": …}'
+        raise UnreadableFile.of(
+            path,
+            f"holds one object of {len(value)} texts or numbers by key, which are no rows: write an object with "
+            'column names for each, {"prompt": …, "completion": …}',
         )
     return "one object, read as one row", [value]
 

@@ -60,7 +60,7 @@ class TextFile:
             head = file.read(_HEAD)
         for start, contents in _OTHER_CONTENTS:
             if head.startswith(start):
-                raise UnreadableFile(f"{self.path} is {contents}")
+                raise UnreadableFile.of(self.path, f"is {contents}")
         return head
 
     @contextmanager
@@ -78,8 +78,8 @@ class TextFile:
             for number, line in enumerate(text, 1):
                 yield line.removeprefix("\ufeff") if number == 1 else line
         except UnicodeError:  # an encoding of two or four bytes a character has no way around a broken one
-            raise UnreadableFile(
-                f"{self.path} holds bytes soon after line {number} that are not {shown(encoding)}"
+            raise UnreadableFile.of(
+                self.path, f"holds bytes soon after line {number} that are not {shown(encoding)}"
             ) from None
 
     def _bytes(self) -> IO[bytes]:
@@ -122,9 +122,10 @@ class TextFile:
         if longer >= smuggled or (longer and not nonsense):
             return "utf-8", False
         if nonsense:
-            raise UnreadableFile(
-                f"{self.path} is not UTF-8, and its bytes do not show which encoding it has: save it as UTF-8 or name "
-                'the encoding, data.encoding = "gbk" for instance (at a site: encoding)'
+            raise UnreadableFile.of(
+                self.path,
+                "is not UTF-8, and its bytes do not show which encoding it has: save it as UTF-8 or name "
+                'the encoding, data.encoding = "gbk" for instance (at a site: encoding)',
             )
         return "cp1252", True
 

@@ -23,6 +23,8 @@ Renderer = Callable[[Sequence[Turn]], str]
 class TemplateError(UserError):
     """A template is unknown, does not suit the tokenizer, or cannot render a conversation."""
 
+    public = "the template is not there, or does not go with the tokenizer and the turns that it is given"
+
 
 # Put before a template that asks for the time. It is the date that Llama's templates fall back on.
 _FIXED_DATE = (

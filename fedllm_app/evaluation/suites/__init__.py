@@ -37,9 +37,13 @@ _OTHERS = f"the path of a Python file with SUITE, or {DATA_FILE}PATH for a data 
 class UnknownSuite(UserError):
     """There is no suite of that name or path."""
 
+    public = "there is no suite of that name or path"
+
 
 class BadSuite(UserError):
     """A suite's file cannot be used; the message says why."""
+
+    public = "the suite's file cannot be used"
 
 
 def load_suite(name: str) -> Suite:
