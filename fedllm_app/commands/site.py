@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,12 +13,15 @@ from rich.console import Console
 
 from fedllm_app.client.policy import default_policy_text
 from fedllm_app.commands.flower import flower_environment, free_port
+from fedllm_app.commands.options import run_config
 from fedllm_app.commands.supervisor import supervise
+from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError
 from fedllm_app.paths import write_text
+from fedllm_app.sites.findings import Finding, guarded
 from fedllm_app.sites.keys import make_node_key
 from fedllm_app.sites.service import unit_text
-from fedllm_app.sites.site_file import FILE, Site, address_problem, read_site, site_text
+from fedllm_app.sites.site_file import FILE, Site, address_problem, lock_file, read_site, site_text
 
 _DATA_OPTIONS = (
     "prompt-column",
@@ -33,6 +36,7 @@ _DATA_OPTIONS = (
     "delimiter",
     "encoding",
 )
+_STYLES = {"ok": "green", "warning": "yellow", "fails": "red"}
 _REFUSED_COMMANDS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 
 
@@ -52,6 +56,12 @@ def add_parser(subparsers) -> None:
     for option in _DATA_OPTIONS:
         init.add_argument(f"--{option}")
     init.set_defaults(command=_init)
+
+    check = actions.add_parser("check", help="find in a minute what would otherwise fail in round 1")
+    check.add_argument("directory", type=Path)
+    check.add_argument("--run-config", "-c", action="extend", nargs="+", metavar="CONFIG", help="as `fedllm run -c`")
+    check.add_argument("--app", default=".", help="with -c: directory of the app (default: this one)")
+    check.set_defaults(command=_check)
 
     start = actions.add_parser("start", help="run the site's node in the foreground, with TLS and its key")
     start.add_argument("directory", type=Path)
@@ -110,13 +120,52 @@ def make_site(
     return site
 
 
+def _check(parsed: argparse.Namespace, console: Console) -> int:
+    """A line for each finding; 0 if nothing fails, else 1."""
+    site = read_site(parsed.directory)
+    os.environ.update(_homes(site))  # what is read and converted here is what the node finds then
+    failed = 0
+    for finding in _findings(site, parsed):
+        failed += finding.level == "fails"
+        line = f"{finding.level:<8} {finding.subject + ':':<14} {finding.text}"
+        console.print(line, style=_STYLES[finding.level], markup=False, highlight=False, soft_wrap=True)
+    console.print("this site can take part" if not failed else f"{failed} of these must be put right")
+    return 1 if failed else 0
+
+
+def _findings(site: Site, parsed: argparse.Namespace) -> Iterator[Finding]:
+    from fedllm_app.sites import connection_checks, machine_checks
+
+    checks: dict[str, Callable[[Site], Iterable[Finding]]] = {
+        "key": connection_checks.check_key,
+        "authority": connection_checks.check_authority,
+        "server": connection_checks.check_server,
+        "versions": machine_checks.check_versions,
+        "disk": machine_checks.check_disk,
+        "policy": machine_checks.check_policy,
+        "GPU": machine_checks.check_gpu,
+        "data": machine_checks.check_data,
+    }
+    for subject, check in checks.items():
+        yield from guarded(subject, lambda check=check: check(site))
+    if parsed.run_config:
+        yield from guarded("run", lambda: _run_findings(site, parsed))
+
+
+def _run_findings(site: Site, parsed: argparse.Namespace) -> Iterator[Finding]:
+    from fedllm_app.sites.machine_checks import check_run
+
+    flat = run_config(parsed, local=False)
+    return check_run(site, flat, parse_run_config(flat))
+
+
 def _start(parsed: argparse.Namespace, console: Console) -> int:
     site = read_site(parsed.directory)
     for path in (site.key, site.authority, site.policy):
         if not path.is_file():
             raise UserError(f"{path} does not exist; `fedllm site check {site.directory}` says what a site needs")
     site.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = FileLock(site.home / "site.lock")
+    lock = FileLock(lock_file(site))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -139,9 +188,12 @@ def site_environment(site: Site) -> dict[str, str]:
     """The environment of a site's processes: its own homes, and commands that run the installed app only."""
     environment = flower_environment()
     path = str(_commands(site)) + os.pathsep + environment["PATH"]
-    homes = {"FEDLLM_HOME": str(site.home), "FLWR_HOME": str(site.home / "flwr")}
     # A node's log is read while it runs.
-    return environment | homes | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    return environment | _homes(site) | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _homes(site: Site) -> dict[str, str]:
+    return {"FEDLLM_HOME": str(site.home), "FLWR_HOME": str(site.home / "flwr")}
 
 
 def _commands(site: Site) -> Path:

@@ -112,6 +112,11 @@ def read_site(directory: Path) -> Site:
     )
 
 
+def lock_file(site: Site) -> Path:
+    """The file that is locked while `fedllm site start` runs for this site."""
+    return site.home / "site.lock"
+
+
 def site_text(
     superlink: str, name: str, data: Mapping[str, str], home: str = "home", models: tuple[str, ...] = ()
 ) -> str:
