@@ -1,7 +1,13 @@
-"""Where the app keeps files on this machine: everything below one directory."""
+"""Where the app keeps files on this machine: everything below one directory, which its owner alone can read.
 
+Whatever the umask is, directories below FEDLLM_HOME get the mode 0700 and files 0600. Files elsewhere, such as a run
+directory that the user names, get what the umask leaves.
+"""
+
+import logging
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +15,71 @@ from pathlib import Path
 
 from fedllm_app.errors import UserError
 
+_log = logging.getLogger(__name__)
+_OTHERS = 0o077  # what group and others may do
+_closed: set[str] = set()  # homes that this process has found open and closed
+
 
 def home() -> Path:
     """`$FEDLLM_HOME`, by default `~/.fedllm`: converted models, tokenized shards, client state and runs.
 
+    One that others may read, as an earlier version left it, is closed to them with all that is in it.
     UserError for a relative path: server and clients run in other working directories and would not find each other.
     """
     path = Path(os.environ.get("FEDLLM_HOME") or Path.home() / ".fedllm").expanduser()
     if not path.is_absolute():
         raise UserError(f"FEDLLM_HOME = {str(path)!r}: must be an absolute path")
+    if str(path) not in _closed and path.is_dir() and path.stat().st_mode & _OTHERS:
+        _closed.add(str(path))
+        try:
+            keep_to_owner(path)
+            _log.warning("%s could be read by others; its files are now its owner's alone", path)
+        except OSError as error:
+            _log.warning("%s can be read by others, and that cannot be changed: %s", path, error)
     return path
+
+
+def is_private(path: Path) -> bool:
+    """Whether a path lies below FEDLLM_HOME, so that its owner alone may read it."""
+    return path.absolute().is_relative_to(home())
+
+
+def keep_to_owner(path: Path) -> None:
+    """Take from group and others whatever they may do with a file, or a directory and all below it; links stay."""
+    for directory, _, names in os.walk(path):
+        _close(Path(directory))
+        for name in names:
+            _close(Path(directory) / name)
+    if not path.is_dir():
+        _close(path)
+
+
+def _close(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+        if mode & _OTHERS and not stat.S_ISLNK(mode):
+            path.chmod(stat.S_IMODE(mode) & ~_OTHERS)
+    except FileNotFoundError:  # another process has removed or renamed it
+        pass
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory with those above it, unless it is there; below FEDLLM_HOME for its owner alone."""
+    if not is_private(path):
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    for directory in reversed([path, *path.parents]):
+        directory.mkdir(exist_ok=True, mode=0o700 if is_private(directory) else 0o777)
+
+
+def file_mode(path: Path) -> int:
+    """The mode of a new file, before the umask."""
+    return 0o600 if is_private(path) else 0o666
+
+
+def opener(path: str, flags: int) -> int:
+    """Of `open(…, opener=opener)`, for files that are not written by `atomic_path`, such as those that grow."""
+    return os.open(path, flags, file_mode(Path(path)))
 
 
 @contextmanager
@@ -27,10 +88,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A directory replaces a directory as a whole and is never merged with it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         temporary = Path(scratch) / path.name
         yield temporary
+        if is_private(path):
+            keep_to_owner(temporary)
         if temporary.is_dir():
             _put_directory(temporary, path)
         else:

@@ -1,13 +1,15 @@
 """Files and directories are replaced as a whole, or not at all."""
 
 import os
+import stat
 import subprocess
 import sys
 
 import pytest
+from in_process import run_in_process
 from places import ROOT
 
-from fedllm_app.paths import atomic_path, write_text
+from fedllm_app.paths import atomic_path, home, make_directory, opener, write_text
 
 
 def write_directory(path, **files):
@@ -91,3 +93,76 @@ def test_a_file_does_not_replace_a_directory(tmp_path):
     with pytest.raises(IsADirectoryError):
         write_text(tmp_path / "notes", "text")
     assert content(tmp_path / "notes") == {"a": "kept"}
+
+
+def lax(path) -> list[str]:
+    """What at a path and below it group or others may do anything with."""
+    return [
+        str(found) for found in [path, *path.rglob("*")] if found.lstat().st_mode & 0o077 and not found.is_symlink()
+    ]
+
+
+@pytest.fixture
+def lax_umask():
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def test_what_is_written_below_the_home_is_the_owners_whatever_the_umask(app_home, lax_umask):
+    write_directory(app_home / "a" / "b" / "c", x="1")
+    write_text(app_home / "d" / "e.txt", "1")
+    with open(app_home / "log", "a", opener=opener) as file:
+        file.write("1")
+    make_directory(app_home / "f" / "g")
+    assert len(list(app_home.rglob("*"))) == 9
+    assert lax(app_home) == []
+
+
+def test_what_is_written_elsewhere_is_as_the_umask_says(tmp_path, lax_umask):
+    write_text(tmp_path / "runs" / "result.json", "{}")
+    with open(tmp_path / "runs" / "journal", "a", opener=opener):
+        pass
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "runs").iterdir()}
+    assert modes == {"result.json": 0o666, "journal": 0o666}
+    assert stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o777
+
+
+def test_a_home_that_others_may_read_is_closed_once_and_told(tmp_path, monkeypatch, caplog):
+    """Links are left alone: what they lead to is not the app's."""
+    old, outside = tmp_path / "old", tmp_path / "outside"
+    (old / "shards").mkdir(parents=True)
+    for file in (old / "shards" / "x.npy", outside):
+        file.write_text("x")
+        file.chmod(0o644)
+    (old / "link").symlink_to(outside)
+    old.chmod(0o755)
+    monkeypatch.setenv("FEDLLM_HOME", str(old))
+    for _ in range(2):
+        home()
+    assert lax(old) == []
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o644
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{old} could be read by others; its files are now its owner's alone"
+    ]
+
+
+def test_a_home_that_cannot_be_closed_is_told_and_used(tmp_path, monkeypatch, caplog):
+    old = tmp_path / "old"
+    old.mkdir(mode=0o755)
+    monkeypatch.setenv("FEDLLM_HOME", str(old))
+    monkeypatch.setattr("pathlib.Path.chmod", lambda *_: (_ for _ in ()).throw(PermissionError(1, "not yours")))
+    assert home() == old
+    assert "can be read by others, and that cannot be changed" in caplog.text
+
+
+def test_all_files_of_a_run_below_the_home_are_the_owners(app_home, run_config, lax_umask):
+    """Tokens, converted rows, divisions, state of clients, checkpoints, journal and result."""
+    rows = app_home.parent / f"{app_home.name}-rows.jsonl"
+    rows.write_text("".join(f'{{"question": "q {n}", "answer": "{n}"}}\n' for n in range(40)))
+    config = run_config | {"strategy.name": "scaffold", "update.compress": "int8", "clients.number": 2}
+    config |= {"data.name": str(rows), "run.checkpoint-every": 1, "train.local-steps": 1, "train.rounds": 1}
+    run_in_process(config, app_home / "runs" / "first")
+    assert {path.name for path in app_home.iterdir()} >= {"sources", "partitions", "shards", "clients", "runs"}
+    assert (app_home / "runs" / "first" / "journal.jsonl").stat().st_size
+    assert lax(app_home) == []

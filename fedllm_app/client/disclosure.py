@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedllm_app.errors import UserError
-from fedllm_app.paths import home
+from fedllm_app.paths import home, make_directory, opener
 
 SITE_LOG = "site.log"
 _LARGEST_LOG = 16 << 20  # bytes, after which a new one is begun; the one before is kept
@@ -68,11 +68,10 @@ def write_site_log(what: str, error: BaseException | None = None) -> str:
         lines += traceback.format_exception(error)
     try:
         file = home() / SITE_LOG
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(file.parent)
         if file.exists() and file.stat().st_size > _LARGEST_LOG:
             os.replace(file, file.with_suffix(".log.1"))
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with open(descriptor, "a", encoding="utf-8", errors="backslashreplace") as log:
+        with open(file, "a", encoding="utf-8", errors="backslashreplace", opener=opener) as log:
             log.write("".join(lines))
     except (OSError, UserError) as unwritten:
         return f"the site's log cannot be written: {type(unwritten).__name__}"

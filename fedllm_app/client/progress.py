@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from fedllm_app.paths import home
+from fedllm_app.paths import home, make_directory, opener
 
 
 def progress_file(run_id: int) -> Path:
@@ -20,9 +20,9 @@ def progress_file(run_id: int) -> Path:
 def report(run_id: int, **fields: object) -> None:
     """Append one line. Lines are short and the file is opened for appending, so processes do not mix them."""
     path = progress_file(run_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     line = json.dumps({"time": time.time(), **fields}) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = opener(str(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(descriptor, line.encode())
     finally:

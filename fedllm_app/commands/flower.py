@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from fedllm_app.errors import UserError
+from fedllm_app.paths import make_directory, opener
 
 _START_TIMEOUT = 60.0  # seconds
 _STOP_TIMEOUT = 20.0
@@ -47,8 +48,8 @@ class LocalSuperLink:
         command = [flower_command("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--control-api-address", f"127.0.0.1:{free_port()}"]
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_file, "ab") as log:
+        make_directory(self.log_file.parent)
+        with open(self.log_file, "ab", opener=opener) as log:
             self._process = subprocess.Popen(
                 command, cwd=self._directory.name, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )

@@ -253,7 +253,7 @@ def _owners(
         ):
             owners[used[part]] = client
         with atomic_path(path) as temporary:
-            np.save(temporary, owners)
+            np.save(temporary, owners, allow_pickle=False)
     return PROCESS_CACHE.get("owners", path, lambda: np.load(path, mmap_mode="r", allow_pickle=False), keep=2)
 
 

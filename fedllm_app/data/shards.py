@@ -356,7 +356,7 @@ def _save(path: Path, shard: Shard | PairShard) -> None:
         counts = [len(part), part.dropped, part.cut, part.refused.count, len(reasons), len(part.learnt)]
         arrays += [counts, reasons, part.starts, part.lengths, part.learnt.reshape(-1), part.tokens]
     with atomic_path(path) as temporary:
-        np.save(temporary, np.concatenate(arrays).astype(np.int32))
+        np.save(temporary, np.concatenate(arrays).astype(np.int32), allow_pickle=False)
 
 
 def _load(path: Path) -> Shard | PairShard:

@@ -26,6 +26,7 @@ from fedllm_app.data.examples import ROW_KINDS, Row
 from fedllm_app.data.origins import Origin, locate
 from fedllm_app.data.readers.base import BATCH, FOUND, Located, Notes, TextFormat, UnreadableFile
 from fedllm_app.data.schemas import Binding, Columns, recognise
+from fedllm_app.paths import is_private, keep_to_owner, make_directory
 
 CODE_VERSION = 2
 """Part of every cache key: raise it whenever the conversion of rows changes."""
@@ -249,11 +250,13 @@ def public_reason(where: str, why: str, columns: Mapping[str, str]) -> str:
 
 def _build(origin: Origin, rows: str, columns: Columns, directory: Path) -> None:
     """Write the converted rows; processes that do so at the same time end with one complete directory."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(directory.parent)
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=directory.parent))
     try:
         meta = _convert(origin, rows, columns, building)
         (building / "meta.json").write_text(json.dumps(meta))
+        if is_private(directory):
+            keep_to_owner(building)
         try:
             os.replace(building, directory)
         except OSError:
@@ -286,7 +289,7 @@ def _convert(origin: Origin, kind: str, columns: Columns, directory: Path) -> di
     ):
         for batch in conversion.batches(chain(head, rows)):
             writer.write_batch(_batch(batch, schema))
-    np.save(directory / "repeated.npy", conversion.repeated())
+    np.save(directory / "repeated.npy", conversion.repeated(), allow_pickle=False)
     meta: dict[str, Any] = {"rows": kind, "schema": binding.schema.name, "columns": binding.columns, "labels": labels}
     unread = {"columns": conversion.unread, "message_keys": sorted(conversion.unread_keys), "files": origin.left_out}
     return meta | {"notes": notes, "unread": unread, **conversion.counts}

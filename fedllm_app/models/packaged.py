@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from fedllm_app.errors import UserError
-from fedllm_app.paths import atomic_path, home
+from fedllm_app.paths import atomic_path, file_mode, home, make_directory
 
 if TYPE_CHECKING:
     pass
@@ -50,8 +50,8 @@ def converted(name: str, model: PackagedModel) -> Path:
         ) from None
     target = home() / "models" / f"{name}-{distribution.version}"
     if not (target / "config.json").is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        make_directory(target.parent)
+        with FileLock(f"{target}.lock", mode=file_mode(target)):
             if not (target / "config.json").is_file():
                 _convert_gguf(Path(str(distribution.locate_file(model.file))), target)
     return target

@@ -23,7 +23,7 @@ from fedllm_app.adapters.layout import Layout
 from fedllm_app.adapters.peft_directory import save_peft_directory
 from fedllm_app.data.templates import TemplateError, template_source
 from fedllm_app.errors import UserError
-from fedllm_app.paths import atomic_path, write_text
+from fedllm_app.paths import atomic_path, file_mode, make_directory, opener, write_text
 
 _CONFIG_FILE = "config.json"
 _RESULT_FILE = "result.json"
@@ -124,8 +124,8 @@ class RunDirectory:
         """
         if not self.path.is_absolute():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / _LOCK_FILE)
+        make_directory(self.path)
+        lock = FileLock(self.path / _LOCK_FILE, mode=file_mode(self.path))
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -143,13 +143,13 @@ class RunDirectory:
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
         if self.began():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r} holds another run; name a new directory")
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_directory(self.path)
         self.put_failed_start_aside()
         write_text(self.path / _CONFIG_FILE, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 
     def journal(self, event: str, **fields: object) -> None:
         """Append one event with its time (seconds since the epoch)."""
-        with open(self.journal_file, "a", encoding="utf-8") as file:
+        with open(self.journal_file, "a", encoding="utf-8", opener=opener) as file:
             file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
 
     def checkpoint(self, checkpoint: Checkpoint, adapter: np.ndarray, layout: Layout) -> None:

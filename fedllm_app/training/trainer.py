@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from fedllm_app.config.sections import TrainConfig
 from fedllm_app.errors import UserError
-from fedllm_app.paths import home
+from fedllm_app.paths import home, make_directory
 from fedllm_app.training.corrections import Correction
 from fedllm_app.training.head import install_head
 from fedllm_app.training.resident import Resident, freeze_home
@@ -32,8 +32,10 @@ class AdapterAtRest(UserError):
 
 def training_arguments(train: TrainConfig) -> dict:
     """The arguments that every TRL trainer of this app is built with."""
+    unused = home() / "trainer"  # transformers wants it to be there, and nothing is written to it
+    make_directory(unused)
     return {
-        "output_dir": str(home() / "trainer"),  # transformers makes it, and nothing is written there
+        "output_dir": str(unused),
         "max_steps": train.local_steps,
         "per_device_train_batch_size": train.batch_size,
         "gradient_accumulation_steps": train.gradient_accumulation,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from fedllm_app.evaluation.graders.judge_endpoint import Endpoint, JudgeError, NoReply
 from fedllm_app.evaluation.graders.judge_prompts import judge_prompt, read_rating
 from fedllm_app.evaluation.suite import Answer, Grade, Means, Metric, Question
+from fedllm_app.paths import make_directory, opener
 
 if TYPE_CHECKING:
     import httpx
@@ -101,8 +102,10 @@ class ReplyCache:
         line = json.dumps({"key": key, "model": model, "reply": reply}).encode() + b"\n"
         with self._lock:
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("ab") as file:  # one write, so that lines of two processes do not mix
+                make_directory(self.path.parent)
+                with open(
+                    self.path, "ab", opener=opener
+                ) as file:  # one write, so that lines of two processes do not mix
                     file.write(b"\n" + line if self._torn else line)
             except OSError as error:
                 raise JudgeError(f"the judge's cache {self.path} cannot be written: {error.strerror}") from error
