@@ -1,7 +1,7 @@
 """How long it takes to notice that something died, as one JSON line a fault.
 
     python benchmarks/faults.py                  # all
-    python benchmarks/faults.py worker site app
+    python benchmarks/faults.py worker site app late
 
 A tiny model, two rounds, real Flower processes on this machine. In round 1 something is killed (kill -9) while it
 trains:
@@ -9,6 +9,7 @@ trains:
 worker   the Ray worker of a simulation that serves a client
 site     a SuperNode and all its processes
 app      the ClientApp process of a SuperNode
+late     nothing is killed: the clients of a simulation need longer than run.round-timeout, 15 s, and the run fails
 
 `noticed` are the seconds from there to the journal's line that refuses the client for the round, `refused` is its
 reason, `rounds` are the clients whose updates each round used. A killed site is started again at once. Nothing closes a
@@ -16,6 +17,7 @@ round early (clients.enough = 1), so these are the times of Flower and Ray.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -29,7 +31,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-FAULTS = ("worker", "site", "app")
+FAULTS = ("worker", "site", "app", "late")
 
 
 def main() -> None:
@@ -53,11 +55,12 @@ def measure(fault: str, folder: Path) -> dict:
     model.mkdir()
     save_llama(model, 32, 64, 0.2)
     killed: list[float] = []
-    (simulation if fault == "worker" else deployment)(fault, folder, model, killed)
+    {"worker": simulation, "late": late}.get(fault, deployment)(fault, folder, model, killed)
     journal = read_journal(folder / "run")
+    began = next(event["time"] for event in journal if event["event"] == "round-started")
     refused = next(event for event in journal if event["event"] == "refused")
     return {
-        "noticed": round(refused["time"] - killed[0], 1),
+        "noticed": round(refused["time"] - (killed[0] if killed else began), 1),
         "refused": refused["reason"],
         "rounds": [event["clients"] for event in journal if event["event"] == "round"],
     }
@@ -74,6 +77,13 @@ def simulation(_fault: str, folder: Path, model: Path, killed: list[float]) -> N
 
     conduct(kill, killed)
     run(folder, model, 4, federation_config="num-supernodes=4 client-resources-num-cpus=1")
+
+
+def late(_fault: str, folder: Path, model: Path, _killed: list[float]) -> None:
+    """Two clients that would train for hours."""
+    keys = {"train.local-steps": 1_000_000, "run.round-timeout": 15.0, "clients.retries": 0}
+    with contextlib.suppress(SystemExit):
+        run(folder, model, 2, keys, federation_config="num-supernodes=2 client-resources-num-cpus=1")
 
 
 def deployment(fault: str, folder: Path, model: Path, killed: list[float]) -> None:
@@ -98,7 +108,7 @@ def deployment(fault: str, folder: Path, model: Path, killed: list[float]) -> No
         run(folder, model, 2, connection=CONNECTION)
 
 
-def run(folder: Path, model: Path, clients: int, **where: str) -> None:
+def run(folder: Path, model: Path, clients: int, keys: dict | None = None, **where: str) -> None:
     """The run itself; what the terminal would show goes into a file."""
     from rich.console import Console
 
@@ -117,6 +127,7 @@ def run(folder: Path, model: Path, clients: int, **where: str) -> None:
         "train.rounds": 2,
         "train.local-steps": 150,
         "train.batch-size": 2,
+        **(keys or {}),
     }
     with open(folder / "terminal", "w", encoding="utf-8") as file:
         console = Console(file=file, width=160)

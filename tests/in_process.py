@@ -47,10 +47,10 @@ class InProcessGrid:
         return [self.replies.pop(name) for name in list(message_ids) if name in self.replies]
 
 
-def run_in_process(flat: dict, directory) -> bytes:
+def run_in_process(flat: dict, directory, grid: type[InProcessGrid] = InProcessGrid) -> bytes:
     """One whole run; the bytes of the final adapter."""
     flat = flat | {"run.directory": str(directory)}
     run = RunDirectory(directory, PromptRecord.of(flat["data.template"], flat["data.system-prompt"]))
     run.create(flat)
-    server_app.run_experiment(InProcessGrid(flat, flat["clients.number"]), parse_run_config(flat), run, run_id=5)
+    server_app.run_experiment(grid(flat, flat["clients.number"]), parse_run_config(flat), run, run_id=5)
     return (directory / "adapter" / "adapter_model.safetensors").read_bytes()

@@ -11,6 +11,7 @@ _RAY = re.compile(r"ray\.exceptions\.(\w+)")
 _MEANING = {
     ErrorCode.MESSAGE_UNAVAILABLE: "Flower has no message for it any more: it expired, or its SuperNode was removed",
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "its reply expired on the way; are the clocks of the machines right?",
+    ErrorCode.CLIENT_APP_CRASHED: "the process of its ClientApp died: killed, or out of memory",
     ErrorCode.NODE_UNAVAILABLE: "its SuperNode was lost: Flower has had no sign of life of it for a minute",
 }
 

@@ -18,6 +18,7 @@ from fedllm_app.federation.error_replies import error_reason, is_lost_node
         (3, "Error: Message Unavailable", "Flower has no message for it any more"),
         (4, "Error: Reply Message Unavailable", "its reply expired on the way"),
         (5, "Error: Node Unavailable", "its SuperNode was lost"),
+        (8, "ClientApp stopped responding.", "the process of its ClientApp died"),
         (2, "client 1: out of memory", "client 1: out of memory"),
         (2, "", "error code 2"),
     ],
