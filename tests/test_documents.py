@@ -84,10 +84,10 @@ def test_files_that_a_page_names_exist(page):
     assert sorted(path for path in paths if not is_there(path)) == []
 
 
-def test_the_flower_configuration_of_the_readme_is_complete(flower_home):
+def test_the_flower_configuration_in_the_documents_is_complete(flower_home):
     """Written as it stands to $FLWR_HOME/config.toml, local runs are the default and `sites` is a connection."""
     (block,) = re.findall(
-        r"^```toml\n(\[superlink\]\n.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+        r"^```toml\n(\[superlink\]\n.*?)^```$", (ROOT / "docs" / "deployment.md").read_text(), re.MULTILINE | re.DOTALL
     )
     (flower_home / "config.toml").write_text(block)
     assert is_local(None)

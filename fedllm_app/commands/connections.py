@@ -20,7 +20,9 @@ def configuration_file() -> Path:
 
 
 def check_free(name: str) -> None:
-    """Refuse a name of a connection that the user has made."""
+    """Refuse a name of a connection that the user has made, and one that no connection can have."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(f"the connection {name!r}: a name must be letters, digits, - and _")
     text = _without(name, _text())
     if name in _parsed(text).get("superlink", {}):
         raise UserError(

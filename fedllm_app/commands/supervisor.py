@@ -71,7 +71,7 @@ def _run(command: Sequence[str], environment: dict[str, str], cwd: Path) -> tupl
     finally:
         end_process_tree(process.pid)
         _end_group(process.pid)
-    reader.join(timeout=5.0)
+        reader.join(timeout=5.0)
     return status, list(said)
 
 

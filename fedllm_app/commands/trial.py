@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def start(name: str, data: Sequence[Path], sites: int, port: int | None = None, 
         end(existing)
     files = _data_files(data)
     check_free(name)
-    if port is not None and not _is_free(port):
+    if port is not None and not is_free("127.0.0.1", port):
         raise UserError(f"--port {port}: another program listens there; leave the option out to take a free port")
     trial = Trial(name, port or free_port())
     trial.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -269,13 +270,13 @@ def connected(trial: Trial) -> dict[str, str]:
     return {name: states.get(node, "not registered") for name, node in trial.sites.items()}
 
 
-def _is_free(port: int) -> bool:
-    import socket
-
-    with socket.socket() as listener:
+def is_free(host: str, port: int) -> bool:
+    """Whether this process could listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
+            listener.bind((host, port))
+        except (OSError, OverflowError):
             return False
     return True

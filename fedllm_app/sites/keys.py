@@ -7,7 +7,7 @@ the operator.
 
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -106,16 +106,17 @@ def make_authority(directory: Path, name: str) -> None:
     _write_certificate(directory / AUTHORITY, certificate)
 
 
-def make_server_certificate(directory: Path, hosts: Sequence[str], days: int = 365) -> None:
+def make_server_certificate(directory: Path, hosts: Iterable[str], days: int = 365) -> None:
     """Write `server.crt` and `server.key`, signed by the authority of the directory.
 
     Parameters
     ----------
-    hosts : Sequence[str]
+    hosts : Iterable[str]
         The names and addresses by which sites reach the server. A certificate is valid for these and no other.
     days : int
         How long it is valid.
     """
+    hosts = list(hosts)
     names = [_host(host) for host in hosts]
     authority = read_certificate(directory / AUTHORITY)
     signer = load_pem_private_key((directory / AUTHORITY_KEY).read_bytes(), None)

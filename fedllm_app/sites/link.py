@@ -7,6 +7,7 @@ runs, stop them, register nodes and read results. Here these are answered to thi
 
 import argparse
 import ipaddress
+import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs-from", action="extend", nargs="*", default=[])
     parser.add_argument("--parent-pid", type=int)
     parsed = parser.parse_args(arguments)
+    os.umask(0o077)  # what this process and its children write is for its user alone
     if parsed.parent_pid is not None:
         start_parent_process_monitor(parsed.parent_pid)
     gate = Middleware(Gate, networks=networks_of(parsed.runs_from))

@@ -5,6 +5,7 @@ key are always on, and dependencies that a run names are never installed.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--parent-pid", type=int, required=True, help="end when this process has ended")
     parsed = parser.parse_args(arguments)
     site = read_site(parsed.directory)
+    os.umask(0o077)  # what this process and its children write is for its user alone
     start_parent_process_monitor(parsed.parent_pid)
     flower._pull_and_store_message = checked(flower._pull_and_store_message, site.code)
     # Handed over as it is: Flower's own syntax of a node configuration cannot say every path and name.

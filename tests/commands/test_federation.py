@@ -2,10 +2,12 @@
 
 import os
 import socket
+import stat
 import subprocess
 
 import psutil
 import pytest
+from flwr.cli.flower_config import read_superlink_connection
 
 from fedllm_app.commands import trial
 from fedllm_app.commands.main import main
@@ -87,3 +89,53 @@ def test_a_second_up_of_the_same_name_is_refused_while_it_lives(capsys):
     finally:
         process.kill()
         process.wait()
+
+
+def test_certificates_again_keep_the_authority(tmp_path, capsys):
+    """A new certificate of the server needs nothing new at the sites."""
+    directory = tmp_path / "the server"
+    arguments = ["federation", "certificates", str(directory), "--host", "fl.example.org"]
+    assert main(arguments) == 0
+    authority, first = (directory / "ca.crt").read_bytes(), (directory / "server.crt").read_bytes()
+    assert main([*arguments, "--days", "30"]) == 0
+    assert ((directory / "ca.crt").read_bytes() == authority, (directory / "server.crt").read_bytes() == first) == (
+        True,
+        False,
+    )
+    assert f'serve "{directory}"' in (directory / "fedllm-federation.service").read_text()
+    assert stat.S_IMODE((directory / "ca.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "certificates` makes it"),
+        (["--runs-from", "example.org"], "--runs-from"),
+        (["--port", "TAKEN"], "cannot listen there"),
+    ],
+)
+def test_serve_says_what_is_wrong(tmp_path, capsys, options, said):
+    if options:
+        assert main(["federation", "certificates", str(tmp_path), "--host", "a"]) == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = [str(taken.getsockname()[1]) if option == "TAKEN" else option for option in options]
+        assert main(["federation", "serve", str(tmp_path), "--host", "127.0.0.1", *options]) == 2
+    assert said in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_connect_adds_a_connection(tmp_path, flower_home):
+    make_authority(tmp_path, "a")
+    arguments = [
+        "federation",
+        "connect",
+        "sites",
+        "--superlink",
+        "fl.example.org:8000",
+        "--ca",
+        str(tmp_path / "ca.crt"),
+    ]
+    assert main(arguments) == 0
+    assert main(arguments) == 0  # again: it is replaced
+    assert read_superlink_connection("sites").address == "fl.example.org:8000"
+    assert main([*arguments[:2], "no.name", *arguments[3:]]) == 2
+    assert main([*arguments, "--superlink", "fl.example.org"]) == 2
