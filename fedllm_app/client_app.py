@@ -5,7 +5,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from logging import INFO
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -18,6 +18,8 @@ from fedllm_app.client.offline import downloads
 from fedllm_app.client.policy import is_simulated, site_policy
 from fedllm_app.client.simulation_workers import restart_dead_workers
 from fedllm_app.client.site import site_items
+from fedllm_app.client.stopping import check_stop
+from fedllm_app.client.worker_handover import WorkerUnavailable, hand_over, worker_socket
 from fedllm_app.federation.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
 
@@ -51,6 +53,22 @@ def _answering(handle: _Handler) -> _Handler:
     return answer
 
 
+def _in_the_worker(handle: _Handler) -> _Handler:
+    """Let the site's worker answer, which has everything loaded; this process does where there is none."""
+
+    @functools.wraps(handle)
+    def answer(message: Message, context: Context) -> Message:
+        socket = worker_socket(context.node_config)
+        if socket is not None:
+            try:
+                return hand_over(socket, message, context)
+            except WorkerUnavailable as reason:
+                log(WARNING, "%s; this process does the work itself", reason)
+        return handle(message, context)
+
+    return answer
+
+
 def _downloading_what_is_allowed(handle: _Handler) -> _Handler:
     """Keep a handler from the Hub where the site's policy does not allow downloads."""
 
@@ -78,6 +96,7 @@ def identify(message: Message, context: Context) -> Message:
 
 @app.query("describe")
 @_answering
+@_in_the_worker
 @_downloading_what_is_allowed
 def describe(message: Message, context: Context) -> Message:
     """Load model and shard, and say what the client holds."""
@@ -91,6 +110,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train()
 @_answering
+@_in_the_worker
 @_downloading_what_is_allowed
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter for one round on the client's shard."""
@@ -102,6 +122,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 @_answering
+@_in_the_worker
 @_downloading_what_is_allowed
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the received adapter on the client's held-out rows."""
@@ -127,6 +148,7 @@ class _Reporter:
         self.run_id, self.assignment, self.logged = run_id, assignment, 0.0
 
     def __call__(self, step: int, steps: int, loss: float | None) -> None:
+        check_stop()
         place = {"round": self.assignment.server_round, "client": self.assignment.client}
         progress.report(self.run_id, **place, step=step, steps=steps, loss=loss)
         if loss is None:

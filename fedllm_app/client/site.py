@@ -19,7 +19,7 @@ SiteItems = tuple[tuple[str, str], ...]
 
 _COLUMNS = {f"{field.name}-column": field.name for field in fields(Columns)}
 _TEXT_FORMAT = ("delimiter", "encoding")
-_KEYS = ("data-path", "data-split", "site", "policy", "models", *_TEXT_FORMAT, *_COLUMNS)
+_KEYS = ("data-path", "data-split", "site", "policy", "models", "worker", *_TEXT_FORMAT, *_COLUMNS)
 _FLOWERS_OWN = ("partition-id", "num-partitions")
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from in_process import run_in_process
 from places import ROOT
 
 from fedllm_app.commands.flower import (
@@ -72,11 +73,20 @@ def sites(tmp_path, flower_home, tiny_model) -> Iterator[str]:
             yield "sites"
 
 
+def as_one_set_a_client(folder: Path) -> dict[str, str]:
+    """Keys that give the clients of a simulation the rows of the sites, in the order of the sites' names. Berlin's are
+    written in a schema that is recognised, because a simulation has no columns for each client."""
+    berlin = folder / "berlin.jsonl"
+    berlin.write_text("".join(f'{{"question": "was ist {n} + 1", "answer": "{n + 1}"}}\n' for n in range(20)))
+    return {"data.name": f"{berlin},{folder / 'notas.jsonl'}", "data.partition": "by-domain"}
+
+
 def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console):
     """Berlin's 20 rows and Madrid's 12, 4 of each held out; clients are numbered by the names of the sites.
 
     Every round finds its clients' processes new, so SCAFFOLD's control variates come from each site's disk: none is
-    reset. Then a strategy that would need both sites' rows in one place is refused before a round begins.
+    reset. A simulation of clients with the same rows ends with the same adapter, bit for bit. Then a strategy that
+    would need both sites' rows in one place is refused before a round begins.
     """
     flat = run_config | {"clients.number": 2, "evaluate.every": 0, "data.template": "none", "train.local-steps": 1}
     first, second = tmp_path / "scaffold", tmp_path / "centralized"
@@ -101,6 +111,8 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     for site in ("berlin", "madrid"):
         assert list((tmp_path / site / "clients").rglob("*control*")), f"{site} keeps no control variate"
     assert not (tmp_path / "server" / "clients").exists()
+    simulated = scaffold | as_one_set_a_client(tmp_path)
+    assert run_in_process(simulated, tmp_path / "simulated") == final_bytes(first)
 
     centralized = flat | {"strategy.name": "centralized", "run.directory": str(second)}
     assert not run_to_end(ROOT, centralized, console, connection=sites)
@@ -109,6 +121,10 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     assert "2 of 2 clients cannot take part" in said
     assert "(berlin): SiteRefuses" in said
     assert "(madrid): SiteRefuses" in said
+
+
+def final_bytes(directory: Path) -> bytes:
+    return (directory / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
 def test_a_connection_that_is_not_configured(flower_home, capsys):

@@ -26,7 +26,8 @@ def final_bytes(directory: Path) -> bytes:
 
 
 def test_a_run_from_start_to_finish(run_config, tmp_path, console):
-    """Four clients on four nodes: files, journal, progress on the terminal; on two nodes the same bytes.
+    """Four clients on four nodes: files, journal, progress on the terminal; on two nodes the same bytes, and in one
+    process.
 
     Flower draws node ids anew and replies arrive in another order, which must not show in the adapter.
     """
@@ -49,6 +50,7 @@ def test_a_run_from_start_to_finish(run_config, tmp_path, console):
     federation = "num-supernodes=2 client-resources-num-cpus=1"
     assert run_to_end(ROOT, run_config | {"run.directory": str(two)}, console, federation_config=federation)
     assert final_bytes(two) == final_bytes(four)
+    assert run_in_process(run_config, tmp_path / "one-process") == final_bytes(four)
 
 
 def journal_value(journal: list[dict], event: str, field: str):
