@@ -36,6 +36,11 @@ _Handler = Callable[[Message, Context], Message]
 _LOG_EVERY = 5.0  # seconds between log lines of one round; the progress file gets every step
 
 
+def identity() -> dict[str, str | list[str]]:
+    """Which code this process runs: a site's worker answers for a process of the same code only."""
+    return {"code": code_hash(), "versions": package_versions()}
+
+
 def _answering(handle: _Handler) -> _Handler:
     """Turn whatever a handler raises into an error reply that names the client and the cause.
 
@@ -61,7 +66,7 @@ def _in_the_worker(handle: _Handler) -> _Handler:
         socket = worker_socket(context.node_config)
         if socket is not None:
             try:
-                return hand_over(socket, message, context)
+                return hand_over(socket, message, context, identity())
             except WorkerUnavailable as reason:
                 log(WARNING, "%s; this process does the work itself", reason)
         return handle(message, context)

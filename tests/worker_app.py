@@ -14,6 +14,11 @@ from fedllm_app.paths import home
 from fedllm_app.process_cache import PROCESS_CACHE
 
 
+def identity() -> dict[str, str]:
+    """As if this were the code of the app."""
+    return {"code": "mine"}
+
+
 def app(message: Message, context: Context) -> Message:
     """Write the message's name to a file, do what it says, and answer with this process's id and the arrays."""
     config = message.content["config"]

@@ -29,8 +29,9 @@ from fedllm_app.client.worker_handover import ENDED_FILE, VARIABLE
 from fedllm_app.client.worker_link import LinkRefused, listen
 from fedllm_app.paths import write_text
 
-APP = "fedllm_app.client_app:app"
-"""The ClientApp, as pyproject.toml names it to Flower."""
+APP = "fedllm_app.client_app"
+"""The module of the ClientApp, which pyproject.toml names to Flower. It has `app`, and `identity()`, which says which
+code it is."""
 
 IDLE = 600.0
 """Seconds without a message after which the process ends and frees its memory."""
@@ -60,7 +61,7 @@ class WorkerSupervisor:
     say : Callable[[str], None]
         Is told in a sentence when the process ends without being asked to.
     app : str
-        The ClientApp that it runs, as module:attribute.
+        The module of the ClientApp that it runs: see `APP`.
 
     Raises
     ------
@@ -165,7 +166,7 @@ def main() -> int:
     parser.add_argument(
         "--idle", type=float, default=IDLE, help="seconds until an idle model is released (default: %(default)g)"
     )
-    parser.add_argument("--app", default=APP, help="module:attribute of the ClientApp (default: %(default)s)")
+    parser.add_argument("--app", default=APP, help="module of the ClientApp (default: %(default)s)")
     parsed = parser.parse_args()
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -15,7 +15,6 @@ from fedllm_app.client.policy import is_simulated
 from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, connect
 from fedllm_app.client.worker_messages import pack_request, unpack_reply
 from fedllm_app.errors import UserError
-from fedllm_app.federation.fingerprint import code_hash, package_versions
 from fedllm_app.messages import CONFIG
 from fedllm_app.paths import home
 
@@ -49,13 +48,12 @@ def worker_socket(node_config: Mapping[str, object]) -> Path | None:
     return Path(str(said)) if said and not is_simulated(node_config) else None
 
 
-def greeting(message: Message, context: Context) -> dict:
+def greeting(message: Message, context: Context, identity: Mapping[str, object]) -> dict:
     """What the worker is told before it takes a message: whether both fit together, and what the message is about."""
     request = message.content.get(CONFIG, {})
     return {
         "protocol": PROTOCOL,
-        "code": code_hash(),
-        "versions": package_versions(),
+        "identity": identity,
         "home": str(home()),
         "run": context.run_id,
         "round": request.get("server-round", 0),
@@ -69,8 +67,13 @@ def model_key(run_config: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
-def hand_over(socket_path: Path, message: Message, context: Context) -> Message:
+def hand_over(socket_path: Path, message: Message, context: Context, identity: Mapping[str, object]) -> Message:
     """Let the worker answer a message; its log lines appear in this process's log.
+
+    Parameters
+    ----------
+    identity : Mapping[str, object]
+        Of the code that runs here, as JSON; the worker takes the message only if its own is the same.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def hand_over(socket_path: Path, message: Message, context: Context) -> Message:
     for _ in range(_MEETINGS):
         try:
             with connect(socket_path, _CONNECT) as link:
-                worker = _welcome(link, greeting(message, context), until)
+                worker = _welcome(link, greeting(message, context, identity), until)
                 if worker is not None:
                     return _answer(link, worker, message, context, socket_path)
         except (LinkBroken, LinkRefused) as error:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from flwr.app import Context, Message
@@ -24,7 +24,6 @@ from fedllm_app.client.stopping import stop_when
 from fedllm_app.client.worker_handover import NODE_KEY, VARIABLE
 from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, check_peer
 from fedllm_app.client.worker_messages import pack_reply, unpack_request
-from fedllm_app.federation.fingerprint import code_hash, package_versions
 from fedllm_app.paths import home
 from fedllm_app.process_cache import PROCESS_CACHE
 
@@ -44,12 +43,14 @@ class Worker:
         Listens already; it stays open when this process ends, and the next one goes on with those who wait there.
     app : App
         The ClientApp.
+    identity : Mapping[str, object]
+        Of the code that runs here: see `hand_over`.
     idle : float
         Seconds without a message after which `run` returns.
     """
 
-    def __init__(self, listener: socket.socket, app: App, idle: float) -> None:
-        self.listener, self.app, self.idle = listener, app, idle
+    def __init__(self, listener: socket.socket, app: App, identity: Mapping[str, object], idle: float) -> None:
+        self.listener, self.app, self.identity, self.idle = listener, app, identity, idle
         self._waiting: queue.Queue[tuple[Link, dict] | None] = queue.Queue()
         self._turns = threading.Lock()
         self._unfinished = 0  # messages that wait or are worked on
@@ -97,7 +98,7 @@ class Worker:
                 check_peer(connection)
                 said, _ = link.receive()
                 link.wait(_TAKEN_WITHIN)
-                if reason := _misfit(said):
+                if reason := misfit(said, self.identity):
                     link.send({"state": "refused", "reason": reason})
                     link.close()
                     self._waiting.put(None)
@@ -111,22 +112,17 @@ class Worker:
                 _log.warning("a connection was refused: %s", error)
                 link.close()
 
-
     def _occupation(self) -> str:
         return f"{self._busy_with} for {time.monotonic() - self._since:.0f} s"
 
 
-def _misfit(said: dict) -> str:
-    """Why this process must not answer for the one that asks; "" if it may."""
-    mine = {"protocol": PROTOCOL, "code": code_hash(), "versions": package_versions(), "home": str(home())}
-    reasons = {
-        "protocol": "it speaks another protocol",
-        "code": "it runs other code of the app",
-        "versions": "it has other versions of the libraries",
-        "home": f"its FEDLLM_HOME is {home()}",
-    }
-    differ = [reasons[key] for key, value in mine.items() if said.get(key) != value]
-    return differ[0] if differ else ""
+def misfit(said: Mapping[str, object], identity: Mapping[str, object]) -> str:
+    """Why a worker of this identity must not answer for the process that greets; "" if it may."""
+    if said.get("protocol") != PROTOCOL:
+        return "it speaks another protocol"
+    if said.get("identity") != identity:
+        return "it runs other code of the app, or other versions of its libraries"
+    return "" if said.get("home") == str(home()) else f"its FEDLLM_HOME is {home()}"
 
 
 def _about(said: dict) -> str:
@@ -175,17 +171,16 @@ def main() -> None:
     """Serve on an inherited socket."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket-descriptor", type=int, required=True)
-    parser.add_argument("--app", required=True, help="module:attribute of the ClientApp")
+    parser.add_argument("--app", required=True, help="module of the ClientApp `app` and its `identity()`")
     parser.add_argument("--idle", type=float, required=True)
     parsed = parser.parse_args()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     logging.basicConfig(format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
     _log.setLevel(logging.INFO)
     os.environ.pop(VARIABLE, None)
-    code_hash(), package_versions()  # of the code that is loaded now, whatever is installed later
-    module, _, attribute = parsed.app.partition(":")
-    app = getattr(importlib.import_module(module), attribute)
-    Worker(socket.socket(fileno=parsed.socket_descriptor), app, parsed.idle).run()
+    module = importlib.import_module(parsed.app)
+    # The identity is that of the code that is loaded now, whatever is installed later.
+    Worker(socket.socket(fileno=parsed.socket_descriptor), module.app, module.identity(), parsed.idle).run()
 
 
 if __name__ == "__main__":

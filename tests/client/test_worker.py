@@ -15,9 +15,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from places import ROOT
 
-from fedllm_app.client import worker_handover, worker_process
+from fedllm_app.client import worker_handover
 from fedllm_app.client.worker import WorkerSupervisor
 from fedllm_app.client.worker_handover import WorkerBusy, WorkerDied, WorkerUnavailable, hand_over, worker_socket
+from fedllm_app.client.worker_process import misfit
 
 ARRAYS = {"adapter": Array(np.arange(5, dtype=np.float32))}
 
@@ -25,7 +26,7 @@ ARRAYS = {"adapter": Array(np.arange(5, dtype=np.float32))}
 def supervisor(**options) -> WorkerSupervisor:
     """A worker of this test's home, with the ClientApp that needs no model."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    return WorkerSupervisor(**({"environment": environment, "app": "worker_app:app", "say": print} | options))
+    return WorkerSupervisor(**({"environment": environment, "app": "worker_app", "say": print} | options))
 
 
 @pytest.fixture
@@ -35,13 +36,15 @@ def worker(app_home):
         yield one
 
 
-def ask(worker: WorkerSupervisor, do: str = "", name: str = "it", model: str = "m", ttl: float = 60.0) -> int:
+def ask(
+    worker: WorkerSupervisor, do: str = "", name: str = "it", model: str = "m", ttl: float = 60.0, code: str = "mine"
+) -> int:
     """Hand a message over; the id of the process that answered with the same arrays."""
     config = ConfigRecord({"do": do, "name": name, "server-round": 2})
     content = RecordDict({"config": config, "arrays": ArrayRecord(dict(ARRAYS))})
     message = Message(content, dst_node_id=1, message_type="train", ttl=ttl)
     context = Context(7, 1, {"site": "oslo"}, RecordDict(), {"model.name": model, "train.rounds": 1})
-    reply = hand_over(worker.socket, message, context)
+    reply = hand_over(worker.socket, message, context, {"code": code})
     assert reply.content["arrays"] == content["arrays"]
     return int(reply.content["metrics"]["pid"])
 
@@ -145,23 +148,22 @@ def test_work_that_nobody_waits_for_stops_between_two_steps(worker, app_home, mo
     assert ask(worker, name="next") == before
 
 
-def test_a_worker_of_other_code_takes_nothing(worker, app_home, monkeypatch):
+def test_a_worker_of_other_code_takes_nothing(worker, app_home):
     """And it ends, so that its memory is free for the process that does the work."""
     first = ask(worker, name="fits")
-    monkeypatch.setattr(worker_handover, "code_hash", lambda: "other")
     with pytest.raises(WorkerUnavailable, match="does not take the message: it runs other code of the app"):
-        ask(worker, name="other")
+        ask(worker, name="other", code="other")
     assert calls(app_home) == ["fits"]
     assert eventually(lambda: not psutil.pid_exists(first))
 
 
-def test_both_must_be_of_the_same_protocol_versions_and_home():
+def test_both_must_have_the_same_protocol_code_and_home():
     message = Message(RecordDict(), dst_node_id=1, message_type="train")
-    said = worker_handover.greeting(message, Context(7, 1, {}, RecordDict(), {}))
-    assert worker_process._misfit(said) == ""
-    for key in ("protocol", "code", "versions", "home"):
-        assert worker_process._misfit(said | {key: "other"})
-        assert worker_process._misfit({name: value for name, value in said.items() if name != key})
+    said = worker_handover.greeting(message, Context(7, 1, {}, RecordDict(), {}), {"code": "mine"})
+    assert misfit(said, {"code": "mine"}) == ""
+    for key in ("protocol", "identity", "home"):
+        assert misfit(said | {key: "other"}, {"code": "mine"})
+        assert misfit({name: value for name, value in said.items() if name != key}, {"code": "mine"})
 
 
 def test_where_no_worker_is_the_message_is_not_taken(tmp_path):
@@ -185,7 +187,7 @@ def test_the_command_leaves_no_process(tmp_path, number, app_home):
     """However it ends; only SIGKILL leaves the socket, which the next one replaces."""
     path = tmp_path / "w" / "socket"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, "-m", "fedllm_app.client.worker", "--socket", str(path), "--app", "worker_app:app"]
+    command = [sys.executable, "-m", "fedllm_app.client.worker", "--socket", str(path), "--app", "worker_app"]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         assert eventually(path.exists)
