@@ -96,8 +96,8 @@ class Closing:
         """Why a client that has not answered is waited for no longer."""
         if self._by_grace:
             return (
-                f"no reply within clients.grace = {self.grace:g} s after {self.enough} clients, the share "
-                "clients.enough, had answered"
+                f"no reply within clients.grace = {self.grace:g} s after {self.enough} of the clients (clients.enough) "
+                "had answered"
             )
         return f"no reply within {self._timeout_key} = {self.timeout:g} s"
 

@@ -204,8 +204,8 @@ class Rounds:
         path = self.ledger.directory.path
         go_on = f"go on after round {before} with fedllm run --resume {path}" if before else "start the run again"
         raise RunFailed(
-            f"round {server_round}: {few}. It was the {self.quorum.retries + 1}. time in a row, and clients.retries = "
-            f"{self.quorum.retries}. The journal says why each client was refused; mend that, and {go_on}"
+            f"round {server_round}: {few}. That happened {self.quorum.retries + 1} times in a row (clients.retries = "
+            f"{self.quorum.retries}). The journal says why each client was refused; mend that, and {go_on}"
         ) from few
 
     def _evaluate(self, plan: RoundPlan, arrays: ArrayRecord) -> None:

@@ -53,7 +53,7 @@ def test_enough_usable_replies_leave_the_others_the_grace_time(clock):
     assert not closing.over()
     clock[0] += 0.2
     assert closing.over()
-    assert "clients.grace = 5 s after 2 clients" in closing.reason()
+    assert "clients.grace = 5 s after 2 of the clients" in closing.reason()
 
 
 def test_the_grace_time_never_outlasts_the_deadline(clock):

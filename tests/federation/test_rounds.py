@@ -259,7 +259,7 @@ def test_after_so_many_times_in_a_row_the_run_fails_and_says_who_answered_and_wh
     said = str(caught.value)
     assert "1 of 2 clients gave a usable reply (1 owner 1) and 2 are needed (clients.minimum = 0.6)" in said
     assert "without one: 0 owner 0" in said
-    assert "3. time in a row" in said
+    assert "happened 3 times in a row" in said
     assert f"fedllm run --resume {rounds.directory.path}" in said
     assert [event["round"] for event in events(rounds, "too-few")] == attempts
     (point,) = rounds.saved
@@ -383,7 +383,7 @@ def test_a_round_closes_when_enough_have_answered_and_the_late_reply_is_discarde
     np.testing.assert_allclose(rounds.run(START), [1.8, 2.0], rtol=1e-6)
     first, second = events(rounds, "refused")
     assert (first["round"], first["client"]) == (1, 2)
-    assert "clients.grace = 0.01 s after 2 clients" in first["reason"]
+    assert "clients.grace = 0.01 s after 2 of the clients" in first["reason"]
     assert second["round"] == 2
     (late,) = events(rounds, "late")
     assert (late["round"], late["client"], late["reason"]) == (1, 2, "late, discarded")

@@ -182,7 +182,7 @@ def test_enough_replies_close_and_a_late_one_is_told_and_never_another_rounds(ma
     closing = Closing(60.0, enough=2, grace=0.01)
     got = dict(ask(grid, REQUESTS, "train", closing, late=late))
     assert got[0] is None
-    assert "clients.grace = 0.01 s after 2 clients" in closing.reason()
+    assert "clients.grace = 0.01 s after 2 of the clients" in closing.reason()
     assert late.message_ids() == [slow[0].metadata.reply_to_message_id]
 
     pull = grid.pull_messages

@@ -33,10 +33,10 @@ def test_a_killed_site_costs_a_round_and_takes_part_again(run_config, flower_hom
         "run.directory": str(directory),
         "clients.number": 2,
         "clients.enough": 0.5,
-        "clients.grace": 15.0,
+        "clients.grace": 12.0,
         "data.template": "none",
         "evaluate.every": 0,
-        "train.local-steps": 100,
+        "train.local-steps": 60,
     }
     with Sites(tmp_path, flower_home, {"athens": 20, "berlin": 20}, tiny_model) as sites:
         threading.Thread(target=lose_and_bring_back, args=(sites, "berlin", 30, done), daemon=True).start()
@@ -46,7 +46,7 @@ def test_a_killed_site_costs_a_round_and_takes_part_again(run_config, flower_hom
     assert [event["clients"] for event in journal if event["event"] == "round"] == [[0], [0, 1]]
     (refused,) = [event for event in journal if event["event"] == "refused"]
     assert (refused["round"], refused["name"]) == (1, "berlin")
-    assert "clients.grace = 15 s after 1 clients" in refused["reason"]
+    assert "clients.grace = 12 s after 1 of the clients" in refused["reason"]
     (back,) = [event for event in journal if event["event"] == "returned"]
     assert (back["round"], back["client"], back["changed"]["examples"]) == (2, 1, [16, 26])
     (told,) = [event for event in journal if event["event"] == "client" and event["client"] == 1]
