@@ -5,6 +5,7 @@ where Flower has them, so that its own strategies work on these messages as they
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 
@@ -95,6 +96,13 @@ class ClientHolding:
         return cls(**(values | texts))
 
 
+def run_key(value: object) -> str:
+    """What a run is known by, as a message says. BadMessage if it is not 32 hexadecimal digits: it becomes a path."""
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{32}", value):
+        raise BadMessage(f"run = {value!r:.80}: must be 32 hexadecimal digits")
+    return value
+
+
 @dataclass(frozen=True)
 class Assignment:
     """What the server tells one client beside the adapter.
@@ -102,7 +110,9 @@ class Assignment:
     `position` is the number of optimizer steps of this client that entered the global model so far: all that has to be
     remembered of a client between rounds, and kept by the server, so that a restarted site goes on where it stopped.
     `state_version` is the round of this client's last accepted reply (0: none): the version that state on the client's
-    disk must have. `once` are hashes, by name, of arrays that the server sends a client once and the client keeps, such
+    disk must have, and `checkpoints` are earlier versions that the client must keep, because a run that is resumed goes
+    back to one of them. `run` is what the run is known by, also when it is resumed: 32 hexadecimal digits, which become
+    part of a path. `once` are hashes, by name, of arrays that the server sends a client once and the client keeps, such
     as the adapter of a reference policy. `config` is the whole configuration of the message, in which strategies have
     keys of their own.
     """
@@ -116,9 +126,11 @@ class Assignment:
     state_version: int = 0
     once: Mapping[str, str] = field(default_factory=dict)
     pooled: bool = False
+    run: str = "0" * 32
+    checkpoints: tuple[int, ...] = ()
     config: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
 
-    def to_config(self) -> dict[str, int | float | str | bool]:
+    def to_config(self) -> dict[str, int | float | str | bool | list[int]]:
         """The keys of the message's ConfigRecord that the round loop sets; strategies add their own."""
         return {
             "client": self.client,
@@ -128,6 +140,8 @@ class Assignment:
             "learning-rate": self.learning_rate,
             "manifest": self.manifest,
             "state-version": self.state_version,
+            "run": self.run,
+            "checkpoints": list(self.checkpoints),
             **{_ONCE + name: digest for name, digest in self.once.items()},
         }
 
@@ -146,6 +160,8 @@ class Assignment:
                 state_version=config["state-version"],
                 once={key.removeprefix(_ONCE): str(config[key]) for key in config if key.startswith(_ONCE)},
                 pooled=config.get("pooled", False),
+                run=run_key(config["run"]),
+                checkpoints=tuple(config["checkpoints"]),
                 config=dict(config),
             )
         except KeyError as error:

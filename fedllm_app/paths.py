@@ -83,10 +83,15 @@ def opener(path: str, flags: int) -> int:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
 
     A directory replaces a directory as a whole and is never merged with it.
+
+    Parameters
+    ----------
+    durable : bool
+        Wait until it is on the disk before and after it takes its place, so that a power cut leaves the old or the new.
     """
     make_directory(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
@@ -94,10 +99,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         if is_private(path):
             keep_to_owner(temporary)
+        if durable:
+            _flush_tree(temporary)
         if temporary.is_dir():
             _put_directory(temporary, path)
         else:
             os.replace(temporary, path)
+        if durable:
+            _flush(path.parent)
+
+
+def _flush_tree(path: Path) -> None:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder) / name)
+        _flush(Path(folder))
+    if path.is_file():
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file's contents, or a directory's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _put_directory(new: Path, path: Path) -> None:

@@ -29,11 +29,13 @@ from fedllm_app.federation.roster import (
 )
 from fedllm_app.federation.rounds import Rounds
 from fedllm_app.federation.schedule import Schedule
-from fedllm_app.federation.start import StartingPoint, check_updates, starting_point
+from fedllm_app.federation.resume import begin
+from fedllm_app.federation.start import StartingPoint, check_updates
 from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY, ClientHolding
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
-from fedllm_app.runs.directory import Checkpoint, PromptRecord, RunDirectory
+from fedllm_app.runs.checkpoints import Checkpoint
+from fedllm_app.runs.directory import PromptRecord, RunDirectory
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.updates.table import build_chain
 
@@ -45,28 +47,34 @@ def main(grid: Grid, context: Context) -> None:
     """Run one experiment from its configuration to its result file."""
     config = parse_run_config(context.run_config)
     prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
-    directory = RunDirectory(Path(config.run.directory or home() / "runs" / str(context.run_id)), prompt)
+    path = config.run.resume or config.run.directory or home() / "runs" / str(context.run_id)
+    directory = RunDirectory(Path(path), prompt)
     with directory.held():
-        directory.create(context.run_config)
+        if config.run.resume:
+            directory.resume(context.run_config)
+        else:
+            directory.create(context.run_config)
         log(INFO, "run directory: %s", directory.path)
         run_experiment(grid, config, directory, context.run_id)
 
 
 def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: int) -> None:
-    """Run `config` over the nodes of a grid into a new run directory; what ends it early is journaled and raised."""
+    """Run `config` over the nodes of a grid into a run directory; what ends it early is journaled and raised."""
     started = time.time()
-    directory.journal("started", run_id=run_id, rounds=config.train.rounds, strategy=config.strategy.name)
     participation = Participation()
     try:
-        _run(grid, config, directory, started, participation)
+        _run(grid, config, directory, run_id, started, participation)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         directory.journal("failed", reason=reason, participation=participation.lines())
         raise
 
 
-def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, participation: Participation) -> None:
+def _run(
+    grid: Grid, config: Config, directory: RunDirectory, run_id: int, started: float, participation: Participation
+) -> None:
     run = config.run
+    where = begin(config, directory, run_id, code_hash())
     connected = gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout)
     nodes = assign_clients(connected, config.clients.number)
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
@@ -74,16 +82,18 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, pa
     chain = build_chain(config.update.steps, config.update.compress)
     check_updates(config, chain, strategy)
     prepare_bitsandbytes(config.model.quantization)
-    start = starting_point(config)
+    start = where.starting_point(config, directory)
     ask_suite = _suite_asker(config, directory, start)
-    for note in filter(None, (unused_nodes(connected, nodes.values()), *start.notes)):
-        log(WARNING, note)
-        directory.journal("warning", reason=note)
+    for note in filter(
+        None, (unused_nodes(connected, nodes.values()), *start.notes, where.state_note(config, strategy))
+    ):
+        _warn(directory, note)
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
     report_holdings(holdings, directory)
     held = {client: holding for client, (holding, _) in holdings.items()}
     ledger = Ledger(directory, {client: holding.name for client, holding in held.items()}, participation)
+    where.restore(strategy, chain, ledger)
     once = start.sent_once(nodes)
     exchange = PlainExchange(
         grid,
@@ -116,10 +126,11 @@ def _run(grid: Grid, config: Config, directory: RunDirectory, started: float, pa
         ask_suite,
         Quorum.of(config.clients),
         attendance,
+        where.key,
     )
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
-    final = rounds.run(start.adapter)
+    final = rounds.run(where.adapter(start), where.server_round)
     own = {client: start.merge(adapter) for client, adapter in strategy.own_adapters().items()}
     result = _result(config, start, final, ledger.totals, started, ready) | {"participation": participation.lines()}
     directory.finish(start.merge(final), own, start.layout, result)
@@ -159,6 +170,11 @@ def _attendance(
         journal=directory.journal,
         wait_timeout=config.run.wait_timeout,
     )
+
+
+def _warn(directory: RunDirectory, note: str) -> None:
+    log(WARNING, note)
+    directory.journal("warning", reason=note)
 
 
 def _suite_asker(

@@ -54,3 +54,12 @@ def run_in_process(flat: dict, directory, grid: type[InProcessGrid] = InProcessG
     run.create(flat)
     server_app.run_experiment(grid(flat, flat["clients.number"]), parse_run_config(flat), run, run_id=5)
     return (directory / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def resume_in_process(flat: dict, directory, grid=InProcessGrid) -> bytes:
+    """Go on with a run of `run_in_process`; the bytes of the final adapter."""
+    flat = flat | {"run.directory": "", "run.resume": str(directory)}
+    run = RunDirectory(directory, PromptRecord.of(flat["data.template"], flat["data.system-prompt"]))
+    run.resume(flat)
+    server_app.run_experiment(grid(flat, flat["clients.number"]), parse_run_config(flat), run, run_id=6)
+    return (directory / "adapter" / "adapter_model.safetensors").read_bytes()

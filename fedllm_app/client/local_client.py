@@ -64,7 +64,6 @@ class LocalClient:
         files nor columns.
     """
 
-    run_id: int
     key: ResidentKey
     store: ShardStore
     train_config: TrainConfig
@@ -230,7 +229,7 @@ class LocalClient:
         return array
 
     def _state(self, assignment: Assignment) -> ClientState:
-        return ClientState(self.run_id, assignment.client)
+        return ClientState(assignment.run, assignment.client, assignment.checkpoints)
 
     def _round_state(self, assignment: Assignment) -> RoundState:
         return RoundState(self._state(assignment), assignment.state_version, assignment.server_round)

@@ -51,6 +51,11 @@ def contradictions(config: Config) -> list[str]:
     directory = config.run.directory
     if directory and not Path(directory).is_absolute():
         problems.append(f'run.directory = {directory!r}: must be an absolute path, or "" for a new directory')
+    resume = config.run.resume
+    if resume and not Path(resume).is_absolute():
+        problems.append(f"run.resume = {resume!r}: must be the absolute path of a run directory")
+    if resume and directory and Path(directory) != Path(resume):
+        problems.append(f'run.directory = {directory!r}: must be that of run.resume, {resume!r}, or ""')
     start = config.adapter.start
     if start and not Path(start).is_absolute():
         problems.append(f"adapter.start = {start!r}: must be an absolute path")

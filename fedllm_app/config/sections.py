@@ -47,6 +47,7 @@ class RunConfig(_Section):
 
     seed: NotNegative
     directory: str
+    resume: str
     checkpoint_every: NotNegative
     wait_timeout: Annotated[float, Field(gt=0)]
     describe_timeout: Annotated[float, Field(gt=0)]

@@ -7,6 +7,7 @@ from flwr.app import Message, MessageType, RecordDict
 
 from fedllm_app.federation.participation import Participation
 from fedllm_app.messages import METRICS, PEAK_GPU_MEMORY, PEAK_MEMORY, record_bytes
+from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.runs.directory import RunDirectory
 
 
@@ -55,6 +56,7 @@ class Ledger:
         self.participation = participation or Participation()
         self.participation.begin(names)
         self.totals = Totals(positions=dict.fromkeys(names, 0), versions=dict.fromkeys(names, 0))
+        self._saved: list[dict[int, int]] = []  # versions by client in the last two checkpoints
 
     def sent(self, content: RecordDict) -> None:
         """Count a message that goes to a client."""
@@ -89,6 +91,30 @@ class Ledger:
         for client in clients:
             self.totals.positions[client] += steps
             self.totals.versions[client] = server_round
+
+    def saved(self) -> None:
+        """Note that a checkpoint was written, so that clients keep the state of their versions in it."""
+        self._saved = [*self._saved[-1:], dict(self.totals.versions)]
+
+    def versions_in_checkpoints(self, client: int) -> list[int]:
+        """The versions of a client in the last two checkpoints: a run that is resumed asks for one of them."""
+        return sorted({versions.get(client, 0) for versions in self._saved} - {0})
+
+    def numbers(self) -> dict[str, float]:
+        """The totals that a checkpoint holds beside positions and versions."""
+        totals = self.totals
+        return {"down": totals.down, "up": totals.up, "refused": totals.refused, **totals.peak}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from the books of a checkpoint."""
+        totals = self.totals
+        totals.positions.update(checkpoint.positions)
+        totals.versions.update(checkpoint.versions)
+        numbers = checkpoint.totals
+        totals.down, totals.up, totals.refused = (int(numbers[name]) for name in ("down", "up", "refused"))
+        totals.peak = {name: numbers[name] for name in totals.peak}
+        self.participation.restore(checkpoint.participation)
+        self.saved()
 
     def named(self, clients: Iterable[int]) -> str:
         """Clients by number and name, in order."""

@@ -21,7 +21,7 @@ from fedllm_app.federation.ledger import Ledger, journal_keys
 from fedllm_app.federation.schedule import RoundPlan, Schedule
 from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, Assignment, adapter_record
-from fedllm_app.runs.directory import Checkpoint
+from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.updates.chain import UpdateChain
 
@@ -76,6 +76,8 @@ class Rounds:
         How many usable replies make a round, and what becomes of one with fewer.
     ask_suite : Callable[[int, np.ndarray], None] | None
         Given the round and the global adapter (the part that travels) after the clients have evaluated it.
+    key : str
+        What the run is known by, also when it is resumed.
     """
 
     strategy: RoundStrategy
@@ -90,20 +92,21 @@ class Rounds:
     ask_suite: Callable[[int, np.ndarray], None] | None = None
     quorum: Quorum = Quorum()
     attendance: Attendance | None = None
+    key: str = "0" * 32
 
-    def run(self, initial: np.ndarray) -> np.ndarray:
-        """Run all rounds from the packed adapter `initial` and return the last global adapter."""
+    def run(self, initial: np.ndarray, after: int = 0) -> np.ndarray:
+        """Run the rounds after round `after` from the packed adapter `initial` and return the last global adapter."""
         arrays = adapter_record(initial)
         before = self.schedule.round(0)
-        if before.evaluates:
+        if before.evaluates and not after:
             self._evaluate(before, arrays)
         failed = 0  # rounds in a row that had too few replies
-        for plan in self.schedule.training():
+        for plan in self.schedule.training(after):
             arrays, failed = self._train_or_repeat(plan, arrays, failed)
             if plan.evaluates:
                 self._evaluate(plan, arrays)
             if plan.saves:
-                self.save(self._checkpoint(plan.number, arrays))
+                self._save(plan.number, arrays)
         return arrays[ADAPTER].numpy()
 
     def _train_or_repeat(self, plan: RoundPlan, arrays: ArrayRecord, failed: int) -> tuple[ArrayRecord, int]:
@@ -200,7 +203,7 @@ class Rounds:
         """Fail, with a checkpoint of the last round that was one."""
         before = server_round - 1
         if before and not self.schedule.round(before).saves:
-            self.save(self._checkpoint(before, arrays))
+            self._save(before, arrays)
         path = self.ledger.directory.path
         go_on = f"go on after round {before} with fedllm run --resume {path}" if before else "start the run again"
         raise RunFailed(
@@ -253,6 +256,8 @@ class Rounds:
             manifest=self.manifest,
             state_version=totals.versions[client],
             once=self.once.hashes,
+            run=self.key,
+            checkpoints=tuple(self.ledger.versions_in_checkpoints(client)),
         )
         content = RecordDict(dict(message.content))
         content[CONFIG] = ConfigRecord({**message.content[CONFIG], **assignment.to_config()})
@@ -272,6 +277,10 @@ class Rounds:
             raise RunFailed(f"round {server_round}: the strategy's global adapter has values that are not finite")
         return adapter_record(vector)
 
+    def _save(self, server_round: int, arrays: ArrayRecord) -> None:
+        self.save(self._checkpoint(server_round, arrays))
+        self.ledger.saved()
+
     def _checkpoint(self, server_round: int, arrays: ArrayRecord) -> Checkpoint:
         totals = self.ledger.totals
         return Checkpoint(
@@ -282,4 +291,5 @@ class Rounds:
             positions=dict(totals.positions),
             versions=dict(totals.versions),
             participation=self.ledger.participation.lines(),
+            totals=self.ledger.numbers(),
         )

@@ -69,12 +69,12 @@ class Schedule:
             if number
             else 0.0,
             evaluates=number in evaluation_rounds(self.rounds, self.evaluate_every),
-            saves=bool(number and self.checkpoint_every and number % self.checkpoint_every == 0),
+            saves=number in checkpoint_rounds(self.rounds, self.checkpoint_every),
         )
 
-    def training(self) -> Iterator[RoundPlan]:
-        """The rounds that train, 1 to `rounds`."""
-        return (self.round(number) for number in range(1, self.rounds + 1))
+    def training(self, after: int = 0) -> Iterator[RoundPlan]:
+        """The rounds that train, `after` + 1 to `rounds`."""
+        return (self.round(number) for number in range(after + 1, self.rounds + 1))
 
 
 def choose_clients(number: int, per_round: int, seed: int, server_round: int) -> list[int]:
@@ -103,3 +103,8 @@ def learning_rate(maximum: float, minimum: float, server_round: int, rounds: int
 def evaluation_rounds(rounds: int, every: int) -> list[int]:
     """After which rounds clients evaluate: before the first (0), every so many, and after the last; none for 0."""
     return sorted({0, rounds, *range(every, rounds + 1, every)}) if every else []
+
+
+def checkpoint_rounds(rounds: int, every: int) -> list[int]:
+    """After which rounds a run is saved: every so many, and after the last, so that it can be continued; none for 0."""
+    return sorted({rounds, *range(every, rounds + 1, every)}) if every else []

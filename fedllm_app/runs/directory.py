@@ -2,7 +2,8 @@
 
 config.json            the resolved configuration
 journal.jsonl          one line a client and round, one a round, one an evaluation, and every refusal
-checkpoints/round-N/   the global adapter (PEFT) and the strategy's state after round N
+checkpoints/round-N/   all that the run needs to go on after round N, the global adapter in PEFT format
+start/                 the adapter that the run started from, where adapter.start named one
 adapter/               the final adapter in PEFT format, and prompt.json: how its prompts were written
 adapters/client-K/     where clients train alone: the final adapter of each
 result.json            written last; its absence means that the run failed
@@ -10,7 +11,6 @@ result.json            written last; its absence means that the run failed
 """
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,13 +21,22 @@ from filelock import FileLock, Timeout
 
 from fedllm_app.adapters.layout import Layout
 from fedllm_app.adapters.peft_directory import save_peft_directory
+from fedllm_app.config.changes import refused_changes
+from fedllm_app.config.sections import ConfigError, FlatConfig
 from fedllm_app.data.templates import TemplateError, template_source
 from fedllm_app.errors import UserError
-from fedllm_app.paths import atomic_path, file_mode, make_directory, opener, write_text
+from fedllm_app.paths import atomic_path, file_mode, make_directory, write_text
+from fedllm_app.runs.checkpoints import Checkpoint, write_checkpoint
+from fedllm_app.runs.journal import (
+    JOURNAL_FILE,
+    STARTED,
+    append_event,
+    cut_torn_line,
+    read_journal,
+)
 
 _CONFIG_FILE = "config.json"
 _RESULT_FILE = "result.json"
-_JOURNAL_FILE = "journal.jsonl"
 _PROMPT_FILE = "prompt.json"
 _FAILED_START_FILE = "failed-start.jsonl"  # the journal of a run that failed before its first round
 _LOCK_FILE = ".lock"
@@ -36,6 +45,10 @@ _BEGAN = "ready"
 
 class RunDirectoryExists(UserError):
     """The directory of a new run holds another run already."""
+
+
+class NotResumable(UserError):
+    """There is no run that could go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -62,31 +75,6 @@ class PromptRecord:
         return cls(template, system_prompt, text, special_tokens_in_text)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """All that a run needs to go on after a round.
-
-    Attributes
-    ----------
-    adapter : np.ndarray
-        The global adapter, packed: the part that travels.
-    strategy, updates : Mapping[str, np.ndarray]
-        State of the strategy and of the server halves of the update steps; arrays of any shape.
-    positions, versions : Mapping[int, int]
-        By client, optimizer steps accepted so far and the round of the last of them.
-    participation : Sequence[Mapping[str, int | str]]
-        Who took part how often so far.
-    """
-
-    server_round: int
-    adapter: np.ndarray
-    strategy: Mapping[str, np.ndarray]
-    updates: Mapping[str, np.ndarray]
-    positions: Mapping[int, int]
-    versions: Mapping[int, int]
-    participation: Sequence[Mapping[str, int | str]] = ()
-
-
 class RunDirectory:
     """Writes the files of one run. `prompt`, if given, goes with every adapter that is saved."""
 
@@ -97,7 +85,7 @@ class RunDirectory:
     @property
     def journal_file(self) -> Path:
         """The journal."""
-        return self.path / _JOURNAL_FILE
+        return self.path / JOURNAL_FILE
 
     @property
     def result_file(self) -> Path:
@@ -106,7 +94,17 @@ class RunDirectory:
 
     def began(self) -> bool:
         """Whether a run here came as far as its first round. One that failed before leaves the directory free."""
-        return self.journal_file.exists() and any(event["event"] == _BEGAN for event in read_journal(self.path))
+        return self.journal_file.exists() and any(event["event"] == _BEGAN for event in read_journal(self.path, True))
+
+    def run_key(self) -> str:
+        """What the run is known by, also when it is resumed: 32 hexadecimal digits."""
+        keys = (event.get("run", "") for event in read_journal(self.path, True) if event["event"] == STARTED)
+        key = next(keys, "")
+        if not key:
+            raise NotResumable(
+                f"run.resume = {str(self.path)!r}: its journal names no run; it is of an earlier version"
+            )
+        return key
 
     def put_failed_start_aside(self) -> None:
         """Rename the journal of a run that failed before its first round, so that another run can begin here."""
@@ -147,26 +145,41 @@ class RunDirectory:
         self.put_failed_start_aside()
         write_text(self.path / _CONFIG_FILE, json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 
+    def resume(self, config: FlatConfig) -> None:
+        """Go on with the run of this directory under a configuration that differs where it may.
+
+        Raises
+        ------
+        NotResumable
+            There is no run here, or it has finished and no more rounds are asked for.
+        ConfigError
+            The configuration differs where it must not.
+        """
+        check_resumable(self.path, config)
+        finished = read_result(self.path)
+        if finished is not None:
+            self.result_file.replace(self.path / f"result-after-round-{finished['rounds']}.json")
+        if cut_torn_line(self.journal_file):
+            self.journal("warning", reason="the last line of the journal had no end, and was cut")
+        again = dict(config) | {"run.resume": "", "run.directory": str(self.path)}
+        write_text(self.path / _CONFIG_FILE, json.dumps(again, indent=2, sort_keys=True) + "\n")
+
+    def keep_start(self, adapter: np.ndarray, layout: Layout) -> None:
+        """Keep the adapter that the run starts from: what it was read from may be gone when the run is resumed."""
+        self._save_adapter(self.start_directory, adapter, layout)
+
+    @property
+    def start_directory(self) -> Path:
+        """The adapter that the run started from, where `adapter.start` named one."""
+        return self.path / "start"
+
     def journal(self, event: str, **fields: object) -> None:
         """Append one event with its time (seconds since the epoch)."""
-        with open(self.journal_file, "a", encoding="utf-8", opener=opener) as file:
-            file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
+        append_event(self.journal_file, event, **fields)
 
     def checkpoint(self, checkpoint: Checkpoint, adapter: np.ndarray, layout: Layout) -> None:
         """Write what a run needs to go on after a round; `adapter` is the whole adapter, packed with this layout."""
-        with atomic_path(self.path / "checkpoints" / f"round-{checkpoint.server_round}") as directory:
-            directory.mkdir()
-            self._save_adapter(directory / "adapter", adapter, layout)
-            np.savez(directory / "strategy.npz", **checkpoint.strategy)
-            if checkpoint.updates:
-                np.savez(directory / "updates.npz", **checkpoint.updates)
-            state = {
-                "round": checkpoint.server_round,
-                "positions": checkpoint.positions,
-                "versions": checkpoint.versions,
-                "participation": list(checkpoint.participation),
-            }
-            (directory / "state.json").write_text(json.dumps(state))
+        write_checkpoint(self.path, checkpoint, lambda directory: self._save_adapter(directory, adapter, layout))
 
     def finish(
         self,
@@ -190,6 +203,21 @@ class RunDirectory:
                 write_text(temporary / _PROMPT_FILE, json.dumps(asdict(self.prompt), indent=2) + "\n")
 
 
+def check_resumable(path: Path, config: FlatConfig) -> None:
+    """Refuse to go on with the run in a directory. See `RunDirectory.resume` for the errors."""
+    if not all((path / file).is_file() for file in (_CONFIG_FILE, JOURNAL_FILE)):
+        raise NotResumable(f"run.resume = {str(path)!r}: holds no run; name a run directory, with its config.json")
+    problems = refused_changes(read_run_config(path), config)
+    if problems:
+        raise ConfigError(problems)
+    finished, rounds = read_result(path), config["train.rounds"]
+    if finished is not None and finished["rounds"] >= rounds:
+        raise NotResumable(
+            f"run.resume = {str(path)!r}: the run has finished its {finished['rounds']} rounds; to go on, set "
+            "train.rounds above that"
+        )
+
+
 def adapter_directory(path: Path) -> Path:
     """The PEFT directory that `path` names: itself, or the final adapter of a run directory."""
     return path / "adapter" if (path / "adapter").is_dir() else path
@@ -203,7 +231,7 @@ def client_adapters(path: Path) -> dict[int, Path]:
 
 def run_of(adapter: Path) -> Path | None:
     """The run directory that an adapter is of: its final one, a client's or a checkpoint's; None elsewhere."""
-    files = (_CONFIG_FILE, _JOURNAL_FILE)
+    files = (_CONFIG_FILE, JOURNAL_FILE)
     runs = (directory for directory in adapter.parents[:3] if all((directory / file).is_file() for file in files))
     return next(runs, None)
 
@@ -222,12 +250,6 @@ def recorded_template(directory: Path) -> PromptRecord | None:
         return PromptRecord(**json.loads(file.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise TemplateError(f"{file} cannot be read as the record of a template: {error}") from error
-
-
-def read_journal(path: Path) -> list[dict]:
-    """The events of a run, oldest first."""
-    with open(path / _JOURNAL_FILE, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def read_result(path: Path) -> dict | None:

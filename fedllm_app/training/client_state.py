@@ -4,11 +4,18 @@ Everything lies below one directory a run and client, written atomically. What m
 by version, so that state that was lost or is older than the server's is noticed.
 """
 
+import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from fedllm_app.paths import atomic_path, home
+
+_RUNS = 16  # runs whose state is kept, the last used ones
+_ENDED_RUNS = 4  # of those, runs that have ended; they can still be continued with more rounds
+_ENDED = "ended"  # a file of this name marks a run that has ended
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -18,10 +25,19 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 
 class ClientState:
-    """The files of one client in one run."""
+    """The files of one client in one run.
 
-    def __init__(self, run_id: int, client: int) -> None:
-        self.directory = home() / "clients" / str(run_id) / f"client-{client}"
+    Parameters
+    ----------
+    run : str
+        The run's key, which a resumed run has as well.
+    checkpoints : Iterable[int]
+        The versions that the run's checkpoints name: a run that is resumed asks for one of them.
+    """
+
+    def __init__(self, run: str, client: int, checkpoints: Iterable[int] = ()) -> None:
+        self.directory = _runs() / run / f"client-{client}"
+        self.checkpoints = frozenset(checkpoints)
 
     def load_version(self, name: str, version: int) -> np.ndarray | None:
         """The array `name` as it was after `version`, or None if it is not here."""
@@ -29,15 +45,16 @@ class ClientState:
         return np.load(path, allow_pickle=False) if path.is_file() else None
 
     def save_version(self, name: str, version: int, array: np.ndarray, keep: int) -> None:
-        """Keep the array `name` as `version`, and of the older ones only `keep`.
+        """Keep the array `name` as `version`, and of the older ones `keep` and those of checkpoints.
 
         The one before stays, because the server may never accept the reply that goes with the new one; then the next
         message names the old version again.
         """
+        self._enter()
         save_array(self._path(name, version), array)
-        for other in self.directory.glob(f"{name}-*.npy"):
-            number = other.stem.removeprefix(f"{name}-")  # no number: a version of an array with a longer name
-            if number.isdecimal() and int(number) not in (version, keep):
+        wanted = {version, keep, *self.checkpoints}
+        for number, other in _versions(self.directory, name):
+            if number not in wanted:
                 other.unlink(missing_ok=True)
 
     def kept(self, name: str) -> np.ndarray | None:
@@ -47,10 +64,72 @@ class ClientState:
 
     def keep(self, name: str, array: np.ndarray) -> None:
         """Keep an array that the server sends once."""
+        self._enter()
         save_array(self.directory / f"{name}.npy", array)
+
+    def _enter(self) -> None:
+        """Note that the run is used, and make room for it if it is new here."""
+        run = self.directory.parent
+        if run.is_dir():
+            (run / _ENDED).unlink(missing_ok=True)  # it goes on
+        else:
+            run.mkdir(parents=True, exist_ok=True)
+            _forget_old_runs()
+        os.utime(run)
 
     def _path(self, name: str, version: int) -> Path:
         return self.directory / f"{name}-{version}.npy"
+
+
+def end_run(run: str) -> None:
+    """Note that a run has ended: of each array only the newest version stays, and only the last ended runs stay.
+
+    A run without state on this disk leaves nothing to do.
+    """
+    directory = _runs() / run
+    if not directory.is_dir():
+        return
+    for client in directory.glob("client-*"):
+        names = {file.stem.rpartition("-")[0] for file in client.glob("*-*.npy")}
+        for name in names:
+            for _, older in _versions(client, name)[:-1]:
+                older.unlink(missing_ok=True)
+    (directory / _ENDED).touch()
+    os.utime(directory)
+    _forget_old_runs()
+
+
+def _forget_old_runs() -> None:
+    """Remove the state of runs beyond the bounds, the longest unused first, ended ones before others."""
+    runs = sorted(_last_used(), key=lambda found: found[1], reverse=True)
+    ended = [run for run, _ in runs if (run / _ENDED).exists()]
+    others = [run for run, _ in runs if run not in ended]
+    for run in (*ended[_ENDED_RUNS:], *others[_RUNS:]):
+        shutil.rmtree(run, ignore_errors=True)  # another process may be removing it as well
+
+
+def _last_used() -> list[tuple[Path, float]]:
+    found = []
+    for run in _runs().iterdir():
+        try:
+            found.append((run, run.stat().st_mtime))
+        except FileNotFoundError:
+            continue  # another process has just removed it
+    return found
+
+
+def _versions(directory: Path, name: str) -> list[tuple[int, Path]]:
+    """The versions of an array that are here, oldest first."""
+    found = []
+    for file in directory.glob(f"{name}-*.npy"):
+        number = file.stem.removeprefix(f"{name}-")  # no number: a version of an array with a longer name
+        if number.isdecimal():
+            found.append((int(number), file))
+    return sorted(found)
+
+
+def _runs() -> Path:
+    return home() / "clients"
 
 
 class RoundState:

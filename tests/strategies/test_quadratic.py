@@ -41,7 +41,7 @@ def quadratic_client(number: int) -> Client:
     Like the round loop, it names the round of its last reply as the version that its state must have.
     """
     curvature, centre = (torch.from_numpy(given[number]) for given in (CURVATURES, CENTRES))
-    state, rounds = ClientState(1, number), count(1)
+    state, rounds = ClientState("a" * 32, number), count(1)
 
     def client(message: Message) -> Message:
         vectors, server_round = read_vectors(message), next(rounds)

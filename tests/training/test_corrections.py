@@ -30,7 +30,7 @@ def test_proximal_adds_mu_times_the_distance():
 def one_round(asked, version=0, **vectors) -> LocalRound:
     """Round 5 of client 0, whose adapter is one tensor."""
     arrays = {name: np.array(values, np.float32) for name, values in vectors.items()}
-    return LocalRound(asked, arrays, lambda vector: [torch.from_numpy(vector)], ClientState(1, 0), 5, version)
+    return LocalRound(asked, arrays, lambda vector: [torch.from_numpy(vector)], ClientState("a" * 32, 0), 5, version)
 
 
 def test_control_variates_correct_and_average_raw_gradients():
@@ -38,7 +38,7 @@ def test_control_variates_correct_and_average_raw_gradients():
 
     So c_i⁺ = (3, 6) is kept as version 5 and its change (2.75, 4) is sent.
     """
-    ClientState(1, 0).save_version(CONTROL, 2, np.array([0.25, 2.0], np.float32), keep=0)
+    ClientState("a" * 32, 0).save_version(CONTROL, 2, np.array([0.25, 2.0], np.float32), keep=0)
     (variates,) = corrections_for(one_round(SCAFFOLD, version=2, control=[1.0, 0.0]))
     for gradient in ([2.0, 4.0], [4.0, 8.0]):
         y = parameter([0.0, 0.0], gradient)
@@ -46,7 +46,7 @@ def test_control_variates_correct_and_average_raw_gradients():
         torch.testing.assert_close(y.grad, torch.tensor([gradient[0] + 0.75, gradient[1] - 2.0]))
     arrays, numbers = variates.finish()
     np.testing.assert_allclose(arrays[CONTROL_DELTA], [2.75, 4.0])
-    np.testing.assert_allclose(ClientState(1, 0).load_version(CONTROL, 5), [3.0, 6.0])
+    np.testing.assert_allclose(ClientState("a" * 32, 0).load_version(CONTROL, 5), [3.0, 6.0])
     assert numbers == {"control-reset": 0}
 
 
@@ -111,8 +111,8 @@ def test_control_follows_the_version_that_the_server_knows(make_client, assign):
     again, numbers = client.train(assign(client, server_round=3, **attempt), vectors, QUIET)
     assert np.array_equal(lost[CONTROL_DELTA], again[CONTROL_DELTA])
     assert numbers["control-reset"] == 0
-    elsewhere = make_client(run_id=99)
-    delta, numbers = elsewhere.train(assign(elsewhere, server_round=3, **attempt), vectors, QUIET)
+    elsewhere = assign(client, server_round=3, run="e" * 32, **attempt)  # another run, of which nothing is here
+    delta, numbers = client.train(elsewhere, vectors, QUIET)
     assert numbers["control-reset"] == 1
     assert not np.array_equal(delta[CONTROL_DELTA], again[CONTROL_DELTA])
 

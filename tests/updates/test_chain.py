@@ -66,7 +66,7 @@ DELTA = np.float32([0.5, 1])
 
 
 def state(version: int = 0, server_round: int = 1) -> RoundState:
-    return RoundState(ClientState(1, 0), version, server_round)
+    return RoundState(ClientState("a" * 32, 0), version, server_round)
 
 
 def test_without_steps_vectors_pass_as_they_are():

@@ -10,6 +10,7 @@ from fedllm_app import server_app
 from fedllm_app.commands.costs import make_plan
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.messages import ARRAYS, vectors_record
+from fedllm_app.paths import home
 from fedllm_app.runs.directory import PromptRecord, RunDirectory, read_journal, read_result
 from fedllm_app.training.client_state import ClientState, RoundState
 from fedllm_app.updates.int8 import BLOCK, Int8Blocks, dequantize, packed_size, quantize
@@ -111,7 +112,7 @@ class Rounds:
     """A client's rounds: each change goes through the step under the versions that the server would name."""
 
     def __init__(self) -> None:
-        self.disk, self.step, self.version = ClientState(1, 0), Int8Blocks(), 0
+        self.disk, self.step, self.version = ClientState("a" * 32, 0), Int8Blocks(), 0
 
     def send(self, server_round: int, change: list[float], accepted: bool = True) -> tuple[np.ndarray, int]:
         """What the server reads of this round's change, and "error-reset"."""
@@ -236,8 +237,14 @@ def test_a_checkpoint_holds_the_strategy_and_the_versions(run_config, tmp_path):
     state = json.loads((checkpoint / "state.json").read_text())
     assert state["versions"] == state["positions"] == {"0": 3, "1": 3, "2": 3}
     for client in range(3):
-        files = {file.name for file in ClientState(5, client).directory.glob("int8.*-3.npy")}
+        files = {file.name for file in ClientState(the_run(), client).directory.glob("int8.*-3.npy")}
         assert files == {"int8.adapter-3.npy", "int8.control-delta-3.npy"}
+
+
+def the_run() -> str:
+    """The key of the only run here."""
+    [directory] = (home() / "clients").iterdir()
+    return directory.name
 
 
 def test_krum_and_centralized_take_decoded_vectors(run_config, tmp_path):

@@ -1,0 +1,65 @@
+"""The journal of a run: JSON lines, appended one at a time, and read again as the history that counts."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from fedllm_app.paths import file_mode
+
+JOURNAL_FILE = "journal.jsonl"
+STARTED, RESUMED = "started", "resumed"
+_ONCE_AN_ATTEMPT = ("holds", "versions", "ready", "failed", "finished")  # told anew by a run that goes on
+
+
+def append_event(file: Path, event: str, **fields: object) -> None:
+    """Append one event with its time (seconds since the epoch), in one write, so that it is there whole."""
+    line = json.dumps({"event": event, "time": time.time(), **fields}) + "\n"
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode(file))
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_journal(run: Path, everything: bool = False) -> list[dict]:
+    """The events of a run, oldest first.
+
+    A last line without an end, from a process that was killed while it wrote, is left out.
+
+    Parameters
+    ----------
+    everything : bool
+        Also lines of rounds that a resumed run did again. Without it, each round stands there once.
+    """
+    text = (run / JOURNAL_FILE).read_text(encoding="utf-8")
+    events = [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
+    return events if everything else without_repeated(events)
+
+
+def without_repeated(events: list[dict]) -> list[dict]:
+    """The events without those of rounds after the checkpoint from which a run went on later, and without its ends."""
+    kept: list[dict] = []
+    for event in events:
+        if event["event"] == RESUMED:
+            kept = [earlier for earlier in kept if not _repeated(earlier, event["round"])]
+        kept.append(event)
+    return kept
+
+
+def _repeated(event: dict, resumed_round: int) -> bool:
+    if event["event"] in _ONCE_AN_ATTEMPT:
+        return True
+    # A run that goes on from its start evaluates before round 1 again.
+    return event.get("round", -1) >= (resumed_round + 1 if resumed_round else 0) and event["event"] != RESUMED
+
+
+def cut_torn_line(file: Path) -> bool:
+    """Cut a last line that a killed process left without an end; whether there was one."""
+    content = file.read_bytes()
+    whole = content.rpartition(b"\n")[0]
+    end = len(whole) + 1 if whole else 0
+    if end >= len(content):
+        return False
+    os.truncate(file, end)
+    return True
