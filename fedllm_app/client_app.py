@@ -21,7 +21,7 @@ from fedllm_app.client.site import site_items
 from fedllm_app.client.stopping import check_stop
 from fedllm_app.client.worker_handover import WorkerUnavailable, hand_over, worker_socket
 from fedllm_app.federation.fingerprint import code_hash, package_versions
-from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, vectors_record
+from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, run_key, vectors_record
 
 if TYPE_CHECKING:
     from fedllm_app.client.local_client import LocalClient
@@ -97,6 +97,17 @@ def identify(message: Message, context: Context) -> Message:
         "code": code_hash(),
     }
     return Message(RecordDict({CONFIG: ConfigRecord(identity)}), reply_to=message)
+
+
+@app.query("ended")
+@_answering
+def ended(message: Message, context: Context) -> Message:
+    """Keep no more of a finished run than continuing it would need."""
+    from fedllm_app.training.client_state import end_run
+
+    request = message.content[CONFIG]
+    end_run(run_key(request["run"]), request["versions"])
+    return Message(RecordDict({CONFIG: ConfigRecord({})}), reply_to=message)
 
 
 @app.query("describe")

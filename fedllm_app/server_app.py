@@ -14,11 +14,13 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.attendance import Attendance
 from fedllm_app.federation.closing import Quorum
+from fedllm_app.federation.ending import tell_ended
 from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
 from fedllm_app.federation.holdings import Holdings, evaluating_clients, report_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
 from fedllm_app.federation.participation import Participation
+from fedllm_app.federation.resume import begin
 from fedllm_app.federation.roster import (
     Node,
     assign_clients,
@@ -29,7 +31,7 @@ from fedllm_app.federation.roster import (
 )
 from fedllm_app.federation.rounds import Rounds
 from fedllm_app.federation.schedule import Schedule
-from fedllm_app.federation.resume import begin
+from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.federation.start import StartingPoint, check_updates
 from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY, ClientHolding
 from fedllm_app.models.quantization import prepare_bitsandbytes
@@ -37,6 +39,8 @@ from fedllm_app.paths import home
 from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
 from fedllm_app.strategies.registry import build_strategy
+from fedllm_app.strategies.round_strategy import RoundStrategy
+from fedllm_app.updates.chain import UpdateChain
 from fedllm_app.updates.table import build_chain
 
 app = ServerApp()
@@ -84,10 +88,7 @@ def _run(
     prepare_bitsandbytes(config.model.quantization)
     start = where.starting_point(config, directory)
     ask_suite = _suite_asker(config, directory, start)
-    for note in filter(
-        None, (unused_nodes(connected, nodes.values()), *start.notes, where.state_note(config, strategy))
-    ):
-        _warn(directory, note)
+    _warn(directory, unused_nodes(connected, nodes.values()), *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
     report_holdings(holdings, directory)
@@ -95,18 +96,7 @@ def _run(
     ledger = Ledger(directory, {client: holding.name for client, holding in held.items()}, participation)
     where.restore(strategy, chain, ledger)
     once = start.sent_once(nodes)
-    exchange = PlainExchange(
-        grid,
-        nodes,
-        manifest=start.travelling.hash,
-        required=strategy.reply_arrays,
-        timeout=run.round_timeout,
-        grace=config.clients.grace,
-        ledger=ledger,
-        chain=chain,
-        once=once,
-        examples=None if strategy.pooled else {client: holding.examples for client, holding in held.items()},
-    )
+    exchange = _exchange(grid, config, nodes, start, strategy, ledger, chain, once, held)
     evaluating = set(evaluating_clients(held))
 
     def save(checkpoint: Checkpoint) -> None:
@@ -132,6 +122,7 @@ def _run(
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
     final = rounds.run(where.adapter(start), where.server_round)
     own = {client: start.merge(adapter) for client, adapter in strategy.own_adapters().items()}
+    _warn(directory, tell_ended(grid, nodes, where.key, ledger.totals.versions, not connected[0].partitions))
     result = _result(config, start, final, ledger.totals, started, ready) | {"participation": participation.lines()}
     directory.finish(start.merge(final), own, start.layout, result)
     log(INFO, "finished: %s", directory.path)
@@ -172,9 +163,36 @@ def _attendance(
     )
 
 
-def _warn(directory: RunDirectory, note: str) -> None:
-    log(WARNING, note)
-    directory.journal("warning", reason=note)
+def _warn(directory: RunDirectory, *notes: str | None) -> None:
+    """Log and journal the sentences that there are."""
+    for note in filter(None, notes):
+        log(WARNING, note)
+        directory.journal("warning", reason=note)
+
+
+def _exchange(
+    grid: Grid,
+    config: Config,
+    nodes: dict[int, int],
+    start: StartingPoint,
+    strategy: RoundStrategy,
+    ledger: Ledger,
+    chain: UpdateChain,
+    once: SentOnce,
+    held: Mapping[int, ClientHolding],
+) -> PlainExchange:
+    return PlainExchange(
+        grid,
+        nodes,
+        manifest=start.travelling.hash,
+        required=strategy.reply_arrays,
+        timeout=config.run.round_timeout,
+        grace=config.clients.grace,
+        ledger=ledger,
+        chain=chain,
+        once=once,
+        examples=None if strategy.pooled else {client: holding.examples for client, holding in held.items()},
+    )
 
 
 def _suite_asker(

@@ -147,7 +147,7 @@ def test_centralized_at_sites_is_refused_before_the_first_round(sites, tmp_path)
         flat.update({"strategy.name": name, "train.rounds": 1, "run.directory": str(tmp_path / name)})
         run = RunDirectory(tmp_path / name)
         run.create(flat)
-        server_app._run(grid, parse_run_config(flat), run, 0.0, Participation())
+        server_app._run(grid, parse_run_config(flat), run, 5, 0.0, Participation())
 
     with pytest.raises(RosterError) as caught:
         begin("centralized")

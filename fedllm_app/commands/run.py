@@ -14,12 +14,14 @@ from rich.console import Console
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, LocalSuperLink, flower_environment, run_status, submit_run, tail
 from fedllm_app.commands.options import add_app_parser, run_config, warn_of_unread
+from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.participation import never_contributed
 from fedllm_app.runs.directory import RunDirectory, read_result
+from fedllm_app.runs.journal import RESUMED, STARTED
 from fedllm_app.tasks import task_spec
 
 _LOOK_EVERY = 0.3  # seconds between looks at the journal
@@ -34,13 +36,18 @@ def add_parser(subparsers) -> None:
     parser = add_app_parser(subparsers, "run", _run, "run the app and wait: the options of `flwr run`")
     parser.add_argument("superlink", nargs="?", help="connection of Flower's configuration (default: local)")
     parser.add_argument("--federation-config", help="as `flwr run`: 'num-supernodes=4 client-resources-num-cpus=1'")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN_DIR",
+        help="go on with the run of this directory after its last checkpoint; -c may change train.rounds and time-outs",
+    )
     parser.add_argument("--federation", help="as `flwr run`: @account/federation")
 
 
 def _run(parsed: argparse.Namespace, console: Console) -> int:
     """What `flwr run` does, and then wait, show progress and report how the run ended."""
     local = is_local(parsed.superlink)
-    flat = run_config(parsed, local)
+    flat = resumed_config(parsed, local) if parsed.resume else run_config(parsed, local)
     warn_of_unread(parsed, flat, console)
     if not flat["run.directory"] and local:
         flat["run.directory"] = str(new_directory(str(flat["strategy.name"])))
@@ -81,13 +88,14 @@ def run_to_end(
             "'/runs/first'"
         )
     directory = RunDirectory(Path(config.run.directory))
-    if directory.began():
+    if not config.run.resume and directory.began():
         raise LaunchError(f"run.directory = {config.run.directory!r} holds another run; name a new directory")
     check_start(config, local)
     if local:
         check_resources(federation_config or "")
         with directory.held():
-            directory.put_failed_start_aside()
+            if not config.run.resume:
+                directory.put_failed_start_aside()
     log_file = directory.path / "flower.log"
     with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
@@ -203,7 +211,7 @@ def _follow(run_id, directory: RunDirectory, config: Config, console: Console, c
 
 def _since_start(events: list[dict], run_id: int) -> list[dict]:
     """The events from a run's start on. Its directory may hold the journal of an earlier one, which failed at once."""
-    return list(dropwhile(lambda event: event["event"] != "started" or event["run_id"] != run_id, events))
+    return list(dropwhile(lambda event: event["event"] not in (STARTED, RESUMED) or event["run_id"] != run_id, events))
 
 
 def _toml(value: bool | int | float | str) -> str:

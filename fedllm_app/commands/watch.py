@@ -29,6 +29,7 @@ class Watch:
         self.metrics = metrics
         self.names: dict[int, str] = {}
         self.current = 0
+        self.before = 0  # rounds of an earlier attempt
         self._held: list[dict] = []
         self._versions: list[dict] = []
         self._steps: dict[tuple[int, int], int] = {}
@@ -49,6 +50,7 @@ class Watch:
         """Show one event of the journal."""
         show = {
             "started": self._started,
+            "resumed": self._resumed,
             "holds": self._held.append,
             "versions": self._versions.append,
             "warning": self._warning,
@@ -85,7 +87,7 @@ class Watch:
             self.console.print(f"  {text}", markup=False, highlight=False)
 
     def _left(self) -> str:
-        total = self.rounds * self.per_round * self.local_steps
+        total = (self.rounds - self.before) * self.per_round * self.local_steps
         done = sum(self._steps.values())
         if self._began is None or not done:
             return "time left unknown"
@@ -94,6 +96,16 @@ class Watch:
 
     def _started(self, event: dict) -> None:
         self.console.print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")
+
+    def _resumed(self, event: dict) -> None:
+        self.before = event["round"]
+        again = f"; {event['again']} rounds after it are done again" if event["again"] else ""
+        self.console.print(
+            f"run {event['run_id']}: goes on after round {event['round']} of {event['rounds']} of "
+            f"{event['strategy']}{again}",
+            markup=False,
+            highlight=False,
+        )
 
     def _ready(self, event: dict) -> None:
         self.names = {line["client"]: line["name"] for line in self._held}

@@ -71,10 +71,10 @@ class Beginning:
             client for client in sorted({*before, *ledger.names}) if before.get(client) != ledger.names.get(client)
         ]
         if other:
-            client = other[0]
+            was, now = (names.get(other[0], "not there") for names in (before, ledger.names))
             raise NotResumable(
-                f"client {client} was {before.get(client, 'not there')!r} and is {ledger.names.get(client, 'not there')!r} "
-                "now: a run goes on with the sites that it began with; start the missing ones, end the others"
+                f"client {other[0]} was {was!r} and is {now!r} now: a run goes on with the sites that it began with; "
+                "start the missing ones, end the others"
             )
 
     def state_note(self, config: Config, strategy: RoundStrategy) -> str:

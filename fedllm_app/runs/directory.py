@@ -11,7 +11,7 @@ result.json            written last; its absence means that the run failed
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -203,9 +203,14 @@ class RunDirectory:
                 write_text(temporary / _PROMPT_FILE, json.dumps(asdict(self.prompt), indent=2) + "\n")
 
 
+def is_run(path: Path) -> bool:
+    """Whether a directory is that of a run."""
+    return all((path / file).is_file() for file in (_CONFIG_FILE, JOURNAL_FILE))
+
+
 def check_resumable(path: Path, config: FlatConfig) -> None:
     """Refuse to go on with the run in a directory. See `RunDirectory.resume` for the errors."""
-    if not all((path / file).is_file() for file in (_CONFIG_FILE, JOURNAL_FILE)):
+    if not is_run(path):
         raise NotResumable(f"run.resume = {str(path)!r}: holds no run; name a run directory, with its config.json")
     problems = refused_changes(read_run_config(path), config)
     if problems:
@@ -231,9 +236,7 @@ def client_adapters(path: Path) -> dict[int, Path]:
 
 def run_of(adapter: Path) -> Path | None:
     """The run directory that an adapter is of: its final one, a client's or a checkpoint's; None elsewhere."""
-    files = (_CONFIG_FILE, JOURNAL_FILE)
-    runs = (directory for directory in adapter.parents[:3] if all((directory / file).is_file() for file in files))
-    return next(runs, None)
+    return next((directory for directory in adapter.parents[:3] if is_run(directory)), None)
 
 
 def read_run_config(path: Path) -> dict[str, bool | int | float | str]:

@@ -6,7 +6,7 @@ by version, so that state that was lost or is older than the server's is noticed
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +53,9 @@ class ClientState:
         self._enter()
         save_array(self._path(name, version), array)
         wanted = {version, keep, *self.checkpoints}
-        for number, other in _versions(self.directory, name):
-            if number not in wanted:
+        for other in self.directory.glob(f"{name}-*.npy"):
+            number = other.stem.removeprefix(f"{name}-")  # no number: a version of an array with a longer name
+            if number.isdecimal() and int(number) not in wanted:
                 other.unlink(missing_ok=True)
 
     def kept(self, name: str) -> np.ndarray | None:
@@ -81,19 +82,24 @@ class ClientState:
         return self.directory / f"{name}-{version}.npy"
 
 
-def end_run(run: str) -> None:
-    """Note that a run has ended: of each array only the newest version stays, and only the last ended runs stay.
+def end_run(run: str, versions: Sequence[int]) -> None:
+    """Note that a run has ended: of each array one version stays, and of ended runs only the last few.
 
-    A run without state on this disk leaves nothing to do.
+    What stays is enough to continue the run with more rounds. A run without state on this disk leaves nothing to do.
+
+    Parameters
+    ----------
+    versions : Sequence[int]
+        For each client the version that the server accepted last.
     """
     directory = _runs() / run
     if not directory.is_dir():
         return
-    for client in directory.glob("client-*"):
-        names = {file.stem.rpartition("-")[0] for file in client.glob("*-*.npy")}
-        for name in names:
-            for _, older in _versions(client, name)[:-1]:
-                older.unlink(missing_ok=True)
+    for client, last in enumerate(versions):
+        for file in (directory / f"client-{client}").glob("*-*.npy"):
+            version = file.stem.rpartition("-")[2]
+            if version.isdecimal() and int(version) != last:
+                file.unlink(missing_ok=True)
     (directory / _ENDED).touch()
     os.utime(directory)
     _forget_old_runs()
@@ -116,16 +122,6 @@ def _last_used() -> list[tuple[Path, float]]:
         except FileNotFoundError:
             continue  # another process has just removed it
     return found
-
-
-def _versions(directory: Path, name: str) -> list[tuple[int, Path]]:
-    """The versions of an array that are here, oldest first."""
-    found = []
-    for file in directory.glob(f"{name}-*.npy"):
-        number = file.stem.removeprefix(f"{name}-")  # no number: a version of an array with a longer name
-        if number.isdecimal():
-            found.append((int(number), file))
-    return sorted(found)
 
 
 def _runs() -> Path:

@@ -1,5 +1,6 @@
 """Following a run to its end: whose journal is believed, and what an interrupted command says."""
 
+import argparse
 import io
 import json
 
@@ -9,10 +10,13 @@ from rich.console import Console
 
 from fedllm_app.commands import run
 from fedllm_app.commands.main import main
+from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.run import run_to_end
+from fedllm_app.config.parse import parse_run_config
+from fedllm_app.config.sections import ConfigError
 from fedllm_app.federation.participation import Participation
 from fedllm_app.paths import write_text
-from fedllm_app.runs.directory import RunDirectory
+from fedllm_app.runs.directory import NotResumable, RunDirectory
 
 
 @pytest.fixture
@@ -94,3 +98,53 @@ def test_the_exit_status_tells_whether_all_that_were_drawn_contributed(
     connection(serve)
     assert main(["run", str(ROOT), "sites", "-c", f"run.directory='{directory.path}'"]) == status
     assert said in capsys.readouterr().out
+
+
+@pytest.fixture
+def stopped_run(run_config, tmp_path):
+    """A run directory whose run was killed."""
+    directory = RunDirectory(tmp_path / "one")
+    directory.create(run_config | {"strategy.name": "fedadam", "run.directory": str(directory.path)})
+    directory.journal("started", run_id=3, run="a" * 32)
+    directory.journal("ready", seconds=1.0)
+    return directory
+
+
+def resumed(directory, *given, app=ROOT, local=True):
+    parsed = argparse.Namespace(resume=str(directory), run_config=list(given), app=str(app))
+    return resumed_config(parsed, local)
+
+
+def test_resuming_takes_the_recorded_configuration(stopped_run):
+    flat = resumed(stopped_run.path, "train.rounds=9")
+    assert (flat["strategy.name"], flat["train.rounds"]) == ("fedadam", 9)
+    assert flat["run.resume"] == flat["run.directory"] == str(stopped_run.path)
+    parse_run_config(flat)
+    with pytest.raises(ConfigError, match="lora.r = 3: the run that is resumed has 8"):
+        resumed(stopped_run.path, "lora.r=3")
+
+
+def test_resuming_what_is_no_run(tmp_path):
+    """On this machine at once; a directory of the server's cannot be looked at, and -c gives the configuration."""
+    with pytest.raises(NotResumable, match="holds no run"):
+        resumed(tmp_path)
+    with pytest.raises(NotResumable, match="absolute path of the server"):
+        resumed("runs/first", local=False)
+    flat = resumed("/srv/elsewhere", "strategy.name=fedyogi", local=False)
+    assert (flat["run.resume"], flat["strategy.name"]) == ("/srv/elsewhere", "fedyogi")
+
+
+def test_a_resumed_run_is_followed_from_where_it_goes_on(run_config, stopped_run, connection, console):
+    """What the killed attempt left in the journal is not this attempt's."""
+    stopped_run.journal("failed", reason="the first attempt's reason")
+
+    def serve():
+        stopped_run.journal("resumed", run_id=7, round=0, rounds=2, again=0, strategy="fedadam")
+        stopped_run.journal("failed", reason="the second attempt's reason")
+
+    connection(serve)
+    assert not run_to_end(ROOT, resumed(stopped_run.path), console, connection="sites")
+    said = console.file.getvalue()
+    assert "goes on after round 0 of 2" in said
+    assert "the second attempt's reason" in said
+    assert "the first attempt's" not in said

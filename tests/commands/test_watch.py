@@ -164,3 +164,10 @@ def test_the_end_says_who_took_part():
         assert "who took part" in text
         assert "[b]north" in text
         assert "[/x]" in text
+
+
+def test_a_run_that_goes_on_says_where():
+    event = {"event": "resumed", "run_id": 9, "rounds": 8, "round": 5, "again": 2, "strategy": "scaffold"}
+    said = "run 9: goes on after round 5 of 8 of scaffold; 2 rounds after it are done again"
+    assert said in shown([event], [])
+    assert "done again" not in shown([event | {"again": 0}], [])

@@ -119,6 +119,7 @@ def test_a_checkpoint_is_whole(directory, settings):
         "positions": {"0": 15, "1": 10},
         "versions": {"0": 3, "1": 3},
         "participation": [],
+        "totals": {},
     }
 
 
@@ -134,6 +135,7 @@ def test_a_checkpoint_left_by_another_process_is_replaced(directory, settings):
         "positions": {"0": 15},
         "versions": {"0": 3},
         "participation": [],
+        "totals": {},
     }
     np.testing.assert_array_equal(load_peft_directory(made / "adapter", MANIFEST), VECTOR)
     assert [path.name for path in (directory.path / "checkpoints").iterdir()] == ["round-3"]

@@ -73,7 +73,7 @@ def check(flat, tmp_path, server_round: int = 4, client_number: int = 2) -> list
 
 @pytest.mark.parametrize("name", STATE + STATELESS)
 def test_every_strategy(name, small, tmp_path):
-    """Dies in round 4, after two of three clients trained (one of one); goes on after round 2, so that round 3 is done again."""
+    """Dies in round 4, before its last client has trained; goes on after round 2, so that round 3 is done again."""
     journal = check(small | {"strategy.name": name}, tmp_path, 4, 1 if name == "centralized" else 2)
     resumed = [event for event in journal if event["event"] == "resumed"]
     assert [(event["round"], event["again"]) for event in resumed] == [(2, 1)]
