@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.transport import ask
 from fedllm_app.messages import CONFIG
 
@@ -27,8 +28,8 @@ def tell_ended(grid: Grid, nodes: Mapping[int, int], run: str, versions: Mapping
     content = RecordDict({CONFIG: ConfigRecord({"run": run, "versions": [versions[k] for k in sorted(versions)]})})
     distinct = {node: client for client, node in reversed(nodes.items())}
     clients = sorted(distinct.values()) if everyone else [min(nodes)]
-    answers = ask(grid, {client: (nodes[client], content) for client in clients}, ENDED, _TIMEOUT)
-    missed = [client for client, answer in answers if answer is None or answer.has_error()]
+    answers = ask(grid, {client: (nodes[client], content) for client in clients}, ENDED, Closing(_TIMEOUT))
+    missed = sorted({*clients} - {client for client, answer in answers if answer and not answer.has_error()})
     if not missed:
         return ""
     return (

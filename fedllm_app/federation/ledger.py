@@ -105,8 +105,8 @@ class Ledger:
         totals = self.totals
         return {"down": totals.down, "up": totals.up, "refused": totals.refused, **totals.peak}
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from the books of a checkpoint."""
+    def restore(self, checkpoint: Checkpoint, versions_before: Mapping[int, int]) -> None:
+        """Go on from the books of a checkpoint; `versions_before` are those of the checkpoint before it."""
         totals = self.totals
         totals.positions.update(checkpoint.positions)
         totals.versions.update(checkpoint.versions)
@@ -114,6 +114,7 @@ class Ledger:
         totals.down, totals.up, totals.refused = (int(numbers[name]) for name in ("down", "up", "refused"))
         totals.peak = {name: numbers[name] for name in totals.peak}
         self.participation.restore(checkpoint.participation)
+        self._saved = [dict(versions_before)]
         self.saved()
 
     def named(self, clients: Iterable[int]) -> str:

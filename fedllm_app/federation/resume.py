@@ -10,7 +10,13 @@ from fedllm_app.class_paths import is_class_path
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.ledger import Ledger
 from fedllm_app.federation.start import StartingPoint, starting_point
-from fedllm_app.runs.checkpoints import Checkpoint, checkpoint_round, newest_checkpoint, read_checkpoint
+from fedllm_app.runs.checkpoints import (
+    Checkpoint,
+    checkpoint_round,
+    newest_checkpoint,
+    read_checkpoint,
+    versions_before,
+)
 from fedllm_app.runs.directory import NotResumable, RunDirectory
 from fedllm_app.runs.journal import RESUMED, STARTED, read_journal
 from fedllm_app.strategies.round_strategy import ForeignStrategy, RoundStrategy
@@ -62,7 +68,7 @@ class Beginning:
             self._check_clients(self.checkpoint, ledger)
             strategy.load_state_arrays(self.checkpoint.strategy)
             chain.load_state_arrays(self.checkpoint.updates)
-            ledger.restore(self.checkpoint)
+            ledger.restore(self.checkpoint, versions_before(self.directory))
 
     def _check_clients(self, checkpoint: Checkpoint, ledger: Ledger) -> None:
         """Clients are numbered by the names of their sites: another set of sites would mix up what is kept of them."""

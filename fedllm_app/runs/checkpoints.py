@@ -89,6 +89,13 @@ def read_checkpoint(directory: Path, manifest: Manifest) -> Checkpoint:
         raise CheckpointError(f"the checkpoint {directory} cannot be read: {error}") from error
 
 
+def versions_before(directory: Path) -> dict[int, int]:
+    """The clients' versions in the newest whole checkpoint before this one; none if there is no such checkpoint."""
+    earlier = [other for other in checkpoint_directories(directory.parents[1]) if _before(other, directory)]
+    whole = next((other for other in reversed(earlier) if _damage(other) is None), None)
+    return {} if whole is None else _by_client(_state(whole)["versions"])
+
+
 def checkpoint_round(directory: Path) -> int:
     """The round after which a checkpoint was written."""
     return int(directory.name.removeprefix(_PREFIX))
@@ -102,18 +109,30 @@ def checkpoint_directories(run: Path) -> list[Path]:
 
 
 def _read(directory: Path, manifest: Manifest) -> Checkpoint:
-    state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+    state = _state(directory)
     updates = directory / _UPDATES
     return Checkpoint(
         server_round=state["round"],
         adapter=load_peft_directory(directory / "adapter", manifest),
         strategy=_arrays(directory / _STRATEGY),
         updates=_arrays(updates) if updates.exists() else {},
-        positions={int(client): steps for client, steps in state["positions"].items()},
-        versions={int(client): version for client, version in state["versions"].items()},
+        positions=_by_client(state["positions"]),
+        versions=_by_client(state["versions"]),
         participation=state["participation"],
         totals=state["totals"],
     )
+
+
+def _state(directory: Path) -> dict:
+    return json.loads((directory / _STATE).read_text(encoding="utf-8"))
+
+
+def _by_client(numbers: Mapping[str, int]) -> dict[int, int]:
+    return {int(client): number for client, number in numbers.items()}
+
+
+def _before(one: Path, other: Path) -> bool:
+    return checkpoint_round(one) < checkpoint_round(other)
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """The journal of a run: JSON lines, appended one at a time, and read again as the history that counts."""
 
+import errno
 import json
 import os
 import time
@@ -13,11 +14,14 @@ _ONCE_AN_ATTEMPT = ("holds", "versions", "ready", "failed", "finished")  # told 
 
 
 def append_event(file: Path, event: str, **fields: object) -> None:
-    """Append one event with its time (seconds since the epoch), in one write, so that it is there whole."""
-    line = json.dumps({"event": event, "time": time.time(), **fields}) + "\n"
+    """Append one event with its time (seconds since the epoch), whole or not at all. OSError if the disk is full."""
+    line = (json.dumps({"event": event, "time": time.time(), **fields}) + "\n").encode()
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode(file))
     try:
-        os.write(descriptor, line.encode())
+        before = os.fstat(descriptor).st_size
+        if os.write(descriptor, line) < len(line):  # the next event would join the half line
+            os.ftruncate(descriptor, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
     finally:
         os.close(descriptor)
 

@@ -19,9 +19,18 @@ _ENDED = "ended"  # a file of this name marks a run that has ended
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write one array atomically."""
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    """Write one array atomically; after a power cut, the old or the new one is there."""
+    with atomic_path(path, durable=True) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
+        file.flush()
+
+
+def load_array(path: Path) -> np.ndarray | None:
+    """Read one array; None if it is not there or damaged, which its owner tells as lost."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 class ClientState:
@@ -41,8 +50,7 @@ class ClientState:
 
     def load_version(self, name: str, version: int) -> np.ndarray | None:
         """The array `name` as it was after `version`, or None if it is not here."""
-        path = self._path(name, version)
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        return load_array(self._path(name, version))
 
     def save_version(self, name: str, version: int, array: np.ndarray, keep: int) -> None:
         """Keep the array `name` as `version`, and of the older ones `keep` and those of checkpoints.
@@ -60,8 +68,7 @@ class ClientState:
 
     def kept(self, name: str) -> np.ndarray | None:
         """An array that the server sent once, if it did."""
-        path = self.directory / f"{name}.npy"
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        return load_array(self.directory / f"{name}.npy")
 
     def keep(self, name: str, array: np.ndarray) -> None:
         """Keep an array that the server sends once."""

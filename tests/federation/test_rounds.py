@@ -456,15 +456,17 @@ def test_the_clients_of_a_round_are_the_seeds(loop):
 
 
 def test_checkpoints_every_second_round(loop):
-    """After rounds 2 and 4 of 5, at (1, 2) + 2 (0.4, 0) and + 4 (0.4, 0). FedAvg has no state of its own."""
+    """After rounds 2, 4 and the last, 5, at (1, 2) + 2 (0.4, 0), + 4 (0.4, 0), + 5 (0.4, 0). FedAvg has no state."""
     rounds = loop(Clients(), rounds=5, checkpoint_every=2)
     rounds.run(START)
     saved = [(point.server_round, point.strategy, point.positions, point.versions) for point in rounds.saved]
     assert saved == [
         (2, {}, {0: 10, 1: 10}, {0: 2, 1: 2}),
         (4, {}, {0: 20, 1: 20}, {0: 4, 1: 4}),
+        (5, {}, {0: 25, 1: 25}, {0: 5, 1: 5}),
     ]
-    np.testing.assert_allclose([point.adapter for point in rounds.saved], [[1.8, 2.0], [2.6, 2.0]], rtol=1e-6)
+    expected = [[1.8, 2.0], [2.6, 2.0], [3.0, 2.0]]
+    np.testing.assert_allclose([point.adapter for point in rounds.saved], expected, rtol=1e-6)
 
 
 def test_checkpoints_hold_the_strategys_state(loop):

@@ -68,3 +68,14 @@ def test_the_state_of_old_runs_is_removed(app_home):
     assert left == [3, 4, 5, 6, *range(10, 25)]
     used(25)
     assert sorted(int(run.name, 16) for run in (app_home / "clients").iterdir()) == [4, 5, 6, *range(10, 26)]
+
+
+def test_a_damaged_array_is_lost(app_home):
+    """What a power cut leaves is nothing to train with, and no reason to fail."""
+    state = ClientState("e" * 32, 0)
+    state.save_version("control", 1, ONE, keep=0)
+    state.keep("reference", ONE)
+    (state.directory / "control-1.npy").write_bytes(b"")
+    (state.directory / "reference.npy").write_bytes((state.directory / "reference.npy").read_bytes()[:-3])
+    assert state.load_version("control", 1) is None
+    assert state.kept("reference") is None

@@ -174,6 +174,17 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(small, tmp_path
     assert "the checkpoint round-4 is not used: strategy.npz is not what was written" in warnings
 
 
+def test_a_checkpoint_that_is_damaged_after_a_first_resumption(small, tmp_path):
+    """The clients still keep the versions of the checkpoint before the one from which the run went on."""
+    flat = small | {"strategy.name": "scaffold", "train.rounds": 7}
+    whole = run_in_process(flat, tmp_path / "whole")
+    killed(flat, tmp_path / "broken", dying(5, 3))
+    with pytest.raises(Killed):
+        resume_in_process(flat, tmp_path / "broken", dying(6, 3))
+    (tmp_path / "broken" / "checkpoints" / "round-4" / "state.json").unlink()
+    assert resume_in_process(flat, tmp_path / "broken") == whole
+
+
 def test_killed_twice(small, tmp_path):
     flat = small | {"strategy.name": "scaffold"}
     whole = run_in_process(flat, tmp_path / "whole")
