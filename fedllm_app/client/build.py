@@ -45,7 +45,7 @@ def local_client(
     """
     flat = admitted(dict(run_config), policy)
     key = (run_id, tuple(sorted(flat.items())), clients, site, policy)
-    return PROCESS_CACHE.get("local client", key, lambda: _build(flat, clients, site, policy))
+    return PROCESS_CACHE.get("local client", key, lambda: _build(run_id, flat, clients, site, policy))
 
 
 def resident_key(config: Config) -> ResidentKey:
@@ -53,7 +53,7 @@ def resident_key(config: Config) -> ResidentKey:
     return ResidentKey(config.train.task, model_values(config), adapter_values(config), config.lora.aggregation)
 
 
-def _build(flat: dict, clients: int, site: SiteItems, policy: Policy | None) -> LocalClient:
+def _build(run_id: int, flat: dict, clients: int, site: SiteItems, policy: Policy | None) -> LocalClient:
     config = parse_run_config(flat)
     prepare_bitsandbytes(config.model.quantization)
     set_threads(config.run.threads)
@@ -61,6 +61,7 @@ def _build(flat: dict, clients: int, site: SiteItems, policy: Policy | None) -> 
     selection = at_site(data_selection(config, clients, spec.rows), site)
     own = class_paths(config.train.corrections)
     return LocalClient(
+        run_id=run_id,
         key=resident_key(config),
         store=ShardStore(selection, tokenization(config)),
         train_config=config.train,

@@ -64,6 +64,7 @@ class LocalClient:
         files nor columns.
     """
 
+    run_id: int
     key: ResidentKey
     store: ShardStore
     train_config: TrainConfig
