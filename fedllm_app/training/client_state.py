@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedllm_app.paths import atomic_path, home
+from fedllm_app.paths import atomic_path, file_mode, home, make_directory
 
 _RUNS = 16  # runs whose state is kept, the last used ones
 _ENDED_RUNS = 4  # of those, runs that have ended; they can still be continued with more rounds
@@ -81,7 +81,7 @@ class ClientState:
         if run.is_dir():
             (run / _ENDED).unlink(missing_ok=True)  # it goes on
         else:
-            run.mkdir(parents=True, exist_ok=True)
+            make_directory(run)
             _forget_old_runs()
         os.utime(run)
 
@@ -107,7 +107,7 @@ def end_run(run: str, versions: Sequence[int]) -> None:
             version = file.stem.rpartition("-")[2]
             if version.isdecimal() and int(version) != last:
                 file.unlink(missing_ok=True)
-    (directory / _ENDED).touch()
+    (directory / _ENDED).touch(file_mode(directory))
     os.utime(directory)
     _forget_old_runs()
 
