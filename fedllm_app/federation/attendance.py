@@ -123,7 +123,7 @@ class Attendance:
     def _meet(self, new: list[int]) -> None:
         if not new:
             return
-        nodes, problems = identify(self._grid, new, _IDENTIFY_TIMEOUT)
+        nodes, problems, _ = identify(self._grid, new, _IDENTIFY_TIMEOUT)
         for node_id, reason in problems.items():
             self._tries[node_id] = self._tries.get(node_id, 0) + 1
             if self._tries[node_id] == _TRIES:

@@ -7,13 +7,15 @@ works on Flower's default of two virtual nodes as well, each serving two.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from logging import WARNING
 
 from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.supercore import log
 
 from fedllm_app.errors import UserError
 from fedllm_app.federation.closing import Closing
-from fedllm_app.federation.error_replies import error_reason
+from fedllm_app.federation.error_replies import error_reason, is_lost_node
 from fedllm_app.federation.holdings import Holdings
 from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.messages import CONFIG, ClientHolding, plain_text
@@ -47,13 +49,13 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
     NoReply
         If too few nodes connect or answer in time.
     """
-    first = _identify(grid, wait_for_nodes(grid, 1, timeout), timeout)
-    expected = first[0].partitions or clients
+    known: dict[int, Node] = {}
+    lost: set[int] = set()
+    _meet(grid, 1, known, lost, timeout)
+    expected = next(iter(known.values())).partitions or clients
     if not expected:
         raise RosterError("clients.number = 0 in a deployment: it must be the number of sites that take part")
-    known = {node.node_id: node for node in first}
-    new = [node_id for node_id in wait_for_nodes(grid, expected, timeout) if node_id not in known]
-    known.update({node.node_id: node for node in _identify(grid, new, timeout)})
+    _meet(grid, expected, known, lost, timeout)
     nodes = sorted(known.values(), key=lambda node: (node.partition, node.site, node.node_id))
     other = [node for node in nodes if node.code != code]
     if other:
@@ -129,21 +131,34 @@ def describe_some(
     return holdings, problems
 
 
-def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[Node], dict[int, str]]:
-    """What nodes say of themselves, and why others of them could not, by id."""
+def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[Node], dict[int, str], Collection[int]]:
+    """What nodes say of themselves; by id, why others of them could not; and which of those are gone."""
     requests = {node_id: (node_id, RecordDict({CONFIG: ConfigRecord({})})) for node_id in node_ids}
-    nodes, problems = [], {}
+    nodes, problems, lost = [], {}, set()
     for node_id, answer in ask(grid, requests, IDENTIFY, Closing(timeout)):
         if answer is None or answer.has_error():
             problems[node_id] = "no answer" if answer is None else error_reason(answer.error)
+            if answer is not None and is_lost_node(answer.error):
+                lost.add(node_id)
             continue
         identity = answer.content[CONFIG]
         nodes.append(Node(node_id, identity["partition"], identity["partitions"], identity["site"], identity["code"]))
-    return nodes, problems
+    return nodes, problems, lost
 
 
-def _identify(grid: Grid, node_ids: list[int], timeout: float) -> list[Node]:
-    nodes, problems = identify(grid, node_ids, timeout)
-    for node_id, reason in problems.items():
-        raise NoReply(f"node {node_id} could not say who it is: {reason}")
-    return nodes
+def _meet(grid: Grid, number: int, known: dict[int, Node], lost: set[int], timeout: float) -> None:
+    """Ask the nodes that are connected who they are, until `number` of them have said so.
+
+    Flower lists a node for a minute after it was killed. Such a node is `lost`, and no reason to end the run.
+    """
+    while True:
+        connected = wait_for_nodes(grid, number, timeout, lost)
+        nodes, problems, gone = identify(grid, [node_id for node_id in connected if node_id not in known], timeout)
+        for node_id, reason in problems.items():
+            if node_id not in gone:
+                raise NoReply(f"node {node_id} could not say who it is: {reason}")
+            log(WARNING, "node %d is left out: %s", node_id, reason)
+        lost.update(gone)
+        known.update({node.node_id: node for node in nodes})
+        if len(known) >= number:
+            return

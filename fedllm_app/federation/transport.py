@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -51,10 +51,13 @@ class LateReplies:
             self._note(*place)
 
 
-def wait_for_nodes(grid: Grid, number: int, timeout: float) -> list[int]:
-    """The ids of the connected nodes, once there are `number` of them. `NoReply` after `timeout` seconds."""
+def wait_for_nodes(grid: Grid, number: int, timeout: float, lost: Collection[int] = ()) -> list[int]:
+    """The ids of the connected nodes, once there are `number` of them. `NoReply` after `timeout` seconds.
+
+    `lost` nodes are left out, though Flower may still list them.
+    """
     deadline = time.monotonic() + timeout
-    while len(nodes := list(grid.get_node_ids())) < number:
+    while len(nodes := [node_id for node_id in grid.get_node_ids() if node_id not in lost]) < number:
         if time.monotonic() > deadline:
             raise NoReply(
                 f"{len(nodes)} of {number} clients connected within run.wait-timeout = {timeout:g} s; "

@@ -101,6 +101,20 @@ def test_a_node_that_cannot_say_who_it_is(make_grid, silent):
         gather_nodes(make_grid(answer, looks=[[8]]), 1, CODE, 0.05)
 
 
+def test_a_node_that_was_killed_just_before_is_left_out(make_grid):
+    """Flower lists node 8 for a minute after its end, and node 9 is the same site, started again."""
+    there = says(node_9={"site": "rome"}, node_3={"site": "oslo"})
+
+    def answer(message):
+        if message.metadata.dst_node_id == 8:
+            return Message(Error(code=5, reason="Node Unavailable"), reply_to=message)
+        return there(message)
+
+    grid = make_grid(answer, looks=[[8], [8], [8, 9], [8, 9, 3]])
+    assert [(node.node_id, node.site) for node in gather_nodes(grid, 2, CODE, 5.0)] == [(3, "oslo"), (9, "rome")]
+    assert [message.metadata.dst_node_id for message in grid.sent] == [8, 9, 3]
+
+
 def test_sites_are_not_shared():
     with pytest.raises(RosterError, match="3 clients need 3 nodes, 2 are there"):
         assign_clients([site(4, "a"), site(5, "b")], 3)
