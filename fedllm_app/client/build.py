@@ -10,7 +10,7 @@ from fedllm_app.client.policy import Policy
 from fedllm_app.client.shards import ShardStore
 from fedllm_app.client.site import SiteItems, at_site
 from fedllm_app.config.parse import parse_run_config
-from fedllm_app.config.sections import Config
+from fedllm_app.config.sections import Config, ConfigError
 from fedllm_app.config.values import adapter_values, data_selection, model_values, tokenization
 from fedllm_app.evaluation.during import suite_watch
 from fedllm_app.models.base import locate_model
@@ -45,7 +45,11 @@ def local_client(
     """
     flat = admitted(dict(run_config), policy)
     key = (run_id, tuple(sorted(flat.items())), clients, site, policy)
-    return PROCESS_CACHE.get("local client", key, lambda: _build(run_id, flat, clients, site, policy))
+
+    def build() -> LocalClient:
+        return _build(run_id, _parsed(flat, dict(run_config)), clients, site, policy)
+
+    return PROCESS_CACHE.get("local client", key, build)
 
 
 def resident_key(config: Config) -> ResidentKey:
@@ -53,8 +57,19 @@ def resident_key(config: Config) -> ResidentKey:
     return ResidentKey(config.train.task, model_values(config), adapter_values(config), config.lora.aggregation)
 
 
-def _build(run_id: int, flat: dict, clients: int, site: SiteItems, policy: Policy | None) -> LocalClient:
-    config = parse_run_config(flat)
+def _parsed(flat: dict, run_config: dict) -> Config:
+    """The configuration as the site follows it. Errors quote the values of the run, not the paths that they lead to."""
+    try:
+        return parse_run_config(flat)
+    except ConfigError as error:
+        problems = error.problems
+        for key, value in run_config.items():
+            if isinstance(value, str) and flat[key] and flat[key] != value:
+                problems = [problem.replace(repr(flat[key]), repr(value)) for problem in problems]
+        raise ConfigError(problems) from None
+
+
+def _build(run_id: int, config: Config, clients: int, site: SiteItems, policy: Policy | None) -> LocalClient:
     prepare_bitsandbytes(config.model.quantization)
     set_threads(config.run.threads)
     spec = task_spec(config.train.task)

@@ -10,8 +10,8 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 
+from fedllm_app.client.policy import SiteRefuses
 from fedllm_app.errors import UserError
 from fedllm_app.paths import home, make_directory, opener
 
@@ -28,11 +28,12 @@ _MORE = "the site's log says more"
 def public_error(error: BaseException, node_config: Mapping[str, object]) -> str:
     """One line about an error that may leave the site: its kind, and its public form where it has one.
 
-    Chained exceptions, notes and arguments are left out. Paths of the site that a message repeats are, too.
+    Chained exceptions, notes and arguments are left out. So are paths that the node configuration names; but a refusal
+    repeats what the run asked for as it stands, so that it does not tell which paths the site has.
     """
     kind = _kind(error)
     if isinstance(error, UserError) and error.public is not None:
-        told = _without_paths(error.public, node_config)
+        told = error.public if isinstance(error, SiteRefuses) else _without_paths(error.public, node_config)
         return f"{kind}: {told}" if told == str(error) else f"{kind}: {told}; {_MORE}"
     if isinstance(error, OSError) and error.errno in errno.errorcode:
         return f"{kind}: {os.strerror(error.errno)}; {_MORE}"
@@ -52,7 +53,7 @@ def _kind(error: BaseException) -> str:
 def _without_paths(text: str, node_config: Mapping[str, object]) -> str:
     """A text without the paths that the site has named or works in."""
     named = [value for key, value in node_config.items() if key != "site" and isinstance(value, str)]
-    for path in sorted((*named, str(home()), str(Path.home())), key=len, reverse=True):
+    for path in sorted((*named, str(home())), key=len, reverse=True):
         if len(path) > 1 and os.path.isabs(path):
             text = text.replace(path, "…")
     return text

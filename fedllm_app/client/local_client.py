@@ -17,6 +17,7 @@ from fedllm_app.client.shards import ShardStore, round_indices
 from fedllm_app.config.sections import TrainConfig
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.during import SuiteWatch
+from fedllm_app.evaluation.suite import DATA_FILE
 from fedllm_app.messages import (
     ADAPTER,
     EXAMPLES,
@@ -161,8 +162,13 @@ class LocalClient:
             metrics |= {f"test-{name}": value for name, value in tested.items()}
         if self.suite is not None:
             figures = self.suite.figures(self.model, vectors[ADAPTER])
-            metrics |= {f"suite-{name}": value for name, value in figures.items()}
+            metrics |= {f"suite-{self._suite_metric(name)}": value for name, value in figures.items()}
         return {**metrics, **_memory(), "client": assignment.client}
+
+    def _suite_metric(self, name: str) -> str:
+        """The name of a suite's figure, "set/metric"; the set of a data file is called after it, which a site hides."""
+        hidden = self.discreet and self.suite.name.startswith(DATA_FILE)
+        return f"file/{name.rpartition('/')[2]}" if hidden else name
 
     def indices(self, shards: ClientShards, assignment: Assignment) -> np.ndarray:
         """The examples of a client's next round, batch by batch."""

@@ -10,6 +10,7 @@ import difflib
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,6 +161,8 @@ def read_policy(file: Path) -> Policy:
         As `site_policy`.
     """
     try:
+        if file.stat().st_mode & stat.S_IWOTH:
+            raise PolicyError(f"the site's policy {file} can be written by everybody here: chmod o-w {file}")
         parsed = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"the site's policy {file} cannot be read: {error}") from error

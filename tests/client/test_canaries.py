@@ -18,6 +18,7 @@ from fedllm_app import client_app, server_app
 from fedllm_app.client.progress import progress_file
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.data import shards
+from fedllm_app.evaluation.during import SuiteWatch
 from fedllm_app.messages import ARRAYS, CONFIG, Assignment, adapter_record
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.runs.directory import RunDirectory
@@ -291,3 +292,30 @@ def test_a_simulation_says_everything(site):
     context.run_config["data.name"] = context.node_config["data-path"]
     context.node_config = {"partition-id": 0, "num-partitions": 1}
     assert f"the columns (HIV positive, {CANARY} Jane Doe) fit no schema" in ask(context, "query.describe").error.reason
+
+
+def test_paths_that_lead_elsewhere_at_the_site(site, leaks, tmp_path, app_home):
+    """The run names a link; an error of the configuration quotes the link, not the directory behind it."""
+    (tmp_path / CANARY).mkdir()
+    (tmp_path / "public").symlink_to(tmp_path / CANARY)
+    policy = app_home / "policy.toml"
+    policy.write_text(f"[data]\nallowed = [{json.dumps(str(tmp_path / 'public'))}]\n")
+    suite = f"file:{tmp_path}/public/x.jsonl"
+    run = {"evaluate.suite": suite, "evaluate.suite-at": "clients", "evaluate.every": 0}
+    reply = ask(site(run=run, policy=str(policy)), "query.describe")
+    assert f"evaluate.suite = {suite!r} needs evaluate.every above 0" in reply.error.reason
+    assert leaks(reply) == []
+
+
+def test_figures_of_a_sites_own_file_are_not_called_after_it(site, leaks, app_home, monkeypatch):
+    context = site()
+    data = Path(context.node_config["data-path"])
+    policy = app_home / "policy.toml"
+    policy.write_text(f"[data]\nallowed = [{json.dumps(str(data))}]\n")
+    (data.parent.parent / "public.jsonl").symlink_to(data)
+    run = {"evaluate.suite": f"file:{data.parent.parent}/public.jsonl", "evaluate.suite-at": "clients"}
+    context = site(run=run | {"evaluate.every": 1}, policy=str(policy))
+    monkeypatch.setattr(SuiteWatch, "figures", lambda watch, *_: {f"{Path(watch.name).stem}/loss": 2.0})
+    reply = work(context, "evaluate")
+    assert leaks(reply) == []
+    assert reply.content["metrics"]["suite-file/loss"] == 2.0

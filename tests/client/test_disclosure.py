@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedllm_app.client.disclosure import public_error, write_site_log
+from fedllm_app.client.policy import SiteRefuses
 from fedllm_app.data.readers.base import UnreadableFile
 from fedllm_app.data.sources import public_reason
 from fedllm_app.errors import UserError
@@ -64,6 +65,12 @@ def test_paths_of_the_site_are_left_out(app_home):
     error = UserError("x", public=f"from /data/{CANARY}/x to {app_home}/shards at berlin")
     told = public_error(error, {"data-path": f"/data/{CANARY}", "site": "berlin"})
     assert told == "UserError: from …/x to …/shards at berlin; the site's log says more"
+
+
+def test_a_refusal_repeats_the_run_and_tells_no_path_of_the_site(app_home):
+    """Were the site's paths left out of what the run asked for, it could find them by asking."""
+    refusal = SiteRefuses(f"data.name = '{app_home}/x'")
+    assert public_error(refusal, {"data-path": str(app_home)}) == f"SiteRefuses: data.name = '{app_home}/x'"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,13 @@ def test_a_policy_that_is_not_there_allows_nothing(tmp_path):
         site_policy({"policy": str(tmp_path / "none.toml")})
 
 
+def test_a_policy_that_everybody_can_write_allows_nothing(write):
+    file = write("")
+    file.chmod(0o666)
+    with pytest.raises(PolicyError, match="can be written by everybody here: chmod o-w"):
+        read_policy(file)
+
+
 @pytest.mark.parametrize("node_config", [{"policy": "p.toml"}, {"policy": 3}, {"models": 3}, {"models": "/m, ../x"}])
 def test_a_node_configuration_that_names_no_policy_allows_nothing(node_config):
     with pytest.raises(PolicyError, match="node-config"):
