@@ -17,6 +17,7 @@ from fedllm_app.messages import ClientHolding, plain_text
 _IDENTIFY_TIMEOUT = 60.0  # seconds; a node answers this without loading anything
 _TRIES = 3  # how often a node is asked who it is
 _LOOK_EVERY = 1.0  # seconds, while too few are connected
+_PATIENCE = 120.0  # seconds; clients whose description fails after longer than that hold up fewer and fewer rounds
 NOT_CONNECTED = "its site is not connected"
 
 Describe = Callable[[Mapping[int, int]], tuple[Holdings, dict[int, str]]]
@@ -72,6 +73,8 @@ class Attendance:
         self._tries: dict[int, int] = {}
         self._away: set[int] = set()  # clients that must describe themselves before they train again
         self._silent: set[int] = set()  # clients whose node did not answer its last message
+        self._holding_up: dict[int, int] = {}  # how often a client held up a round that it then could not take part in
+        self._not_before: dict[int, int] = {}  # the round in which it is asked again
         self._twice: set[int] = set()  # nodes of which was told that their site is connected twice
 
     def absent(self, server_round: int, clients: Collection[int], least: int = 0) -> dict[int, str]:
@@ -89,8 +92,14 @@ class Attendance:
                 time.sleep(_LOOK_EVERY)
                 gone = self._gone(clients)
         back = sorted(self._away.intersection(clients) - gone)
+        later = {client: self._not_before[client] for client in back if self._not_before.get(client, 0) > server_round}
+        back = [client for client in back if client not in later]
         refused = self._welcome(server_round, back) if back else {}
-        return dict.fromkeys(sorted(gone), NOT_CONNECTED) | refused
+        asked_later = {
+            client: f"it held up rounds without describing its data; it is asked again in round {number}"
+            for client, number in later.items()
+        }
+        return dict.fromkeys(sorted(gone), NOT_CONNECTED) | asked_later | refused
 
     def answered(self, clients: Iterable[int]) -> None:
         """Note clients whose nodes are alive."""
@@ -118,6 +127,7 @@ class Attendance:
                 self._tell_twice(client, current, others)
             if self._nodes[client] not in connected:
                 self._away.add(client)
+                self._not_before.pop(client, None)  # when it is back, it is another process
         return {client for client in clients if self._nodes[client] not in connected}
 
     def _meet(self, new: list[int]) -> None:
@@ -160,11 +170,17 @@ class Attendance:
 
     def _welcome(self, server_round: int, clients: list[int]) -> dict[int, str]:
         """Describe clients that came back; why some cannot take part."""
+        began = time.monotonic()
         holdings, problems = self._describe({client: self._nodes[client] for client in clients})
+        if time.monotonic() - began > _PATIENCE:
+            for client in problems:
+                self._holding_up[client] = self._holding_up.get(client, 0) + 1
+                self._not_before[client] = server_round + 2 ** self._holding_up[client]
         for client, (holding, _) in holdings.items():
             before = self._holdings[client]
             self._holdings[client] = holding
             self._away.discard(client)
+            self._holding_up.pop(client, None)
             self._returned(client, holding)
             changed = differences(before, holding)
             self._journal("returned", round=server_round, client=client, name=before.name, changed=changed)

@@ -55,9 +55,9 @@ class Federation:
         rest = nodes.keys() - problems.keys()
         return {client: (holding(self.rows.get(client, 16)), ["torch 2"]) for client in rest}, problems
 
-    def absent(self, *connected: int, clients=(0, 1, 2), least=0) -> dict[int, str]:
+    def absent(self, *connected: int, clients=(0, 1, 2), least=0, server_round=7) -> dict[int, str]:
         self.grid.looks = [list(connected)]
-        return self.attendance.absent(7, clients, least)
+        return self.attendance.absent(server_round, clients, least)
 
     def told(self, event: str) -> list[dict]:
         return [more for kind, more in self.events if kind == event]
@@ -107,6 +107,25 @@ def test_a_site_that_cannot_take_part_any_more_is_absent_with_its_reason(federat
     del federation.problems[1]
     assert federation.absent(10, 11, 12) == {}
     assert len(federation.described) == 2
+
+
+def test_a_client_that_holds_up_rounds_is_asked_in_fewer_and_fewer(federation, monkeypatch):
+    """In rounds 8, 10 and 14 of 8 to 16; when it was gone in between, in the next round."""
+    monkeypatch.setattr("fedllm_app.federation.attendance._PATIENCE", -1.0)
+    federation.absent(10, 12)
+    federation.problems[1] = "client 1: no reply"
+    asked = []
+    for number in range(8, 17):
+        before = len(federation.described)
+        (reason,) = federation.absent(10, 11, 12, server_round=number).values()
+        if len(federation.described) > before:
+            asked.append(number)
+        else:
+            assert "it is asked again in round" in reason
+    assert asked == [8, 10, 14]
+    federation.absent(10, 12, server_round=17)
+    del federation.problems[1]
+    assert federation.absent(10, 11, 12, server_round=18) == {}
 
 
 def test_only_clients_of_the_round_are_described(federation):
