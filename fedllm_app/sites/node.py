@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     site = read_site(parsed.directory)
     os.umask(0o077)  # what this process and its children write is for its user alone
     start_parent_process_monitor(parsed.parent_pid)
-    flower._pull_and_store_message = checked(flower._pull_and_store_message, site.code)
+    flower._pull_and_store_message = checked(flower._pull_and_store_message, site)
     # Handed over as it is: Flower's own syntax of a node configuration cannot say every path and name.
     command.parse_config_args = lambda _text: dict(site.node_config())
     sys.argv = ["flower-supernode", *node_options(site, parsed.port)]
@@ -51,7 +51,7 @@ def node_options(site: Site, port: str) -> list[str]:
     return [*options, "--auth-supernode-private-key", str(site.key), "--host", "127.0.0.1", "--port", port]
 
 
-def checked(pull: Callable[..., int | None], rule: str) -> Callable[..., int | None]:
+def checked(pull: Callable[..., int | None], site: Site) -> Callable[..., int | None]:
     """Flower's step that fetches a message and, of a new run, the app; a refused app is answered with an error.
 
     The app is checked when it arrives, before it is stored: a refused one never reaches the disk or a process.
@@ -74,7 +74,7 @@ def checked(pull: Callable[..., int | None], rule: str) -> Callable[..., int | N
 
         def approved(fab_hash: str, run_id: int) -> Any:
             fab = get_fab(fab_hash, run_id)
-            check_bundle(fab.content, fab.hash_str, rule)
+            check_bundle(fab.content, fab.hash_str, site.code)
             return fab
 
         try:
@@ -89,7 +89,7 @@ def checked(pull: Callable[..., int | None], rule: str) -> Callable[..., int | N
         except CodeRefused as refusal:
             (message,) = received
             log(ERROR, "run %d: %s", message.metadata.run_id, refusal)
-            reply = Message(Error(ErrorCode.INVALID_FAB, str(refusal)), reply_to=message)
+            reply = Message(Error(ErrorCode.INVALID_FAB, f"{site.name}: {refusal}"), reply_to=message)
             flower._insert_message(reply, state, object_store)
             return message.metadata.run_id
 
