@@ -10,6 +10,7 @@ import pytest
 from flwr.cli.flower_config import read_superlink_connection
 
 from fedllm_app.commands import trial
+from fedllm_app.commands.connections import add_connection
 from fedllm_app.commands.main import main
 from fedllm_app.commands.trial import Process, Trial
 from fedllm_app.sites.keys import make_authority
@@ -62,11 +63,13 @@ def test_down_ends_what_it_started_and_nothing_that_has_the_same_number(flower_h
         (trial_.directory / "server").mkdir(parents=True)
         (trial_.directory / "homes" / "server" / "runs").mkdir(parents=True)
         trial_.save()
+        add_connection("t", "127.0.0.1:1", trial_.authority)
         assert main(["federation", "down", "--name", "t"]) == 0
         assert "ended 1 processes" in capsys.readouterr().out
         assert ours.wait(timeout=10) is not None
         assert other.poll() is None
         assert sorted(os.listdir(trial_.directory)) == ["homes"]
+        assert "superlink.t" not in (flower_home / "config.toml").read_text()
     finally:
         for process in (ours, other):
             process.kill()
