@@ -94,6 +94,8 @@ class Closing:
 
     def reason(self) -> str:
         """Why a client that has not answered is waited for no longer."""
+        if not self.over():
+            return "its node could not be sent a message"
         if self._by_grace:
             return (
                 f"no reply within clients.grace = {self.grace:g} s after {self.enough} of the clients (clients.enough) "

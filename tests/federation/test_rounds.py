@@ -309,6 +309,15 @@ def test_a_client_that_is_away_is_sent_nothing_and_refused_at_once(loop):
     assert attendance.notes[:2] == [("answered", [0, 1]), ("silent", [], [])]
 
 
+def test_a_client_that_cannot_be_reached_is_refused_at_once(loop):
+    """Nodes are 500 - client. Nobody waits for the time-out of 5 s."""
+    rounds = loop(Clients(), number=3)
+    rounds.grid.unreachable = {498}
+    rounds.run(START)
+    (refused,) = events(rounds, "refused")
+    assert (refused["client"], refused["reason"]) == (2, "its node could not be sent a message")
+
+
 def test_where_too_few_are_there_nobody_trains_for_nothing(loop):
     """One of three is there, two are needed: nothing is sent, and the round is repeated."""
     clients, attendance = Clients(), Away()
