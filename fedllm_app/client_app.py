@@ -18,10 +18,10 @@ from fedllm_app.client.offline import downloads
 from fedllm_app.client.policy import is_simulated, site_policy
 from fedllm_app.client.simulation_workers import restart_dead_workers
 from fedllm_app.client.site import site_items
-from fedllm_app.client.stopping import check_stop
+from fedllm_app.client.stopping import check_stop, stop_when, time_is_over
 from fedllm_app.client.worker_handover import WorkerUnavailable, hand_over, worker_socket
-from fedllm_app.federation.fingerprint import code_hash, package_versions
-from fedllm_app.messages import CONFIG, Assignment, failure, read_vectors, reply, run_key, vectors_record
+from fedllm_app.federation.fingerprint import PROTOCOL, code_hash, package_versions
+from fedllm_app.messages import CONFIG, Assignment, client_of, failure, read_vectors, reply, run_key, vectors_record
 
 if TYPE_CHECKING:
     from fedllm_app.client.local_client import LocalClient
@@ -95,6 +95,7 @@ def identify(message: Message, context: Context) -> Message:
         "partitions": int(context.node_config.get("num-partitions", 0)),
         "site": str(context.node_config.get("site", "")),
         "code": code_hash(),
+        "protocol": PROTOCOL,
     }
     return Message(RecordDict({CONFIG: ConfigRecord(identity)}), reply_to=message)
 
@@ -117,9 +118,10 @@ def ended(message: Message, context: Context) -> Message:
 def describe(message: Message, context: Context) -> Message:
     """Load model and shard, and say what the client holds."""
     request = message.content[CONFIG]
+    number, clients = client_of(request)
     with _without_garbage_collection():
-        client = _local_client(context, request["clients"])
-        holding, manifest = client.describe(request["client"], request.get("pooled", False))
+        client = _local_client(context, clients)
+        holding, manifest = client.describe(number, bool(request.get("pooled", False)))
     description = holding.to_config() | {"manifest": manifest, "versions": package_versions()}
     return Message(RecordDict({CONFIG: ConfigRecord(description)}), reply_to=message)
 
@@ -131,8 +133,9 @@ def describe(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the received adapter for one round on the client's shard."""
     assignment = Assignment.from_message(message)
-    client = _local_client(context, assignment.clients)
-    vectors, metrics = client.train(assignment, read_vectors(message), _Reporter(context.run_id, assignment))
+    with stop_when(time_is_over(assignment.seconds)):
+        client = _local_client(context, assignment.clients)
+        vectors, metrics = client.train(assignment, read_vectors(message), _Reporter(context.run_id, assignment))
     return reply(message, vectors_record(vectors), metrics, assignment.manifest)
 
 
@@ -164,7 +167,8 @@ class _Reporter:
         self.run_id, self.assignment, self.logged = run_id, assignment, 0.0
 
     def __call__(self, step: int, steps: int, loss: float | None) -> None:
-        check_stop()
+        if step < steps:  # who has done all steps may as well answer
+            check_stop(f"before step {step + 1} of {steps}")
         place = {"round": self.assignment.server_round, "client": self.assignment.client}
         progress.report(self.run_id, **place, step=step, steps=steps, loss=loss)
         if loss is None:

@@ -19,6 +19,8 @@ ADAPTER, CONTROL, CONTROL_DELTA, REFERENCE, HOME = "adapter", "control", "contro
 _ONCE = "once."  # keys of the configuration that name an array sent once
 EXAMPLES = "num-examples"
 PEAK_MEMORY, PEAK_GPU_MEMORY = "peak-memory-mb", "peak-gpu-memory-mb"
+_MOST = 10**12  # clients, rounds and steps of a run
+_LARGEST_RATE, _LONGEST = 1e3, 1e8  # a learning rate, seconds
 CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
 
 
@@ -112,9 +114,10 @@ class Assignment:
     `state_version` is the round of this client's last accepted reply (0: none): the version that state on the client's
     disk must have, and `checkpoints` are earlier versions that the client must keep, because a run that is resumed goes
     back to one of them. `run` is what the run is known by, also when it is resumed: 32 hexadecimal digits, which become
-    part of a path. `once` are hashes, by name, of arrays that the server sends a client once and the client keeps, such
-    as the adapter of a reference policy. `config` is the whole configuration of the message, in which strategies have
-    keys of their own.
+    part of a path. `seconds` is the time until the round is closed, counted by the client from the arrival of the
+    message, because clocks differ. `once` are hashes, by name, of arrays that the server sends a client once and the
+    client keeps, such as the adapter of a reference policy. `config` is the whole configuration of the message, in
+    which strategies have keys of their own.
     """
 
     client: int
@@ -128,6 +131,7 @@ class Assignment:
     pooled: bool = False
     run: str = "0" * 32
     checkpoints: tuple[int, ...] = ()
+    seconds: float = 3600.0
     config: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
 
     def to_config(self) -> dict[str, int | float | str | bool | list[int]]:
@@ -142,30 +146,78 @@ class Assignment:
             "state-version": self.state_version,
             "run": self.run,
             "checkpoints": list(self.checkpoints),
+            "seconds": self.seconds,
             **{_ONCE + name: digest for name, digest in self.once.items()},
         }
 
     @classmethod
     def from_message(cls, message: Message) -> "Assignment":
-        """Read the assignment of a train or evaluate message."""
+        """Read the assignment of a train or evaluate message. BadMessage for a field of another type or range."""
         config = message.content[CONFIG]
-        try:
-            return cls(
-                client=config["client"],
-                clients=config["clients"],
-                server_round=config["server-round"],
-                position=config["position"],
-                learning_rate=config["learning-rate"],
-                manifest=config["manifest"],
-                state_version=config["state-version"],
-                once={key.removeprefix(_ONCE): str(config[key]) for key in config if key.startswith(_ONCE)},
-                pooled=config.get("pooled", False),
-                run=run_key(config["run"]),
-                checkpoints=tuple(config["checkpoints"]),
-                config=dict(config),
-            )
-        except KeyError as error:
-            raise BadMessage(f"the message's configuration lacks {error}") from None
+        client, clients = client_of(config)
+        server_round = whole_number(config, "server-round", 0, _MOST)
+        checkpoints = _field(config, "checkpoints")
+        if not isinstance(checkpoints, list) or not all(_is_whole(one, 0, server_round) for one in checkpoints):
+            raise BadMessage(f"checkpoints = {checkpoints!r:.80}: must be rounds, at most server-round")
+        once = {key.removeprefix(_ONCE): value for key, value in config.items() if key.startswith(_ONCE)}
+        for name, value in once.items():
+            if name not in (REFERENCE, HOME) or not _is_digest(value):
+                raise BadMessage(f"{_ONCE}{name} = {value!r:.80}: must be the hash of {REFERENCE} or {HOME}")
+        if not isinstance(config.get("pooled", False), bool):
+            raise BadMessage(f"pooled = {config['pooled']!r:.80}: must be true or false")
+        manifest = _field(config, "manifest")
+        if not _is_digest(manifest):
+            raise BadMessage(f"manifest = {manifest!r:.80}: must be a hash")
+        return cls(
+            client=client,
+            clients=clients,
+            server_round=server_round,
+            position=whole_number(config, "position", 0, _MOST),
+            learning_rate=_real(config, "learning-rate", 0.0, _LARGEST_RATE),
+            manifest=manifest,
+            state_version=whole_number(config, "state-version", 0, server_round),
+            once=once,
+            pooled=config.get("pooled", False),
+            run=run_key(_field(config, "run")),
+            checkpoints=tuple(checkpoints),
+            seconds=_real(config, "seconds", 0.0, _LONGEST),
+            config=dict(config),
+        )
+
+
+def client_of(config: Mapping[str, object]) -> tuple[int, int]:
+    """The number of the client that a message is for, and of all clients. BadMessage if it is none of them."""
+    clients = whole_number(config, "clients", 1, _MOST)
+    return whole_number(config, "client", 0, clients - 1), clients
+
+
+def whole_number(config: Mapping[str, object], key: str, least: int, most: int) -> int:
+    """A whole number of a message. BadMessage if it is missing, of another type or out of range."""
+    value = _field(config, key)
+    if not _is_whole(value, least, most):
+        raise BadMessage(f"{key} = {value!r:.80}: must be a whole number from {least} to {most}")
+    return value
+
+
+def _real(config: Mapping[str, object], key: str, least: float, most: float) -> float:
+    value = _field(config, key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise BadMessage(f"{key} = {value!r:.80}: must be a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def _field(config: Mapping[str, object], key: str) -> object:
+    if key not in config:
+        raise BadMessage(f"the message's configuration lacks '{key}'")
+    return config[key]
+
+
+def _is_whole(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-z]{1,128}", value) is not None
 
 
 def adapter_record(adapter: np.ndarray) -> ArrayRecord:

@@ -27,6 +27,7 @@ from fedllm_app.federation.roster import (
     describe_clients,
     describe_some,
     gather_nodes,
+    other_code,
     unused_nodes,
 )
 from fedllm_app.federation.rounds import Rounds
@@ -88,7 +89,8 @@ def _run(
     prepare_bitsandbytes(config.model.quantization)
     start = where.starting_point(config, directory)
     ask_suite = _suite_asker(config, directory, start)
-    _warn(directory, unused_nodes(connected, nodes.values()), *start.notes, where.state_note(config, strategy))
+    _warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()))
+    _warn(directory, *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
     report_holdings(holdings, directory)
@@ -117,6 +119,7 @@ def _run(
         Quorum.of(config.clients),
         attendance,
         where.key,
+        run.round_timeout,
     )
     ready = time.time()
     directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))

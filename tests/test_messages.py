@@ -1,5 +1,7 @@
 """What travels."""
 
+import re
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -25,7 +27,9 @@ JOB = Assignment(
     learning_rate=1e-4,
     manifest=MANIFEST,
     state_version=2,
-    once={"reference": "r"},
+    once={"reference": "f00d"},
+    checkpoints=(1, 2),
+    seconds=60.0,
 )
 
 
@@ -50,6 +54,48 @@ def test_assignment_names_a_missing_key(key):
     del config[key]
     with pytest.raises(BadMessage, match=f"'{key}'"):
         Assignment.from_message(request(**config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("client", 5),
+        ("client", -1),
+        ("client", True),
+        ("client", 1.0),
+        ("client", "0"),
+        ("clients", 0),
+        ("clients", 10**13),
+        ("server-round", -1),
+        ("position", -3),
+        ("position", 10**18),
+        ("position", 2.5),
+        ("learning-rate", -1e-4),
+        ("learning-rate", float("nan")),
+        ("learning-rate", float("inf")),
+        ("learning-rate", 1e9),
+        ("learning-rate", "1e-4"),
+        ("manifest", "../../etc"),
+        ("manifest", 5),
+        ("state-version", 4),
+        ("checkpoints", [9]),
+        ("checkpoints", ["../1"]),
+        ("checkpoints", 3),
+        ("run", "../../../../home/site/.ssh/authorized_k"),
+        ("run", "A" * 32),
+        ("run", "a" * 31),
+        ("run", "a" * 32 + "\n"),
+        ("run", 7),
+        ("seconds", -1.0),
+        ("seconds", float("nan")),
+        ("pooled", "yes"),
+        ("once.reference", "/etc/passwd"),
+        ("once.../../reference", "f00d"),
+    ],
+)
+def test_a_field_of_another_type_or_range_is_refused(key, value):
+    with pytest.raises(BadMessage, match=re.escape(key)):
+        Assignment.from_message(request(**JOB.to_config() | {key: value}))
 
 
 def test_records_are_float32_and_contiguous():

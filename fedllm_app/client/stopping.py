@@ -1,5 +1,6 @@
 """Whether a client should still go on: asked between two steps of training."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,8 +23,15 @@ def stop_when(reason: Callable[[], str]) -> Iterator[None]:
         _reasons.remove(reason)
 
 
-def check_stop() -> None:
-    """Raise Stopped if what this process does is wanted no longer."""
+def time_is_over(seconds: float) -> Callable[[], str]:
+    """A reason to stop so many seconds from now: the server has closed the round, and what comes later is not used."""
+    deadline = time.monotonic() + seconds
+    return lambda: f"the round's time of {seconds:g} s is over" if time.monotonic() > deadline else ""
+
+
+def check_stop(where: str = "") -> None:
+    """Raise Stopped if what this process does is wanted no longer; `where` says how far it came."""
     for reason in _reasons:
         if said := reason():
-            raise Stopped(said, public=said)
+            text = f"stopped {where}: {said}" if where else said
+            raise Stopped(text, public=text)

@@ -10,8 +10,9 @@ from dataclasses import fields
 
 from flwr.serverapp import Grid
 
+from fedllm_app.federation.fingerprint import PROTOCOL
 from fedllm_app.federation.holdings import Holdings
-from fedllm_app.federation.roster import Node, identify
+from fedllm_app.federation.roster import Node, identify, other_code
 from fedllm_app.messages import ClientHolding, plain_text
 
 _IDENTIFY_TIMEOUT = 60.0  # seconds; a node answers this without loading anything
@@ -36,7 +37,7 @@ class Attendance:
     holdings : Mapping[int, ClientHolding]
         What the clients said that they hold.
     code : str
-        Hash of the server's code, which nodes must have as well.
+        Hash of the server's code.
     describe : Describe
         Asks clients that come back what they hold now, and checks them as before round 1.
     returned : Callable[[int, ClientHolding], None]
@@ -153,9 +154,14 @@ class Attendance:
                 f"node {node.node_id} connected without a site's name, so that it cannot be matched with a client; it "
                 "is not used. Start it with --node-config \"site='…'\""
             )
-        elif node.code != self._code:
-            self._warn(f"site '{site}' came back with another version of the app than the server; it is not used")
+        elif node.protocol != PROTOCOL:
+            self._warn(
+                f"site '{site}' came back with protocol {node.protocol}, the server has {PROTOCOL}; it is not used "
+                "until the app is updated there"
+            )
         else:
+            if differs := other_code([node], self._code):
+                self._warn(differs)
             return client
         return None
 

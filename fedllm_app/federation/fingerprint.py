@@ -7,6 +7,13 @@ from pathlib import Path
 
 import fedllm_app
 
+PROTOCOL = 2
+"""The version of what server and clients say to each other, and of what both compute.
+
+Raise it when a message's records or keys change, or when the same configuration gives other numbers: a deployment
+refuses sites of another version. Other code with the same version is told and goes on.
+"""
+
 _PACKAGES = ("flwr", "torch", "transformers", "peft", "trl")
 
 

@@ -16,6 +16,7 @@ from flwr.supercore import log
 from fedllm_app.errors import UserError
 from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.error_replies import error_reason, is_lost_node
+from fedllm_app.federation.fingerprint import PROTOCOL
 from fedllm_app.federation.holdings import Holdings
 from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.messages import CONFIG, ClientHolding, plain_text
@@ -29,13 +30,17 @@ class RosterError(UserError):
 
 @dataclass(frozen=True)
 class Node:
-    """What a node said of itself. `partition` and `partitions` are -1 and 0 for a node that was given none."""
+    """What a node said of itself. `partition` and `partitions` are -1 and 0 for a node that was given none.
+
+    `code` is the hash of its code, `protocol` the version of the messages that it understands.
+    """
 
     node_id: int
     partition: int
     partitions: int
     site: str
     code: str
+    protocol: int = PROTOCOL
 
 
 def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[Node]:
@@ -44,8 +49,8 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
     Raises
     ------
     RosterError
-        If nodes run other code than the server, two of them have the same site name, or `clients` is 0 and the nodes
-        do not know how many they are.
+        If a simulation's nodes run other code than the server, a deployment's speak another protocol, two of them have
+        the same site name, or `clients` is 0 and the nodes do not know how many they are.
     NoReply
         If too few nodes connect or answer in time.
     """
@@ -57,12 +62,7 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
         raise RosterError("clients.number = 0 in a deployment: it must be the number of sites that take part")
     _meet(grid, expected, known, lost, timeout)
     nodes = sorted(known.values(), key=lambda node: (node.partition, node.site, node.node_id))
-    other = [node for node in nodes if node.code != code]
-    if other:
-        raise RosterError(
-            f"{len(other)} of {len(nodes)} nodes run another version of the app than the server (the first: node "
-            f"{other[0].node_id} {other[0].site}); update them, or start the SuperLink from an empty directory"
-        )
+    _check_versions(nodes, code)
     names = [node.site for node in nodes if node.site and not node.partitions]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -71,6 +71,35 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
             "its own; end one of the nodes, or start it with another name"
         )
     return nodes
+
+
+def _check_versions(nodes: list[Node], code: str) -> None:
+    """A simulation loads server and clients from one machine: other code is a stale package. Sites are updated one by
+    one, so that their code may differ as long as they mean the same by a message."""
+    other = [node for node in nodes if node.partitions and node.code != code]
+    if other:
+        raise RosterError(
+            f"{len(other)} of {len(nodes)} nodes run another version of the app than the server (the first: node "
+            f"{other[0].node_id}); start the SuperLink from an empty directory"
+        )
+    older = [node for node in nodes if node.protocol != PROTOCOL]
+    if older:
+        named = ", ".join(f"{plain_text(node.site) or node.node_id} has {node.protocol}" for node in older)
+        raise RosterError(
+            f"{len(older)} of {len(nodes)} sites speak another protocol than the server, which has {PROTOCOL}: {named}"
+            "; update the app there, or on the server"
+        )
+
+
+def other_code(nodes: list[Node], code: str) -> str | None:
+    """A sentence that names the sites whose code differs from the server's, None if none does."""
+    names = [plain_text(node.site) or str(node.node_id) for node in nodes if node.code != code]
+    if not names:
+        return None
+    return (
+        f"{', '.join(names)}: other code of the app than the server's, of the same protocol; the run goes on, and its "
+        "numbers may differ from those of one version"
+    )
 
 
 def unused_nodes(nodes: list[Node], assigned: Collection[int]) -> str | None:
@@ -142,7 +171,8 @@ def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[
                 lost.add(node_id)
             continue
         identity = answer.content[CONFIG]
-        nodes.append(Node(node_id, identity["partition"], identity["partitions"], identity["site"], identity["code"]))
+        said = (identity[key] for key in ("partition", "partitions", "site", "code"))
+        nodes.append(Node(node_id, *said, identity.get("protocol", 1)))
     return nodes, problems, lost
 
 

@@ -78,6 +78,8 @@ class Rounds:
         Given the round and the global adapter (the part that travels) after the clients have evaluated it.
     key : str
         What the run is known by, also when it is resumed.
+    seconds : float
+        What a client has for a round.
     """
 
     strategy: RoundStrategy
@@ -93,6 +95,7 @@ class Rounds:
     quorum: Quorum = Quorum()
     attendance: Attendance | None = None
     key: str = "0" * 32
+    seconds: float = 3600.0
 
     def run(self, initial: np.ndarray, after: int = 0) -> np.ndarray:
         """Run the rounds after round `after` from the packed adapter `initial` and return the last global adapter."""
@@ -257,6 +260,7 @@ class Rounds:
             state_version=totals.versions[client],
             once=self.once.hashes,
             run=self.key,
+            seconds=self.seconds,
             checkpoints=tuple(self.ledger.versions_in_checkpoints(client)),
         )
         content = RecordDict(dict(message.content))

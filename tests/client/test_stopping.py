@@ -39,6 +39,14 @@ def test_a_stop_between_two_steps_leaves_nothing(train):
 
     with stop_when(enough):
         stopped = train()
-    assert stopped.error.reason == "client 0: Stopped: the round is over"
+    assert stopped.error.reason == "client 0: Stopped: stopped before step 3 of 3: the round is over"
     assert len(looks) == 3, "asked before each of the steps, and not once more"
     assert train().content[ARRAYS] == undisturbed.content[ARRAYS]
+
+
+def test_a_client_that_is_too_slow_stops_itself(train, monkeypatch):
+    """The round has 3600 seconds; the clock jumps by as much at the third look, which is before step 2."""
+    looks = iter([0.0, 1.0, 2.0])
+    monkeypatch.setattr("fedllm_app.client.stopping.time.monotonic", lambda: next(looks, 3601.0))
+    stopped = train()
+    assert stopped.error.reason == "client 0: Stopped: stopped before step 3 of 3: the round's time of 3600 s is over"

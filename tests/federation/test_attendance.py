@@ -4,6 +4,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedllm_app.federation.attendance import NOT_CONNECTED, Attendance, differences
+from fedllm_app.federation.fingerprint import PROTOCOL
 from fedllm_app.federation.roster import Node
 from fedllm_app.messages import ClientHolding
 
@@ -46,7 +47,7 @@ class Federation:
         self.asked.append(node_id)
         if node_id not in self.sites:
             return None
-        plain = {"partition": -1, "partitions": 0, "site": "", "code": CODE}
+        plain = {"partition": -1, "partitions": 0, "site": "", "code": CODE, "protocol": PROTOCOL}
         return Message(RecordDict({"config": ConfigRecord(plain | self.sites[node_id])}), reply_to=message)
 
     def _describe(self, nodes):
@@ -147,13 +148,20 @@ def test_a_late_site_is_told_once_and_not_used(federation):
 
 @pytest.mark.parametrize(
     ("said", "reason"),
-    [({"site": "oslo", "code": "01d"}, "another version of the app"), ({"site": ""}, "without a site's name")],
+    [({"site": "oslo", "protocol": 1}, "came back with protocol 1"), ({"site": ""}, "without a site's name")],
 )
 def test_a_node_that_may_not_serve_is_told_and_not_used(federation, said, reason):
     federation.sites[50] = said
     assert federation.absent(10, 12, 50) == {1: NOT_CONNECTED}
     (told,) = federation.told("warning")
     assert reason in told["reason"]
+
+
+def test_a_site_that_comes_back_with_other_code_is_used_and_told(federation):
+    federation.sites[50] = {"site": "oslo", "code": "01d"}
+    assert federation.absent(10, 12, 50) == {}
+    (told,) = federation.told("warning")
+    assert told["reason"].startswith("oslo: other code of the app than the server's")
 
 
 def test_while_a_sites_node_is_there_another_with_its_name_is_not_used(federation):

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
+from fedllm_app.federation.fingerprint import PROTOCOL
 from fedllm_app.federation.roster import (
     Node,
     RosterError,
     assign_clients,
     describe_clients,
     gather_nodes,
+    other_code,
     unused_nodes,
 )
 from fedllm_app.federation.transport import NoReply
@@ -20,7 +22,7 @@ CODE = "c0de"
 
 def says(**by_node):
     """Nodes that say of themselves what is given for `node_<id>`, on top of a site without partitions."""
-    plain = {"partition": -1, "partitions": 0, "site": "", "code": CODE}
+    plain = {"partition": -1, "partitions": 0, "site": "", "code": CODE, "protocol": PROTOCOL}
 
     def answer(message):
         said = by_node[f"node_{message.metadata.dst_node_id}"]
@@ -86,10 +88,35 @@ def test_a_connected_site_that_is_not_used_is_named():
     assert unused_nodes([site(0, partitions=2), site(1, partitions=2)], [0]) is None
 
 
-def test_other_code_is_refused(make_grid):
-    answer = says(node_1={"site": "a"}, node_2={"site": "b", "code": "01d"}, node_3={"site": "c", "code": "01d"})
-    with pytest.raises(RosterError, match="2 of 3 nodes run another version.*node 2 b"):
+def test_other_code_in_a_simulation_is_refused(make_grid):
+    """Server and clients come from one machine: one of them is a stale package."""
+    simulated = {"partitions": 3}
+    answer = says(node_1=simulated, node_2=simulated | {"code": "01d"}, node_3=simulated | {"code": "01d"})
+    with pytest.raises(RosterError, match="2 of 3 nodes run another version.*node 2"):
         gather_nodes(make_grid(answer, looks=[[1, 2, 3]]), 3, CODE, 5.0)
+
+
+def test_other_code_at_a_site_is_told_and_goes_on(make_grid):
+    """One site was updated before the others; it means the same by a message."""
+    answer = says(node_1={"site": "a"}, node_2={"site": "b", "code": "01d"})
+    nodes = gather_nodes(make_grid(answer, looks=[[1, 2]]), 2, CODE, 5.0)
+    assert other_code(nodes, CODE).startswith("b: other code of the app than the server's, of the same protocol")
+    assert other_code(nodes[:1], CODE) is None
+
+
+def test_another_protocol_at_a_site_is_refused(make_grid):
+    """A site from before protocols were numbered says none."""
+    answer = says(node_1={"site": "a"}, node_2={"site": "b", "protocol": PROTOCOL + 1}, node_3={"site": "c"})
+
+    def older(message):
+        said = answer(message)
+        if message.metadata.dst_node_id == 3:
+            del said.content["config"]["protocol"]
+        return said
+
+    named = rf"2 of 3 sites speak another protocol than the server, which has {PROTOCOL}: b has {PROTOCOL + 1}, c has 1"
+    with pytest.raises(RosterError, match=named):
+        gather_nodes(make_grid(older, looks=[[1, 2, 3]]), 3, CODE, 5.0)
 
 
 @pytest.mark.parametrize("silent", [True, False])
