@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedllm_app.commands.options import positive_integer
 from fedllm_app.errors import UserError
+from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.evaluation.suite import PLAIN, RUN
 from fedllm_app.models.base import ModelValues
 from fedllm_app.paths import home
@@ -67,7 +68,9 @@ class EvaluateError(UserError):
 
 
 def _evaluate(parsed: argparse.Namespace, console: Console) -> int:
-    from fedllm_app.evaluation import session  # what imports torch is imported when it is needed
+    if not parsed.list and not parsed.show:
+        check_extra("fedllm evaluate")
+    from fedllm_app.evaluation import session  # imports torch
     from fedllm_app.evaluation.evaluate import Settings
 
     if parsed.list:

@@ -11,6 +11,7 @@ from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.origins import DataNotFound
 from fedllm_app.data.templates import template_source
 from fedllm_app.errors import UserError
+from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.federation.start import checked_start
 from fedllm_app.models.base import locate_model
 from fedllm_app.models.quantization import prepare_bitsandbytes
@@ -43,6 +44,8 @@ def check_start(config: Config, local: bool) -> None:
         _check_model(config)
     if not local:
         return
+    if config.evaluate.suite:
+        check_extra(f"evaluate.suite = {config.evaluate.suite!r}")
     template_source(config.data.template)
     for name in set_names(config.data.name):
         if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():

@@ -18,6 +18,7 @@ import numpy as np
 from fedllm_app.config.sections import Config
 from fedllm_app.config.values import adapter_values, model_values
 from fedllm_app.data.templates import get_template
+from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.evaluation.figures import value_of
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
 from fedllm_app.evaluation.sampling import drawn, questions_of
@@ -116,10 +117,11 @@ class SuiteWatch:
 
 
 def suite_watch(config: Config, at: str) -> SuiteWatch | None:
-    """What a configuration has asked at "server" or "clients"; None if nothing."""
+    """What a configuration has asked at "server" or "clients"; None if nothing. MissingExtra as in `check_extra`."""
     evaluate, data = config.evaluate, config.data
     if not evaluate.suite or evaluate.suite_at != at or not evaluate.every:
         return None
+    check_extra(f"evaluate.suite = {evaluate.suite!r}")
     return SuiteWatch(
         name=evaluate.suite,
         data_dir=Path(evaluate.suite_data) if evaluate.suite_data else None,

@@ -6,7 +6,7 @@ template of each set.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedllm_app.evaluation.answers import Answers
@@ -75,7 +75,6 @@ class Evaluation:
     contestants: Sequence[Contestant]
     settings: Settings
     tell: Callable[[str], None] = lambda _sentence: None
-    _base_pairs: dict[tuple[str, int], list[Answer]] = field(default_factory=dict)
 
     def prepare(
         self, suite: Suite, rows: Mapping[str, Sequence[TestRow]], notes: Mapping[str, str] | None = None
@@ -91,7 +90,7 @@ class Evaluation:
         for task in suite.tasks:
             every = questions_of(task, rows)
             prompts = self._prompts(task)
-            said = tuple(filter(None, ((notes or {}).get(task.name), self._remark(every, task))))
+            said = tuple(filter(None, ((notes or {}).get(task.name), _remark(every, rows[task.test.name]))))
             for seed in self.settings.seeds:
                 asked.append(Asked(task, seed, drawn(every, self.settings.limit, seed), prompts, said))
         return asked
@@ -102,16 +101,14 @@ class Evaluation:
             TaskResult(each.task, each.questions, {}, {}, each.prompts.name, each.notes, {}, each.seed)
             for each in asked
         ]
-        if any(isinstance(each.task.ask, ScorePair) for each in asked):
-            self._read_base_pairs(asked)
+        bases = self._base_pairs(asked)
         for contestant in self.contestants:
             with self.stage.asker(contestant) as asker:
                 for place, each in enumerate(asked):
-                    began = time.monotonic()
-                    answers, cut = self._answers(asker, contestant, each)
-                    seconds = time.monotonic() - began
-                    results[place] = _with_answers(results[place], contestant.name, answers, cut, seconds)
-                    self.tell(f"{contestant.name}: {each.task.name}, {len(answers)} answers, {seconds:.0f} s")
+                    given = self._given(asker, contestant, each, bases.get(place))
+                    results[place] = _with_answers(results[place], contestant.name, given)
+                    count, seconds = len(given.answers), given.seconds
+                    self.tell(f"{contestant.name}: {each.task.name}, {count} answers, {seconds:.0f} s")
         return [self._graded(result) for result in results]
 
     def run_harness(self, wanted: Sequence[str], manager: Any) -> list[TaskResult]:
@@ -127,15 +124,17 @@ class Evaluation:
                     began = time.monotonic()
                     model = AskedModel(asker, prompts)
                     samples = ask_harness(model, wanted, manager, self.settings.limit or None, template, seed)
+                    seconds = time.monotonic() - began
+                    asked = sum(map(len, samples.values()))
                     for name, those in samples.items():
-                        task, questions, grades = task_of_samples(name, those)
-                        empty = TaskResult(task, questions, {}, {}, prompts.name, (), {}, seed)
-                        result = results.setdefault((name, seed), empty)
-                        result = _with_answers(
-                            result, contestant.name, [Answer() for _ in grades], 0, time.monotonic() - began
-                        )
-                        results[name, seed] = replace(result, grades={**result.grades, contestant.name: grades})
-                    self.tell(f"{contestant.name}: {', '.join(wanted)}, {time.monotonic() - began:.0f} s")
+                        sampled = task_of_samples(name, those)
+                        empty = TaskResult(sampled.task, sampled.questions, {}, {}, prompts.name, (), {}, seed)
+                        # The harness asks all tasks in one pass: each has the share of the time that it has of them.
+                        given = _Given(sampled.answers, 0, seconds * len(those) / asked)
+                        result = _with_answers(results.get((name, seed), empty), contestant.name, given)
+                        grades = {**result.grades, contestant.name: sampled.grades}
+                        results[name, seed] = replace(result, grades=grades)
+                    self.tell(f"{contestant.name}: {', '.join(wanted)}, {seconds:.0f} s")
         return list(results.values())
 
     def _prompts(self, task: EvaluationTask) -> Prompts:
@@ -156,26 +155,26 @@ class Evaluation:
         named = self.settings.template if self.settings.template not in ("", RUN, PLAIN) else None
         return prompt_of(self.contestants, named, self.settings.system_prompt)
 
-    def _remark(self, every: Sequence[Question], task: EvaluationTask) -> str:
-        published = task.test.size
-        if published and len(every) < published and not self.settings.limit:
-            return f"{len(every):,} questions; the set has {published:,} as published"
-        return ""
+    def _base_pairs(self, asked: Sequence[Asked]) -> "dict[int, _Given]":
+        """What the base gives to each set of pairs, by the set's place in `asked`.
 
-    def _read_base_pairs(self, asked: Sequence[Asked]) -> None:
+        By place and for one call alone, because names say nothing: two suites may each have a set of the same name.
+        """
+        places = [place for place, each in enumerate(asked) if isinstance(each.task.ask, ScorePair)]
+        if not places:
+            return {}
         with self.stage.asker(Contestant(BASE, None)) as asker:
-            for each in asked:
-                if isinstance(each.task.ask, ScorePair):
-                    answers, _ = self._answers(asker, Contestant(BASE, None), each)
-                    self._base_pairs[each.task.name, each.seed] = answers
+            return {place: _asked_of(asker, asked[place]) for place in places}
 
-    def _answers(self, asker: Asker, contestant: Contestant, each: Asked) -> tuple[list[Answer], int]:
-        known = self._base_pairs.get((each.task.name, each.seed))
-        if known and contestant.source is None:
-            return known, 0
-        before = asker.cut
-        answers = Answers(asker, each.prompts, known, each.seed).to(each.questions, each.task.ask)
-        return answers, asker.cut - before
+    def _given(self, asker: Asker, contestant: Contestant, each: Asked, base: "_Given | None") -> "_Given":
+        if base is None:
+            return _asked_of(asker, each)
+        # Every model's rewards need this pass of the base, so each of them has its share of the time.
+        share = base.seconds / len(self.contestants)
+        if contestant.source is None:
+            return replace(base, seconds=share)
+        own = _asked_of(asker, each, base.answers)
+        return replace(own, seconds=own.seconds + share)
 
     def _graded(self, result: TaskResult) -> TaskResult:
         grades: dict[str, list[Grade]] = {}
@@ -184,16 +183,36 @@ class Evaluation:
         return replace(result, grades=grades)
 
 
-def _with_answers(result: TaskResult, name: str, answers: list[Answer], cut: int, seconds: float) -> TaskResult:
-    ended = sum(answer.cut for answer in answers)
+def _remark(every: Sequence[Question], rows: Sequence[TestRow]) -> str:
+    """What a protocol leaves out of the rows that are there."""
+    return f"{len(every):,} of its {len(rows):,} rows are questions" if len(every) < len(rows) else ""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Answers of one model to one set, how many prompts were cut, and how long it took."""
+
+    answers: list[Answer]
+    cut: int
+    seconds: float
+
+
+def _asked_of(asker: Asker, each: Asked, base_pairs: Sequence[Answer] | None = None) -> _Given:
+    began, before = time.monotonic(), asker.cut
+    answers = Answers(asker, each.prompts, base_pairs, each.seed).to(each.questions, each.task.ask)
+    return _Given(answers, asker.cut - before, time.monotonic() - began)
+
+
+def _with_answers(result: TaskResult, name: str, given: _Given) -> TaskResult:
+    ended = sum(answer.cut for answer in given.answers)
     notes = list(result.notes)
-    if cut:
-        notes.append(f"{name}: {cut} prompts lost their beginning, because the model reads no more")
+    if given.cut:
+        notes.append(f"{name}: {given.cut} prompts lost their beginning, because the model reads no more")
     if ended:
-        notes.append(f"{name}: {ended} of {len(answers)} answers ended because of their length")
+        notes.append(f"{name}: {ended} of {len(given.answers)} answers ended because of their length")
     return replace(
         result,
-        answers={**result.answers, name: answers},
-        seconds={**result.seconds, name: seconds},
+        answers={**result.answers, name: given.answers},
+        seconds={**result.seconds, name: given.seconds},
         notes=tuple(notes),
     )

@@ -5,11 +5,13 @@ data comes from the Hub, unless a task's YAML file (`--include-path`) names loca
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.suite import (
+    Answer,
     Choose,
     EvaluationTask,
     Generate,
@@ -80,31 +82,67 @@ def ask_harness(
     return results["samples"]
 
 
-def task_of_samples(
-    name: str, samples: Sequence[Mapping[str, Any]]
-) -> tuple[EvaluationTask, list[Question], list[Grade]]:
-    """A task of the harness as one of ours: its documents as questions, its metrics of each as grades."""
-    keys = list(dict.fromkeys(key for sample in samples for key in sample["metrics"]))
-    grades = [
-        Grade({key: float(sample[key]) for key in keys if isinstance(sample.get(key), bool | int | float)})
-        for sample in samples
-    ]
+@dataclass(frozen=True)
+class Sampled:
+    """A task of the harness as one of ours: a question, an answer and a grade for each document."""
+
+    task: EvaluationTask
+    questions: list[Question]
+    answers: list[Answer]
+    grades: list[Grade]
+
+
+def task_of_samples(name: str, samples: Sequence[Mapping[str, Any]]) -> Sampled:
+    """What the harness logged of one task and one model.
+
+    A task with several filters, such as GSM8K with a strict and a flexible one, has a sample a document and filter.
+    They become one question with a metric for each filter: "exact_match,strict-match".
+    """
+    filters = list(dict.fromkeys(sample.get("filter", "") for sample in samples))
+    documents: dict[Any, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        documents.setdefault(sample["doc_id"], []).append(sample)
+    grades = [Grade(_values(same, len(filters) > 1)) for same in documents.values()]
+    keys = list(dict.fromkeys(key for grade in grades for key in grade.values))
     metrics = []
     for key in keys:
-        values = {grade.values[key] for grade in grades if key in grade.values}
-        if values:
-            share = values <= {0.0, 1.0}
-            metrics.append(Metric(key, "share" if share else "mean", key, percent=share))
-    generated = bool(samples) and samples[0].get("arguments") is not None and "until" in str(samples[0]["arguments"])
+        share = {grade.values[key] for grade in grades if key in grade.values} <= {0.0, 1.0}
+        metrics.append(Metric(key, "share" if share else "mean", key, percent=share))
+    firsts = [same[0] for same in documents.values()]
+    answers = [_answer(sample) for sample in firsts]
     task = EvaluationTask(
         name=name,
-        test=TestSet(name, "", "", len(samples), "see the task's own page"),
+        test=TestSet(name, "", "", len(firsts), "see the task's own page"),
         questions=lambda _rows, _shots: [],
-        ask=Generate(_NEW_TOKENS) if generated else Choose(),
+        ask=Generate(_NEW_TOKENS) if any(answer.texts for answer in answers) else Choose(),
         grade=each(lambda _question, _answer: Grade()),
         metrics=tuple(metrics),
         rule="as the task of lm-evaluation-harness defines it",
         template="plain",
     )
-    questions = [Question(str(sample["doc"]), gold=str(sample.get("target", ""))) for sample in samples]
-    return task, questions, grades
+    return Sampled(task, [_question(sample) for sample in firsts], answers, grades)
+
+
+def _values(same: Sequence[Mapping[str, Any]], by_filter: bool) -> dict[str, float]:
+    """The metrics of one document that are numbers."""
+    return {
+        f"{key},{sample['filter']}" if by_filter else key: float(sample[key])
+        for sample in same
+        for key in sample["metrics"]
+        if isinstance(sample.get(key), bool | int | float)
+    }
+
+
+def _question(sample: Mapping[str, Any]) -> Question:
+    """What was asked: the text of the first request, and what each request wanted the probability of."""
+    requests = sample["arguments"]
+    choices = tuple(str(request[1]) for request in requests if len(request) > 1 and isinstance(request[1], str))
+    return Question(str(sample["doc"]), plain=str(requests[0][0]), gold=str(sample.get("target", "")), choices=choices)
+
+
+def _answer(sample: Mapping[str, Any]) -> Answer:
+    """What the model gave before any filter: texts, or log-likelihoods as numbers or (log-likelihood, greedy)."""
+    given = [response for request in sample["resps"] for response in request]
+    texts = tuple(response for response in given if isinstance(response, str))
+    numbers = [response[0] if isinstance(response, list | tuple) else response for response in given]
+    return Answer(texts, tuple(float(number) for number in numbers if not isinstance(number, str)))

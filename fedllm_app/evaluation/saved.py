@@ -39,10 +39,23 @@ def save(report: Report, results: Sequence[TaskResult], directory: Path) -> None
         (new / "report.json").write_text(json_text(report), encoding="utf-8")
         (new / "examples").mkdir()
         several = len({result.seed for result in results}) > 1
-        for result in results:
-            name = re.sub(r"[^\w.-]", "_", result.task.name) + (f"-seed-{result.seed}" if several else "")
+        titles = [result.task.name + (f"-seed-{result.seed}" if several else "") for result in results]
+        for name, result in zip(file_names(titles), results, strict=True):
             lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in example_lines(result))
             (new / "examples" / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def file_names(titles: Sequence[str]) -> list[str]:
+    """A file name for each title, in which nothing leads elsewhere; equal ones are numbered."""
+    names: list[str] = []
+    for title in titles:
+        name = re.sub(r"[^\w.-]", "_", title).lstrip(".") or "_"
+        number, own = 1, name
+        while own in names:
+            number += 1
+            own = f"{name}-{number}"
+        names.append(own)
+    return names
 
 
 def example_lines(result: TaskResult) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """One call of `fedllm evaluate`: check everything, load once, ask, make the reports, show and save them."""
 
 import importlib.metadata
-import importlib.util
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from fedllm_app.evaluation.graders.judge import judge_from_environment
 from fedllm_app.evaluation.graders.sandbox import sandbox_problem
 from fedllm_app.evaluation.harness import PREFIX, harness_tasks
 from fedllm_app.evaluation.results import Report, TaskResult
-from fedllm_app.evaluation.saved import ReportError, save, show
+from fedllm_app.evaluation.saved import ReportError, file_names, save, show
 from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.suite import Converse, Means, Suite
 from fedllm_app.evaluation.suites import load_suite, suite_table
@@ -29,7 +28,6 @@ from fedllm_app.models.base import ModelValues
 from fedllm_app.paths import home
 from fedllm_app.training.resident import set_threads
 
-_EXTRA = ("lm_eval", "scipy", "sklearn", "rouge_score")
 _VERSIONS = ("fedllm-app", "torch", "transformers", "peft", "lm-eval")
 
 
@@ -39,10 +37,6 @@ class NoSandbox(UserError):
 
 class UnknownSet(UserError):
     """`--only` names a set that no suite has."""
-
-
-class MissingExtra(UserError):
-    """What evaluation needs is not installed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,6 @@ class _Prepared:
 
 def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Options, console: Console) -> None:
     """Evaluate contestants on suites; every suite has a report below `options.out`."""
-    check_extra()
     if options.out.exists() and any(options.out.iterdir()):
         raise ReportError(f"--out {options.out} is not empty: name a new directory")
     if options.run_code and (problem := sandbox_problem()):
@@ -85,7 +78,7 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
         console.print(f"  {sentence}", markup=False, highlight=False)
 
     evaluation = Evaluation(stage, contestants, settings, tell)
-    prepared = [_prepared(name, evaluation, options) for name in options.suites]
+    prepared = [_prepared(name, evaluation, options) for name in dict.fromkeys(options.suites)]
     _check_only(options, prepared)
     began = time.monotonic()
     _ = stage.base
@@ -93,9 +86,11 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
     if stage.unshared:
         tell(f"prompts are read whole, because {stage.unshared}")
     several = len(prepared) > 1
-    for each in prepared:
+    # Two suites may have the same name: files of different folders, or a file of the user's with a name of ours.
+    names = file_names([each.suite.name.rstrip("/").rpartition("/")[2] for each in prepared])
+    for name, each in zip(names, prepared, strict=True):
         results = evaluation.run_harness(*each.harness) if each.harness else evaluation.run(each.asked)
-        directory = options.out / _directory_name(each.suite.name) if several else options.out
+        directory = options.out / name if several else options.out
         report = report_of(each.suite, results, contestants, _settings(options, base, judge is not None))
         if judge and any(isinstance(result.task.ask, Converse) for result in results):
             report = replace(report, notes=(*report.notes, *judge.notes()))
@@ -104,17 +99,6 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
         console.print(f"report: {directory}", markup=False, highlight=False, soft_wrap=True)
         if any(isinstance(result.task.ask, Converse) for result in results) and judge is None:
             tell("not judged: set FEDLLM_JUDGE_URL, FEDLLM_JUDGE_MODEL and FEDLLM_JUDGE_KEY; the answers are saved")
-
-
-def check_extra() -> None:
-    """Refuse to start without the extra `eval`. MissingExtra names what is missing."""
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtra(f"not installed: {', '.join(missing)}; pip install 'fedllm-app[eval]'")
-
-
-def _directory_name(suite: str) -> str:
-    return suite.rpartition("/")[2].replace(":", "-").replace(",", "-")
 
 
 def _prepared(name: str, evaluation: Evaluation, options: Options) -> _Prepared:

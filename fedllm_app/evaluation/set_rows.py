@@ -115,7 +115,8 @@ def check_folder(data_dir: Path | None) -> None:
 def _open(test: TestSet, data_dir: Path | None, hub: HubReader) -> tuple[Rows, str, str]:
     """Rows, where they came from, and what is to be said of them."""
     if test.rows is not None:
-        return test.rows(), "made by the app", ""
+        rows = test.rows()
+        return rows, "made by the app", _difference(test, rows)
     files = found_files(test, data_dir) if data_dir else []
     if files:
         notes: Notes = {}
@@ -127,13 +128,14 @@ def _open(test: TestSet, data_dir: Path | None, hub: HubReader) -> tuple[Rows, s
         source = "; ".join([first + more, *notes])
         return rows, source, _difference(test, rows, files)
     try:
-        return hub.rows(test), f"{test.hub_id} ({test.split}) of the Hub", ""
+        rows = hub.rows(test)
     except NotOnHub as error:
         raise SetNotFound(_not_found(test, data_dir, str(error))) from error
+    return rows, f"{test.hub_id} ({test.split}) of the Hub", _difference(test, rows)
 
 
-def _difference(test: TestSet, rows: Rows, files: list[SetFile]) -> str:
-    """What local files lack of the published set; "" for nothing."""
+def _difference(test: TestSet, rows: Rows, files: Sequence[SetFile] = ()) -> str:
+    """What rows and local files lack of the published set; "" for nothing."""
     sentences = []
     if len(rows) < test.size:
         sentences.append(f"{len(rows):,} of the {test.size:,} published rows")

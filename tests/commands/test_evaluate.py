@@ -6,9 +6,11 @@ import pytest
 from in_process import run_in_process
 
 from fedllm_app.commands.main import main
+from fedllm_app.commands.start_checks import check_start
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import ConfigError
-from fedllm_app.evaluation import contestants, session
+from fedllm_app.evaluation import contestants, extra
+from fedllm_app.evaluation.during import suite_watch
 from fedllm_app.runs.directory import read_journal
 
 OWN_SUITE = """
@@ -103,10 +105,39 @@ def test_some_sets_of_a_suite(runs, own_suite, tmp_path, capsys):
     assert "no suite has a set choson; there are chosen, generated" in " ".join(capsys.readouterr().out.split())
 
 
-def test_what_is_not_installed_is_named(runs, own_suite, monkeypatch, capsys):
-    monkeypatch.setattr(session, "_EXTRA", ("lm_eval", "no_such_library"))
-    assert main(["evaluate", str(runs[0]), "--suite", own_suite]) == 2
-    assert "not installed: no_such_library; pip install 'fedllm-app[eval]'" in " ".join(capsys.readouterr().out.split())
+def test_what_is_not_installed_is_named_before_anything_is_looked_for(own_suite, monkeypatch, capsys):
+    monkeypatch.setattr(extra, "EXTRA", ("lm_eval", "no_such_library"))
+    assert main(["evaluate", "/no/such/run", "--suite", own_suite]) == 2
+    told = "fedllm evaluate needs what is not installed: no_such_library; pip install 'fedllm-app[eval]'"
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert main(["evaluate", "--list"]) == 0  # needs nothing of it
+
+
+def test_a_suite_during_a_run_needs_it_as_well(run_config, monkeypatch):
+    """Told by `fedllm run`, and by a server or a client that is elsewhere; a run without a suite does not need it."""
+    monkeypatch.setattr(extra, "EXTRA", ("no_such_library",))
+    check_start(parse_run_config(run_config), local=True)
+    for at in ("server", "clients"):
+        config = parse_run_config(
+            run_config | {"evaluate.every": 1, "evaluate.suite": "builtin", "evaluate.suite-at": at}
+        )
+        with pytest.raises(extra.MissingExtra, match="evaluate.suite = 'builtin' needs .*: no_such_library; pip"):
+            check_start(config, local=True)
+        with pytest.raises(extra.MissingExtra):
+            suite_watch(config, at)
+
+
+def test_reports_of_files_with_one_name_stand_side_by_side(runs, tmp_path):
+    """The same suite twice is asked once."""
+    paths = [tmp_path / folder / "rows.jsonl" for folder in ("one", "two")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text(json.dumps({"question": f"{number}?", "answer": "yes"}) + "\n")
+    suites = [f"file:{path}" for path in (*paths, paths[0])]
+    assert main(["evaluate", str(runs[0]), "--suite", *suites, "--out", str(tmp_path / "out")]) == 0
+    reports = sorted((tmp_path / "out").glob("*/report.json"))
+    assert [report.parent.name for report in reports] == ["rows.jsonl", "rows.jsonl-2"]
+    assert [json.loads(report.read_text())["suite"] for report in reports] == suites[:2]
 
 
 def test_other_samples_by_seed(runs, own_suite, tmp_path):

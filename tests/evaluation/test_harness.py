@@ -86,9 +86,10 @@ def test_a_task_of_the_harness_becomes_one_of_ours(models, own_task):
     wanted, manager = harness_tasks("even", own_task)
     samples = ask_harness(ours, wanted, manager, None, False, 0)["even"]
     expected = ask_harness(theirs, wanted, manager, None, False, 0)["even"]
-    task, questions, grades = task_of_samples("even", samples)
-    assert [grade.values for grade in grades] == [{"acc": sample["acc"]} for sample in expected]
-    assert (task.metrics[0].name, task.metrics[0].kind, len(questions)) == ("acc", "share", 3)
+    sampled = task_of_samples("even", samples)
+    assert [grade.values for grade in sampled.grades] == [{"acc": sample["acc"]} for sample in expected]
+    (metric,) = sampled.task.metrics
+    assert (metric.name, metric.kind, len(sampled.questions)) == ("acc", "share", 3)
 
 
 def test_an_unknown_task_is_named():
