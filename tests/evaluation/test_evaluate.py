@@ -1,11 +1,13 @@
 """From a suite and models to answers and grades: what belongs to which set, what is said of it, whose time it was."""
 
 import json
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 from in_process import run_in_process
+from lm_eval import tasks
 
 from fedllm_app.evaluation import evaluate
 from fedllm_app.evaluation.contestants import Contestant, Stage, find_contestants
@@ -90,7 +92,7 @@ def test_rows_that_a_set_does_not_ask_are_counted(stage, ask, notes, limit):
 
 
 @pytest.fixture
-def two_tasks(tmp_path):
+def two_tasks(tmp_path, monkeypatch):
     """Two tasks of the harness on the same rows: three with choices, and three that are answered, read in two ways."""
     rows = [{"q": f"Is {number} even?", "answer": number % 2} for number in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -107,6 +109,8 @@ def two_tasks(tmp_path):
         "  - name: digits\n    filter:\n      - function: regex\n        regex_pattern: '([0-9])'\n"
         "      - function: take_first\n"
     )
+    # It would read its thousands of own tasks for seconds.
+    monkeypatch.setattr(tasks, "TaskManager", partial(tasks.TaskManager, include_defaults=False))
     return harness_tasks("own_chosen,own_written", tmp_path)
 
 
