@@ -146,10 +146,11 @@ def test_f1_is_that_of_scikit_learn():
 
 def test_mild_answers_are_counted_where_seven_are_known():
     """ "mildly positive" is positive by FinGPT's rule, though such a right answer is neutral: wrong, and counted."""
-    golds = [question.gold for question in finance.NWGI.questions([NWGI, NWGI], [])]
-    figures = metrics_of(finance.NWGI, golds, ["mildly positive", "neutral"])
-    assert (figures["accuracy"], figures['answers with "mildly"'], figures["no answer found"]) == (0.5, 1, 0)
-    assert 'answers with "mildly"' not in metrics_of(finance.FPB, golds, ["mildly positive", "neutral"])
+    golds = [question.gold for question in finance.NWGI.questions([NWGI] * 4, [])]
+    texts = ["mildly positive", "Mildly negative", "It is mildly positive.", "neutral"]
+    figures = metrics_of(finance.NWGI, golds, texts)
+    assert (figures["accuracy"], figures['answers with "mildly"'], figures["no answer found"]) == (0.25, 3, 0)
+    assert 'answers with "mildly"' not in metrics_of(finance.FPB, golds, texts)
 
 
 @pytest.mark.parametrize(
