@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,13 @@ from fedllm_app.federation.roster import (
     unused_nodes,
 )
 from fedllm_app.federation.rounds import Rounds
+from fedllm_app.federation.saver import Saver
 from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.federation.start import StartingPoint, check_updates
 from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY, ClientHolding
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
-from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
@@ -71,7 +71,10 @@ def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: 
         _run(grid, config, directory, run_id, started, participation)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        directory.journal("failed", reason=reason, participation=participation.lines())
+        try:
+            directory.journal("failed", reason=reason, participation=participation.lines())
+        except OSError as full:  # nobody can read it there, but in Flower's log
+            log(ERROR, "the journal of %s cannot be written (%s): %s", directory.path, full, reason)
         raise
 
 
@@ -101,19 +104,18 @@ def _run(
     exchange = _exchange(grid, config, nodes, start, strategy, ledger, chain, once, held)
     evaluating = set(evaluating_clients(held))
 
-    def save(checkpoint: Checkpoint) -> None:
-        directory.checkpoint(checkpoint, start.merge(checkpoint.adapter), start.layout)
-
+    saver = Saver(directory, start, Schedule.of(config, len(nodes)), where.server_round)
+    _warn(directory, saver.check(len(strategy.sent_arrays)))
     attendance = _attendance(grid, config, directory, connected, nodes, held, exchange, strategy.pooled, evaluating)
     rounds = Rounds(
         strategy,
-        Schedule.of(config, len(nodes)),
+        saver.schedule,
         exchange,
         ledger,
         chain,
         once,
         start.travelling.hash,
-        save,
+        saver.save,
         evaluating,
         ask_suite,
         Quorum.of(config.clients),
