@@ -250,6 +250,15 @@ def test_the_splits_of_fiqa_are_read_one_after_the_other(tmp_path):
     assert [row["sentence"] for row in open_rows(finance.FIQA_TEST, tmp_path)] == ["train", "validation", "test"]
 
 
+@pytest.mark.parametrize(("test", "split"), [(finance.TFNS_TEST, "validation"), (finance.NWGI_TEST, "test")])
+def test_of_a_set_with_a_test_part_that_part_is_read(test, split, tmp_path):
+    """Of FinGPT's choice: the set's other rows are for training."""
+    (tmp_path / test.name).mkdir()
+    for name in ("test", "train", "validation"):
+        (tmp_path / test.name / f"{name}.csv").write_text(f"text,label\n{name},1\n")
+    assert [row["text"] for row in open_rows(test, tmp_path)] == [split]
+
+
 @pytest.mark.parametrize(
     ("suite", "sizes"),
     [
