@@ -77,7 +77,8 @@ def _evaluate(parsed: argparse.Namespace, console: Console) -> int:
         session.list_suites(console)
         return 0
     if parsed.show:
-        session.show_saved([Path(name) for name in parsed.directories], parsed.show, parsed.limit or 10, console)
+        paths = [Path(name) for name in parsed.directories]
+        session.show_saved(paths, parsed.show, parsed.limit or 10, console, parsed.only)
         return 0
     contestants = _checked(parsed)
     options = session.Options(

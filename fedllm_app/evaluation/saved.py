@@ -125,12 +125,24 @@ def examples(directory: Path) -> Iterator[Seen]:
             yield Seen(json.loads(line))
 
 
-def show(directory: Path, which: str, limit: int, console: Console) -> None:
-    """Print up to `limit` questions of every set with all answers."""
+def show(directory: Path, which: str, limit: int, console: Console, sets: Sequence[str] = ()) -> None:
+    """Print up to `limit` questions of every set, or of these `sets`, with all answers.
+
+    Raises
+    ------
+    ReportError
+        There is no report, or none of a set that is named.
+    """
     printed: dict[str, int] = {}
     found: dict[str, int] = {}
-    for seen in examples(directory):
+    questions = list(examples(directory))
+    there = dict.fromkeys(seen.line["set"] for seen in questions)
+    if unknown := [name for name in sets if name not in there]:
+        raise ReportError(f"--only: {directory} has no set {', '.join(unknown)}; there are {', '.join(there)}")
+    for seen in questions:
         name = seen.line["set"]
+        if sets and name not in sets:
+            continue
         found.setdefault(name, 0)
         if not seen.is_shown(which):
             continue

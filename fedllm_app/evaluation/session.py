@@ -187,9 +187,12 @@ def list_suites(console: Console) -> None:
             console.print(f"averages: {', '.join(entry.averages)}", markup=False, highlight=False)
 
 
-def show_saved(directories: Sequence[Path], which: str, limit: int, console: Console) -> None:
-    """Print saved answers. ReportError if no directory is named, or one holds no report."""
+def show_saved(directories: Sequence[Path], which: str, limit: int, console: Console, sets: Sequence[str] = ()) -> None:
+    """Print saved answers, of these sets alone if any is named.
+
+    ReportError if no directory is named, or one holds no report or no such set.
+    """
     if not directories:
         raise ReportError("--show: name the directory of a report")
     for directory in directories:
-        show(directory, which, limit, console)
+        show(directory, which, limit, console, sets)

@@ -93,6 +93,12 @@ def test_saved_answers_can_be_looked_at(runs, own_suite, tmp_path, capsys):
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "out"), "--show", "all", "--limit", "2"]) == 0
     assert "generated: 6 all, 2 shown" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "out"), "--show", "all", "--only", "chosen"]) == 0
+    printed = capsys.readouterr().out
+    assert "chosen: 6 all, 6 shown" in printed
+    assert "generated" not in printed
+    assert main(["evaluate", str(tmp_path / "out"), "--show", "all", "--only", "chosn"]) == 2
+    assert "has no set chosn; there are chosen, generated" in " ".join(capsys.readouterr().out.split())
 
 
 def test_some_sets_of_a_suite(runs, own_suite, tmp_path, capsys):
