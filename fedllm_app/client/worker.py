@@ -12,6 +12,7 @@ needs no memory for it, and a message that comes while the process is replaced w
 """
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -26,7 +27,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedllm_app.client.worker_handover import ENDED_FILE, VARIABLE
-from fedllm_app.client.worker_link import LinkRefused, listen
+from fedllm_app.client.worker_link import Link, LinkBroken, LinkRefused, listen
 from fedllm_app.paths import write_text
 
 APP = "fedllm_app.client_app"
@@ -39,6 +40,7 @@ IDLE = 600.0
 _DELAYS = (0.0, 1.0, 5.0, 15.0, 30.0)  # seconds before the next start, after the first death, the second, …
 _STEADY = 60.0  # a process that lived as long is the first of a new series
 _LOOK = 0.1  # seconds between looks at what it waits for
+_TURNED_AWAY = 2.0  # for a process that connected to say what it wants
 _END = 10.0  # for a process to end when it is asked to
 
 
@@ -116,10 +118,20 @@ class WorkerSupervisor:
                 deaths = 0
                 continue
             deaths = 1 if time.monotonic() - began > _STEADY else deaths + 1
+            if deaths > 1:
+                self._turn_away(f"its process died {deaths} times in a row")
             self._stop.wait(_DELAYS[min(deaths, len(_DELAYS)) - 1])
 
     def _somebody_waits(self) -> bool:
         return bool(select.select([self._listener], [], [], _LOOK)[0])
+
+    def _turn_away(self, reason: str) -> None:
+        """Tell those that wait that they must do the work themselves, instead of letting them wait for nothing."""
+        while select.select([self._listener], [], [], 0)[0]:
+            connection, _ = self._listener.accept()
+            with Link(connection, _TURNED_AWAY) as link, contextlib.suppress(LinkBroken):
+                link.receive()
+                link.send({"state": "refused", "reason": reason})
 
     def _life(self) -> int:
         """One process from its start to its end: the exit status."""

@@ -12,7 +12,7 @@ from flwr.app import Context, Message
 from flwr.supercore import log
 
 from fedllm_app.client.policy import is_simulated
-from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, connect
+from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, LinkSilent, connect
 from fedllm_app.client.worker_messages import pack_request, unpack_reply
 from fedllm_app.errors import UserError
 from fedllm_app.messages import CONFIG
@@ -95,34 +95,32 @@ def hand_over(socket_path: Path, message: Message, context: Context, identity: M
 
 
 def _welcome(link: Link, said: dict, until: float) -> int | None:
-    """Wait until the worker is free for this message: its process id; None if it ended before, and is to be asked
-    anew."""
+    """Wait until the worker is free for this message: its process id; None if it ended before, and another is to be
+    asked."""
     link.wait(_GREETING)
     try:
         link.send(said)
         answer, _ = link.receive()
         if answer["state"] == "busy":
-            log(INFO, "the worker is busy with %s; this message waits", answer["with"])
-            link.wait(max(1.0, until - time.monotonic()))
-            busy_with = answer["with"]
-            answer = _next(link, busy_with)
-    except LinkBroken as error:
-        if isinstance(error.__cause__, TimeoutError):
-            raise
+            answer = _turn(link, answer["with"], until)
+    except LinkSilent:
+        raise
+    except LinkBroken:
         return None
     if answer["state"] == "refused":
         raise WorkerUnavailable(f"the worker does not take the message: {answer['reason']}")
     return int(answer["pid"])
 
 
-def _next(link: Link, busy_with: str) -> dict:
+def _turn(link: Link, busy_with: str, until: float) -> dict:
+    """What a busy worker says when it is free."""
+    log(INFO, "the worker is busy with %s; this message waits", busy_with)
+    link.wait(max(0.0, until - time.monotonic()) + 0.001)
     try:
         return link.receive()[0]
-    except LinkBroken as error:
-        if isinstance(error.__cause__, TimeoutError):
-            said = f"the worker of this site was busy with {busy_with} for as long as this message may take"
-            raise WorkerBusy(said, public=said) from error
-        raise
+    except LinkSilent as error:
+        said = f"the worker of this site was busy with {busy_with} for as long as this message may take"
+        raise WorkerBusy(said, public=said) from error
 
 
 def _answer(link: Link, worker: int, message: Message, context: Context, socket_path: Path) -> Message:

@@ -39,6 +39,10 @@ class LinkBroken(UserError):
     """The other end has gone, is silent, or does not speak this protocol."""
 
 
+class LinkSilent(LinkBroken):
+    """The other end is there and says nothing for too long."""
+
+
 class Link:
     """One end of a connection. Any thread may send; one receives.
 
@@ -119,8 +123,10 @@ class Link:
         while missing:
             try:
                 chunk = self._connection.recv(min(missing, _AT_ONCE))
+            except TimeoutError as error:
+                raise LinkSilent("the other end of the worker's socket is silent") from error
             except OSError as error:
-                raise LinkBroken(f"the other end of the worker's socket is silent ({error})") from error
+                raise LinkBroken(f"the other end of the worker's socket has gone ({error})") from error
             if not chunk:
                 raise LinkBroken("the other end of the worker's socket has gone")
             chunks.append(chunk)

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from fedllm_app.client.policy import default_policy_text
+from fedllm_app.client.worker import WorkerSupervisor
+from fedllm_app.client.worker_handover import VARIABLE
 from fedllm_app.commands.flower import flower_environment, free_port
 from fedllm_app.commands.options import run_config
 from fedllm_app.commands.supervisor import supervise
@@ -170,10 +172,11 @@ def _start(parsed: argparse.Namespace, console: Console) -> int:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"the site {site.name} runs already: another process holds {lock.lock_file}") from None
-    with lock:
+    environment = site_environment(site)
+    with lock, WorkerSupervisor(environment=environment) as worker:
         said = f"site {site.name}: node of {site.superlink}; Ctrl-C ends it"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
-        supervise(lambda: _node_command(site), site_environment(site), site.home, console)
+        supervise(lambda: _node_command(site), environment | {VARIABLE: str(worker.socket)}, site.home, console)
     return 0
 
 

@@ -166,6 +166,14 @@ def test_both_must_have_the_same_protocol_code_and_home():
         assert misfit({name: value for name, value in said.items() if name != key}, {"code": "mine"})
 
 
+def test_a_worker_that_cannot_start_is_not_waited_for(app_home):
+    said = []
+    refused = pytest.raises(WorkerUnavailable, match="its process died 2 times in a row")
+    with supervisor(app="no_such_app", say=said.append) as worker, refused:
+        ask(worker)
+    assert [line.partition(" ended ")[2] for line in said] == ["with status 1; the next message starts a new one"] * 2
+
+
 def test_where_no_worker_is_the_message_is_not_taken(tmp_path):
     class Nowhere:
         socket = tmp_path / "no" / "socket"
