@@ -21,6 +21,7 @@ EXAMPLES = "num-examples"
 PEAK_MEMORY, PEAK_GPU_MEMORY = "peak-memory-mb", "peak-gpu-memory-mb"
 _MOST = 10**12  # clients, rounds and steps of a run
 _LARGEST_RATE, _LONGEST = 1e3, 1e8  # a learning rate, seconds
+_MOST_ROWS = 10**15  # or tokens, that a client may say it holds
 CLIENT_FAILED = 2  # Flower's code for an exception in a ClientApp
 
 
@@ -87,13 +88,20 @@ class ClientHolding:
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> "ClientHolding":
-        """Read `to_config`; other keys are left alone. BadMessage if one without a default is missing."""
+        """Read `to_config`; other keys are left alone.
+
+        BadMessage if one without a default is missing, or a value is of another type or no count.
+        """
         keys = {field.name: field.name.replace("_", "-") for field in fields(cls)}
         wanted = [field.name for field in fields(cls) if field.default is MISSING or keys[field.name] in config]
         try:
             values = {name: config[keys[name]] for name in wanted}
         except KeyError as error:
             raise BadMessage(f"a client's description of its data lacks {error}") from None
+        for item in fields(cls):
+            value = values.get(item.name, item.default)
+            if type(value) is not item.type or (item.type is int and not 0 <= value <= _MOST_ROWS):
+                raise BadMessage(f"a client's description of its data has {keys[item.name]} = {value!r:.80}")
         texts = {name: plain_text(value) for name, value in values.items() if isinstance(value, str)}
         return cls(**(values | texts))
 

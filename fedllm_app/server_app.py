@@ -153,6 +153,7 @@ def _attendance(
         exchange.once.refused(client)  # it may have lost what it was sent
         if not pooled:
             exchange.examples[client] = holding.examples
+        exchange.held_out[client] = holding.held_out
         (evaluating.add if holding.held_out else evaluating.discard)(client)
 
     return Attendance(
@@ -197,6 +198,7 @@ def _exchange(
         chain=chain,
         once=once,
         examples=None if strategy.pooled else {client: holding.examples for client, holding in held.items()},
+        held_out={client: holding.held_out for client, holding in held.items()},
     )
 
 

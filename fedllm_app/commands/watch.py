@@ -4,14 +4,15 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
 from fedllm_app.federation.participation import participation_table
-from fedllm_app.messages import ClientHolding
+from fedllm_app.messages import ClientHolding, plain_text
 
 _RESETS = {"control_reset": "the control variate", "error_reset": "the rounding error of its updates"}
+_LONGEST, _MOST_LINES = 2000, 200  # characters of a line, lines of an event
 _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
 
 
@@ -81,10 +82,15 @@ class Watch:
             f"step {line['step']}/{line['steps']} · loss {line['loss']:.3f} · {self._left()}"
         )
         if self._status:
-            self._status.update(escape(text))
+            self._status.update(Text(plain_text(text)))
         elif time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
-            self.console.print(f"  {text}", markup=False, highlight=False)
+            self._print(f"  {text}")
+
+    def _print(self, text: str, style: str | None = None, soft_wrap: bool | None = None) -> None:
+        """Print what may hold words of clients: no markup of theirs, nothing that moves a cursor, no endless line."""
+        safe = "\n".join(plain_text(line, _LONGEST) for line in text.splitlines()[:_MOST_LINES])
+        self.console.print(safe, style=style, soft_wrap=soft_wrap, markup=False, highlight=False)
 
     def _left(self) -> str:
         total = (self.rounds - self.before) * self.per_round * self.local_steps
@@ -95,16 +101,14 @@ class Watch:
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
 
     def _started(self, event: dict) -> None:
-        self.console.print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")
+        self._print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")
 
     def _resumed(self, event: dict) -> None:
         self.before = event["round"]
         again = f"; {event['again']} rounds after it are done again" if event["again"] else ""
-        self.console.print(
+        self._print(
             f"run {event['run_id']}: goes on after round {event['round']} of {event['rounds']} of "
-            f"{event['strategy']}{again}",
-            markup=False,
-            highlight=False,
+            f"{event['strategy']}{again}"
         )
 
     def _ready(self, event: dict) -> None:
@@ -113,10 +117,10 @@ class Watch:
         holdings = {line["client"]: ClientHolding.from_config(line) for line in self._held}
         self.console.print(holdings_table(holdings))
         for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._print(line, soft_wrap=True)
         for line in self._versions:
-            self.console.print(versions_line(line["versions"], line["clients"], event["clients"]), highlight=False)
-        self.console.print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
+            self._print(versions_line(line["versions"], line["clients"], event["clients"]))
+        self._print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
 
     def _round_started(self, event: dict) -> None:
         self.current = event["round"]
@@ -125,48 +129,40 @@ class Watch:
     def _client(self, event: dict) -> None:
         lost = [told for name, told in _RESETS.items() if event.get(name)]
         if lost:
-            self.console.print(
+            self._print(
                 f"  client {event['client']} ({event['name']}), round {event['round']}: lost {' and '.join(lost)} of "
                 "earlier rounds and starts at zero",
                 style="yellow",
-                highlight=False,
             )
 
     def _round(self, event: dict) -> None:
-        self.console.print(
+        self._print(
             f"round {event['round']}/{self.rounds}: training loss {_number(event['train_loss'])} from "
             f"{len(event['clients'])} clients in {event['seconds']:.1f} s",
-            highlight=False,
         )
 
     def _evaluation(self, event: dict) -> None:
         metrics = [(name, label) for name, label in self.metrics.items() if name in event]
         shown = ", ".join(f"{label} {_number(event[name])}" for name, label in metrics) or "no usable reply"
-        self.console.print(f"  held-out after round {event['round']}: {shown}", highlight=False)
+        self._print(f"  held-out after round {event['round']}: {shown}")
 
     def _suite(self, event: dict) -> None:
         shown = ", ".join(f"{name} {_number(value)}" for name, value in event["figures"].items())
-        self.console.print(
+        self._print(
             f"  {event['suite']} after round {event['round']}: {shown or 'no figure'} ({event['seconds']:.0f} s)",
-            markup=False,
-            highlight=False,
         )
 
     def _refused(self, event: dict) -> None:
-        self.console.print(
+        self._print(
             f"  refused: client {event['client']} ({event['name']}), round {event['round']}, {event['during']}: "
             f"{event['reason']}",
             style="yellow",
-            markup=False,
-            highlight=False,
         )
 
     def _late(self, event: dict) -> None:
-        self.console.print(
+        self._print(
             f"  client {event['client']} ({event['name']}), round {event['round']}: {event['reason']}",
             style="yellow",
-            markup=False,
-            highlight=False,
         )
 
     def _waiting(self, event: dict) -> None:
@@ -174,25 +170,23 @@ class Watch:
             f"round {event['round']}: waiting up to {event['seconds']:.0f} s for clients "
             f"{', '.join(map(str, event['clients']))} to connect; {event['least']} are needed"
         )
-        self.console.print(text, style="yellow", markup=False, highlight=False)
+        self._print(text, style="yellow")
 
     def _returned(self, event: dict) -> None:
         changes = (f"{name.replace('_', '-')} {before} → {after}" for name, (before, after) in event["changed"].items())
         text = f"  client {event['client']} ({event['name']}), round {event['round']}: is back"
-        self.console.print(
-            ": ".join([text, *[", ".join(changes)][: bool(event["changed"])]]), markup=False, highlight=False
-        )
+        self._print(": ".join([text, *[", ".join(changes)][: bool(event["changed"])]]))
 
     def _too_few(self, event: dict) -> None:
         text = f"round {event['round']} does not count: {event['reason']}"
-        self.console.print(text, style="yellow", markup=False, highlight=False)
+        self._print(text, style="yellow")
 
     def _warning(self, event: dict) -> None:
-        self.console.print(f"warning: {event['reason']}", style="yellow", markup=False, highlight=False)
+        self._print(f"warning: {event['reason']}", style="yellow")
 
     def _failed(self, event: dict) -> None:
         self._participation(event)
-        self.console.print(event["reason"], style="red", markup=False, highlight=False)
+        self._print(event["reason"], style="red")
 
     def _participation(self, event: dict) -> None:
         if event.get("participation"):

@@ -11,10 +11,11 @@ from flwr.serverapp import Grid
 from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.error_replies import is_lost_node
 from fedllm_app.federation.ledger import Ledger
-from fedllm_app.federation.reply_checks import UnreadableArray, array_problem, reply_arrays, reply_problem
+from fedllm_app.federation.reply_checks import array_problem, checked_content, reply_problem, unreadable
 from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.federation.transport import LateReplies, ask
-from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, vectors_record
+from fedllm_app.federation.wire_arrays import UnreadableArray, read_arrays
+from fedllm_app.messages import ADAPTER, ARRAYS, plain_text, vectors_record
 from fedllm_app.updates.chain import UpdateChain
 from fedllm_app.updates.update import UpdateError
 
@@ -83,6 +84,8 @@ class PlainExchange(Exchange):
         Seconds to wait after enough replies, `clients.grace`.
     examples : Mapping[int, int] | None
         Training examples of each client as described before round 1, which no reply may exceed; None for pooled rows.
+    held_out : Mapping[int, int] | None
+        Held-out rows of each client likewise.
     """
 
     def __init__(
@@ -98,12 +101,13 @@ class PlainExchange(Exchange):
         chain: UpdateChain,
         once: SentOnce,
         examples: Mapping[int, int] | None = None,
+        held_out: Mapping[int, int] | None = None,
     ) -> None:
         self.grid, self.nodes = grid, nodes
         self.manifest, self.required = manifest, required
         self.timeout, self.grace = timeout, grace
         self.ledger, self.chain, self.once = ledger, chain, once
-        self.examples = examples or {}
+        self.examples, self.held_out = examples or {}, held_out or {}
         self.late = LateReplies(ledger.late)
 
     def replies(self, request: RoundRequest) -> Iterator[Message]:
@@ -114,20 +118,19 @@ class PlainExchange(Exchange):
         closing = Closing(self.timeout, enough=request.enough, grace=self.grace)
         self.late.server_round = request.server_round
         usable = functools.partial(self._usable, request)
-        for client, answer in ask(self.grid, addressed, request.kind, closing, usable, self.late):
+        for client, answer in ask(
+            self.grid, addressed, request.kind, closing, usable, self.late, self.ledger.directory.path
+        ):
             if answer is None:
                 request.silent.append(client)
                 self._refused(request, client, closing.reason())
                 continue
             content = request.contents[client]
-            decoded = self._decoded(client, answer, content, request.kind)[0] if self.chain.steps else None
+            decoded, _ = self._decoded(client, answer, content, request.kind)
             request.accepted.append(client)
             self.once.received(client)
             self.ledger.accepted(request.server_round, client, request.kind, content, answer)
-            if decoded is not None:
-                answer.content[ARRAYS] = decoded
-            # Flower's strategies insist on exactly one ArrayRecord and one MetricRecord.
-            del answer.content[CONFIG]
+            answer.content = checked_content(answer, decoded)
             del decoded
             yield answer
             del answer  # the next reply may be long in coming; this one is the strategy's alone
@@ -148,16 +151,29 @@ class PlainExchange(Exchange):
     def _decoded(
         self, client: int, answer: Message, sent: RecordDict, kind: str
     ) -> tuple[ArrayRecord | None, str | None]:
-        """The arrays of a reply if the update chain changes them, and why the reply cannot be used."""
-        most = self.examples.get(client) if kind == MessageType.TRAIN else None
-        problem = reply_problem(answer, self.manifest, client, most)
-        if problem is not None or kind != MessageType.TRAIN:
+        """The arrays of a usable training reply as the update chain decodes them, and why a reply cannot be used.
+
+        This is the only look at a reply before it is accepted, so that whatever it raises costs one client its round.
+        """
+        try:
+            return self._looked_at(client, answer, sent, kind)
+        except (UnreadableArray, UpdateError) as error:
+            return None, plain_text(str(error))
+        except Exception as error:
+            return None, unreadable(error)
+
+    def _looked_at(
+        self, client: int, answer: Message, sent: RecordDict, kind: str
+    ) -> tuple[ArrayRecord | None, str | None]:
+        trains = kind == MessageType.TRAIN
+        most = (self.examples if trains else self.held_out).get(client)
+        problem = reply_problem(answer, self.manifest, client, most, kind)
+        if problem is not None or not trains:
             return None, problem
         x = sent[ARRAYS][ADAPTER].numpy()
-        try:
-            vectors = self.chain.incoming(reply_arrays(answer), x)
-        except (UnreadableArray, UpdateError) as error:
-            return None, str(error)
+        wire = answer.content.get(ARRAYS, ArrayRecord())
+        vectors = self.chain.incoming(read_arrays(wire, x.size, bool(self.chain.steps)), x)
         problem = array_problem(vectors, x.size, self.required)
-        changed = problem is None and bool(self.chain.steps)
-        return vectors_record(vectors) if changed else None, problem
+        if problem is not None:
+            return None, problem
+        return vectors_record(vectors) if self.chain.steps else wire, None

@@ -7,8 +7,8 @@ from statistics import median
 
 from flwr.supercore import log
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fedllm_app.messages import ClientHolding
 from fedllm_app.runs.directory import RunDirectory
@@ -62,7 +62,7 @@ def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
     for client, holding in shown:
         counts = (f"{getattr(holding, name):,}" for name in columns)
-        table.add_row(str(client), escape(holding.name), escape(holding.schema), *counts)
+        table.add_row(str(client), Text(holding.name), Text(holding.schema), *counts)
     if len(shown) < len(lines):
         table.add_section()
         for label, summary in (("smallest", min), ("median", median), ("largest", max)):

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from fedllm_app.messages import plain_text
 
 Line = Mapping[str, int | str]
 """One client's participation as in result.json and in the last event of the journal."""
@@ -91,7 +93,8 @@ def participation_table(lines: Sequence[Line]) -> Table | str:
         table.add_column(column, justify="left" if column in ("name", "last reason") else "right")
     for line in sorted(missed, key=lambda line: line["took_part"] / line["drawn"])[:_ROWS]:
         counts = (str(line[name]) for name in ("drawn", "took_part", "refused", "late"))
-        table.add_row(str(line["client"]), escape(str(line["name"])), *counts, escape(str(line["last_reason"])))
+        name, reason = (Text(plain_text(str(line[key]))) for key in ("name", "last_reason"))
+        table.add_row(str(line["client"]), name, *counts, reason)
     more = [f"{len(missed) - _ROWS} more missed rounds"] if len(missed) > _ROWS else []
     if len(missed) < len(lines):
         more.append(f"{len(lines) - len(missed)} missed none")

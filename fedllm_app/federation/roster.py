@@ -15,11 +15,13 @@ from flwr.supercore import log
 
 from fedllm_app.errors import UserError
 from fedllm_app.federation.closing import Closing
+from fedllm_app.federation.descriptions import read_description, read_identity
 from fedllm_app.federation.error_replies import error_reason, is_lost_node
 from fedllm_app.federation.fingerprint import PROTOCOL
 from fedllm_app.federation.holdings import Holdings
+from fedllm_app.federation.reply_checks import unreadable
 from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
-from fedllm_app.messages import CONFIG, ClientHolding, plain_text
+from fedllm_app.messages import CONFIG, plain_text
 
 IDENTIFY, DESCRIBE = "query.identify", "query.describe"
 
@@ -152,11 +154,16 @@ def describe_some(
             named = f"client {client}"
             reason = error_reason(answer.error)
             problems[client] = reason if reason.startswith(named) else f"{named}: {reason}"
-        elif answer.content[CONFIG]["manifest"] != manifest:
-            problems[client] = f"client {client}: its adapter has another layout than the server's"
         else:
-            description = answer.content[CONFIG]
-            holdings[client] = (ClientHolding.from_config(description), list(description["versions"]))
+            try:
+                description = read_description(answer)
+            except Exception as error:  # whatever a client's words raise is that client's problem
+                problems[client] = f"client {client}: {unreadable(error)}"
+                continue
+            if description.manifest == manifest:
+                holdings[client] = (description.holding, description.versions)
+            else:
+                problems[client] = f"client {client}: its adapter has another layout than the server's"
     return holdings, problems
 
 
@@ -170,9 +177,10 @@ def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[
             if answer is not None and is_lost_node(answer.error):
                 lost.add(node_id)
             continue
-        identity = answer.content[CONFIG]
-        said = (identity[key] for key in ("partition", "partitions", "site", "code"))
-        nodes.append(Node(node_id, *said, identity.get("protocol", 1)))
+        try:
+            nodes.append(Node(node_id, **read_identity(answer)))
+        except Exception as error:  # whatever a node's words raise is that node's problem
+            problems[node_id] = unreadable(error)
     return nodes, problems, lost
 
 

@@ -3,14 +3,22 @@
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from logging import WARNING
+from pathlib import Path
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore import log
+from google.protobuf.message import DecodeError
 
 from fedllm_app.errors import UserError
 from fedllm_app.federation.closing import Closing
+from fedllm_app.federation.spool import Spool, Waiting
+from fedllm_app.messages import plain_text
 
+_AT_ONCE = 16  # messages that are looked at together: so many replies can be in memory at once
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, DecodeError)
 _PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink
 _MARGIN = (
     10.0  # seconds that a message outlives its closing, so that Flower's "message expired" never comes before ours
@@ -74,12 +82,13 @@ def ask(
     closing: Closing,
     usable: Callable[[int, Message], bool] | None = None,
     late: LateReplies | None = None,
+    directory: Path | None = None,
 ) -> Iterator[tuple[int, Message | None]]:
     """Send each client its content and yield `(client, reply)` in the order of the clients, as early as that allows.
 
     A fixed order makes sums over replies, and so the whole run, independent of who answers first; a reply that comes
-    early waits for those before it and is let go as soon as it was handed on. None stands for a client that did not
-    answer before the closing, or that could not be reached.
+    early waits for those before it, its arrays on disk, and is let go as soon as it was handed on. None stands for a
+    client that did not answer before the closing, or that could not be reached.
 
     Parameters
     ----------
@@ -92,6 +101,8 @@ def ask(
         Looks at every reply when it arrives; one that is not usable is let go and not yielded. None: all are.
     late : LateReplies | None
         Takes note of the messages that were not answered before the closing, and of the replies that come after all.
+    directory : Path | None
+        Where arrays wait, in a file without a name; None: the system's temporary directory.
     """
     pending: dict[str, int] = {}
     for client, (node, content) in requests.items():
@@ -102,7 +113,11 @@ def ask(
     unreachable = requests.keys() - pending.values()
     closing.begin()
     arrivals = _arrivals(grid, pending, closing, late)
-    yield from _in_order(list(requests), unreachable, arrivals, closing, usable)
+    spool = Spool(directory)
+    try:
+        yield from _in_order(list(requests), unreachable, arrivals, closing, usable, spool)
+    finally:
+        spool.close()
     if late is not None:
         late.expect(pending)
 
@@ -113,17 +128,31 @@ def _arrivals(
     over = False
     while pending and not over:
         over = closing.over()  # one more look: a reply may have come while another was aggregated
-        arrived = deque(grid.pull_messages([*pending, *(late.message_ids() if late else ())]))
-        while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
-            client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
-            if client is not None:
-                yield client, arrived.popleft()
-            elif late is not None:
-                late.came(arrived.popleft())
-            else:
-                arrived.popleft()
+        message_ids = [*pending, *(late.message_ids() if late else ())]
+        for some in range(0, len(message_ids), _AT_ONCE):
+            arrived = _pull(grid, message_ids[some : some + _AT_ONCE])
+            while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
+                client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
+                if client is not None:
+                    yield client, arrived.popleft()
+                elif late is not None:
+                    late.came(arrived.popleft())
+                else:
+                    arrived.popleft()
         if pending and not over:
             time.sleep(_PULL_INTERVAL)
+
+
+def _pull(grid: Grid, message_ids: list[str]) -> deque[Message]:
+    """The replies that have come to some messages; none where Flower cannot read one of them.
+
+    It takes them from the SuperLink before it reads them: at the next look it answers itself for those, as unavailable.
+    """
+    try:
+        return deque(grid.pull_messages(message_ids))
+    except _UNREADABLE as error:
+        log(WARNING, "Flower cannot read a reply: %s", plain_text(f"{type(error).__name__}: {error}"))
+        return deque()
 
 
 def _in_order(
@@ -132,8 +161,9 @@ def _in_order(
     arrivals: Iterable[tuple[int, Message]],
     closing: Closing,
     usable: Callable[[int, Message], bool] | None,
+    spool: Spool,
 ) -> Iterator[tuple[int, Message | None]]:
-    early: dict[int, Message | None] = dict.fromkeys(unreachable)
+    early: dict[int, Waiting] = {client: Waiting(None) for client in unreachable}
     dropped: set[int] = set()
     arrivals = iter(arrivals)
     for client in clients:
@@ -143,9 +173,11 @@ def _in_order(
                 break
             if usable is None or usable(*arrived):
                 closing.usable()
-                early[arrived[0]] = arrived[1]
+                whose, reply = arrived
+                early[whose] = Waiting(reply) if whose == client else spool.put(reply)
+                del reply
             else:
                 dropped.add(arrived[0])
             del arrived
         if client not in dropped:
-            yield client, early.pop(client, None)
+            yield client, spool.take(early.pop(client, Waiting(None)))

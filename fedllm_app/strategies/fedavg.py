@@ -11,6 +11,7 @@ from flwr.serverapp.exception import AggregationError, InconsistentMessageReplie
 from numpy.typing import NDArray
 
 from fedllm_app.messages import ADAPTER
+from fedllm_app.strategies.agreement import with_common_metrics
 from fedllm_app.strategies.means import MetricMean, VectorMean
 from fedllm_app.strategies.round_strategy import RoundStrategy, State, StrategyStateError
 
@@ -84,6 +85,10 @@ class FedAvg(RoundStrategy, strategy.FedAvg):
             return None, None
         updated = self._server_step(x.astype(np.float64), means)
         return ArrayRecord({ADAPTER: Array(updated.astype(np.float32))}), metrics.value()
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the metrics that all replies carry. No reply: None."""
+        return super().aggregate_evaluate(server_round, with_common_metrics(replies))
 
     def _add_reply(self, reply: Message, means: Mapping[str, VectorMean], metrics: MetricMean) -> None:
         arrays, record = reply_records(reply)

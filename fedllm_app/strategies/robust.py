@@ -12,6 +12,7 @@ from flwr.serverapp.exception import AggregationError
 from numpy.typing import NDArray
 
 from fedllm_app.messages import ADAPTER
+from fedllm_app.strategies.agreement import with_common_metrics
 from fedllm_app.strategies.fedavg import CLIENT, FedAvg, reply_records, reply_vector
 
 
@@ -67,7 +68,7 @@ class RobustAggregation(FedAvg):
                 f"{type(self.rule).__name__} needs {self.minimum_replies} replies to hold its guarantee, "
                 f"{len(moves)} arrived. Draw more clients a round, or assume fewer malicious ones."
             )
-        move, metrics = self.rule.aggregate_train(server_round, moves)
+        move, metrics = self.rule.aggregate_train(server_round, with_common_metrics(moves))
         updated = (x + move[ADAPTER].numpy()).astype(np.float32)
         return ArrayRecord({ADAPTER: Array(updated)}), metrics
 

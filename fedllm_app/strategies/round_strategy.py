@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Strategy
 from fedllm_app.adapters.layout import Layout
 from fedllm_app.errors import UserError
 from fedllm_app.messages import ADAPTER
+from fedllm_app.strategies.agreement import with_common_metrics
 
 State = dict[str, np.ndarray]
 
@@ -103,8 +104,8 @@ class ForeignStrategy(RoundStrategy, Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """As the wrapped strategy does."""
-        return self.strategy.aggregate_train(server_round, replies)
+        """As the wrapped strategy does, of the metrics that all replies carry."""
+        return self.strategy.aggregate_train(server_round, with_common_metrics(replies))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -113,8 +114,8 @@ class ForeignStrategy(RoundStrategy, Strategy):
         return self.strategy.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """As the wrapped strategy does."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
+        """As the wrapped strategy does, of the metrics that all replies carry."""
+        return self.strategy.aggregate_evaluate(server_round, with_common_metrics(replies))
 
     def summary(self) -> None:
         """As the wrapped strategy does."""

@@ -171,3 +171,38 @@ def test_a_run_that_goes_on_says_where():
     said = "run 9: goes on after round 5 of 8 of scaffold; 2 rounds after it are done again"
     assert said in shown([event], [])
     assert "done again" not in shown([event | {"again": 0}], [])
+
+
+REFUSED = {"event": "refused", "client": 1, "name": "b", "round": 1, "during": "train"}
+
+
+@pytest.mark.parametrize(
+    ("change", "there"),
+    [
+        ({"reason": "KeyError: [/x]"}, "KeyError: [/x]"),
+        ({"reason": "cannot open [/data/a.csv]"}, "[/data/a.csv]"),
+        ({"reason": "r", "name": "[/x]"}, "([/x])"),
+        ({"reason": "[bold]loud"}, "[bold]loud"),
+        ({"reason": "\x1b[2J\x1b]0;owned\x07red\u202eder"}, " [2J ]0;owned red der"),
+    ],
+)
+def test_words_of_clients_are_printed_as_they_are(change, there):
+    """No markup, no control characters, no writing from right to left."""
+    text = shown([REFUSED | change], [])
+    assert there in text
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+
+
+def test_long_words_of_clients_are_shortened():
+    assert len(shown([REFUSED | {"reason": "A" * 5_000_000}], [])) < 3000
+
+
+def test_tables_and_sentences_print_names_as_they_are():
+    """A closing tag in a name or a reason would end the command with an error."""
+    part = {"client": 0, "name": "[/x]", "drawn": 2, "took_part": 1, "refused": 1, "late": 0, "last_reason": "[/y]\\"}
+    versions = {"event": "versions", "clients": [0], "versions": ["torch [/z]"]}
+    lines = [HOLDS | {"name": "[/x]", "notes": "[/n]"}, versions, READY, {"event": "finished", "participation": [part]}]
+    lost = {"event": "client", "client": 0, "name": "[/x]", "round": 1, "error_reset": 1}
+    text = shown([*lines, lost], [])
+    assert text.count("[/x]") == 3
+    assert all(told in text for told in ("[/n]", "[/z]", "[/y]"))

@@ -31,7 +31,7 @@ def problem(answer: Message, arrays: bool = True) -> str | None:
     if found is not None or not arrays:
         return found
     vectors = {name: array.numpy() for name, array in answer.content.get("arrays", {}).items()}
-    return array_problem(vectors, 3, ("adapter",))
+    return array_problem(vectors, 3, ["adapter", *(["control-delta"] if "control-delta" in vectors else [])])
 
 
 def test_a_good_reply_may_pass():
@@ -124,7 +124,7 @@ def test_arrays_that_are_not_what_they_say(array):
 def test_more_examples_than_the_client_holds():
     """One client that says 1e18 would be the global model."""
     claimed = answer(metrics=GOOD | {"num-examples": 10**18})
-    assert reply_problem(claimed, MANIFEST, client=0) is None
+    assert "more than 1000000000000" in reply_problem(claimed, MANIFEST, client=0)
     assert "the client said before round 1 that it holds 16" in reply_problem(claimed, MANIFEST, 0, most_examples=16)
     assert reply_problem(answer(), MANIFEST, 0, most_examples=4) is None
 

@@ -399,10 +399,10 @@ def test_a_round_closes_when_enough_have_answered_and_the_late_reply_is_discarde
 
 
 def test_order_of_arrival_does_not_change_a_bit(loop):
-    """In float64, 1e30 + 1 - 1e30 = 0 but 1e30 - 1e30 + 1 = 1. In the clients' order the mean is 0; in the order
-    0, 2, 1 it would be 1/3.
+    """In float64, 1e5 + 1e-12 - 1e5 = 0 but 1e5 - 1e5 + 1e-12 = 1e-12. In the clients' order the mean is 0; in the
+    order 0, 2, 1 it would be a third of that.
     """
-    moves = {0: ([1e30, 0.1], 1), 1: ([1.0, 0.2], 1), 2: ([-1e30, 0.3], 1)}
+    moves = {0: ([1e5, 0.1], 1), 1: ([1e-12, 0.2], 1), 2: ([-1e5, 0.3], 1)}
     finals = []
     for order in itertools.permutations(range(3)):
         arrival = lambda message, order=order: order.index(message.content["config"]["client"])  # noqa: E731

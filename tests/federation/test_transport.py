@@ -141,6 +141,64 @@ def test_a_reply_is_let_go_once_it_was_handed_on(make_grid):
     assert len(handed_on) == 3
 
 
+class Backwards:
+    """A grid that makes replies when they are pulled, one a look, the last message first, and counts live arrays."""
+
+    def __init__(self):
+        self.sent, self.born = {}, []
+
+    def push_messages(self, messages):
+        for message in messages:
+            message.metadata._message_id = f"message-{len(self.sent):04d}"
+            self.sent[message.metadata.message_id] = message
+        return [message.metadata.message_id for message in messages]
+
+    def pull_messages(self, message_ids):
+        assert not [array for array in self.born if array() is not None]
+        last = sorted(self.sent)[-1]
+        if last not in message_ids:
+            return []
+        replies = [echo(self.sent.pop(last))]
+        self.born.append(weakref.ref(replies[0].content["arrays"]["adapter"]))
+        return replies
+
+
+def test_replies_that_wait_for_a_slow_first_are_not_in_memory(monkeypatch, tmp_path):
+    """Forty replies arrive backwards. At every look none of their arrays is alive; all come whole and in order."""
+    monkeypatch.setattr("fedllm_app.federation.transport._PULL_INTERVAL", 0.0)
+    grid, clients = Backwards(), range(40)
+    contents = {client: (client + 1, RecordDict({})) for client in clients}
+    got = []
+    for client, reply in ask(grid, contents, "train", Closing(60.0), directory=tmp_path):
+        assert list(tmp_path.iterdir()) == []  # the file has no name
+        got.append((client, node_of(reply)))
+        del reply
+    assert got == [(client, client + 1) for client in clients]
+    assert len(grid.born) == len(clients)
+
+
+def test_replies_wait_in_memory_where_they_cannot_be_written(make_grid, tmp_path, caplog):
+    grid = make_grid(echo, arrival=arriving(2, 1, 0))
+    got = [node_of(reply) for _, reply in ask(grid, REQUESTS, "train", Closing(5.0), directory=tmp_path / "nowhere")]
+    assert got == [900, 70, 8000]
+    assert "waits in memory" in caplog.text
+
+
+def test_a_reply_that_flower_cannot_read_does_not_end_the_others(make_grid, caplog):
+    """Its bytes make `pull_messages` raise; Flower then answers for it that it is unavailable."""
+    grid = make_grid(echo)
+    pull, broken = grid.pull_messages, [ValueError("no such dtype \x1b[2J"), KeyError("shape")]
+
+    def look(ids):
+        if broken:
+            raise broken.pop()
+        return pull(ids)
+
+    grid.pull_messages = look
+    assert [client for client, _ in ask(grid, REQUESTS, "train", Closing(5.0))] == [0, 1, 2]
+    assert "Flower cannot read a reply: ValueError: no such dtype  [2J" in caplog.text
+
+
 def test_waits_until_enough_nodes_are_there(make_grid):
     grid = make_grid(echo, looks=[[], [5], [5, 3], [5, 3, 4]])
     assert wait_for_nodes(grid, 2, 5.0) == [5, 3]
