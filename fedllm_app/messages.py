@@ -64,6 +64,8 @@ class ClientHolding:
         Held-out rows that equal another row of the set.
     notes : str
         How the data was read, and what of it was not read.
+    base, tokenizer : str
+        Hashes of the files of its base model's weights and of its tokenizer; "" where they are not known.
     """
 
     name: str
@@ -81,6 +83,8 @@ class ClientHolding:
     one_kind: bool = False
     duplicates: int = 0
     notes: str = ""
+    base: str = ""
+    tokenizer: str = ""
 
     def to_config(self) -> dict[str, int | str]:
         """As keys of a message or of a line of the journal."""

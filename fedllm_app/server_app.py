@@ -13,6 +13,7 @@ from flwr.supercore import log
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.attendance import Attendance
+from fedllm_app.federation.bases import base_problem
 from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.ending import tell_ended
 from fedllm_app.federation.exchange import PlainExchange
@@ -147,7 +148,12 @@ def _attendance(
     """Keeps up to date who is there, what replies may claim, and who can evaluate."""
 
     def describe(some: Mapping[int, int]) -> tuple[Holdings, dict[int, str]]:
-        return describe_some(grid, some, len(nodes), exchange.manifest, config.run.describe_timeout, pooled)
+        found, problems = describe_some(grid, some, len(nodes), exchange.manifest, config.run.describe_timeout, pooled)
+        for client in list(found):  # one that comes back must have the base that it had
+            if different := base_problem({**held, client: found[client][0]}):
+                problems[client] = f"client {client}: {different}"
+                del found[client]
+        return found, problems
 
     def returned(client: int, holding: ClientHolding) -> None:
         exchange.once.refused(client)  # it may have lost what it was sent

@@ -29,6 +29,8 @@ from fedllm_app.messages import (
     ClientHolding,
     vector_hash,
 )
+from fedllm_app.models.digest import base_digests
+from fedllm_app.models.location import locate_model
 from fedllm_app.training.client_state import ClientState, RoundState
 from fedllm_app.training.corrections import Correction, LocalRound, Numbers, Vectors, corrections_for
 from fedllm_app.training.resident import Resident, ResidentKey, resident
@@ -98,7 +100,10 @@ class LocalClient:
         """
         if pooled:
             check_pooling(self.store.selection)
-        return self.describe_rows(client), self.model.manifest.hash
+        model = self.key.model
+        digests = base_digests(locate_model(model.name, model.trust_remote_code))
+        holding = replace(self.describe_rows(client), base=digests.weights, tokenizer=digests.tokenizer)
+        return holding, self.model.manifest.hash
 
     def describe_rows(self, client: int) -> ClientHolding:
         """What the client holds."""

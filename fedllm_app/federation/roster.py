@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from fedllm_app.errors import UserError
+from fedllm_app.federation.bases import base_problem
 from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.descriptions import read_description, read_identity
 from fedllm_app.federation.error_replies import error_reason, is_lost_node
@@ -125,13 +126,17 @@ def describe_clients(
 ) -> Holdings:
     """What every client holds, and the versions of its code and libraries, by client.
 
-    Raises `RosterError` naming each client that cannot take part and why, before the first round. Where rows are to be
+    Raises `RosterError` naming each client that cannot take part and why, before the first round, and who has which
+    base model where those differ. Where rows are to be
     `pooled`, that is also one whose rows no other has.
     """
     holdings, problems = describe_some(grid, nodes, len(nodes), manifest, timeout, pooled)
     if problems:
         lines = "\n  ".join(problems.values())
         raise RosterError(f"{len(problems)} of {len(nodes)} clients cannot take part:\n  {lines}")
+    different = base_problem({client: holding for client, (holding, _) in holdings.items()})
+    if different:
+        raise RosterError(different)
     return holdings
 
 

@@ -20,7 +20,7 @@ _INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _LENGTH = struct.Struct("<Q")  # a safetensors file begins with the length of its header
 _LFS = b"version https://git-lfs"
-_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -79,6 +79,17 @@ def weight_shapes(directory: Path) -> Shapes | None:
             "different models or versions: copy or download the model again"
         )
     return {weight: shape for file in shapes.values() for weight, shape in file.items()}
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that the weights are loaded from: those of safetensors, else of PyTorch."""
+    if (directory / _WEIGHTS).is_file():
+        return [directory / _WEIGHTS]
+    for index in (_INDEX, _OTHER_WEIGHTS[1]):
+        if (directory / index).is_file():
+            named = set(read_json(directory / index).get("weight_map", {}).values())
+            return sorted(file for name in named if (file := directory / name).is_file())
+    return [file for file in [directory / _OTHER_WEIGHTS[0]] if file.is_file()]
 
 
 def read_header(file: Path) -> Shapes:
@@ -184,7 +195,7 @@ def config_digest(directory: Path, code: bool) -> str:
 
 def files_digest(directory: Path) -> str:
     """A digest of everything else in a model directory that loading depends on, short of the weights' values."""
-    digest = hashlib.sha256(_digest(directory, ("*.index.json", *_TOKENIZER_FILES)).encode())
+    digest = hashlib.sha256(_digest(directory, ("*.index.json", *TOKENIZER_FILES)).encode())
     for name, header in _headers(directory):
         digest.update(name.encode() + b"\0" + header + b"\0")
     return digest.hexdigest()

@@ -153,7 +153,7 @@ def stop_ids(location: ModelLocation) -> tuple[int, ...]:
 
     They stand in generation_config.json, or else in config.json.
     """
-    file = _file_of(location, "generation_config.json")
+    file = file_of(location, "generation_config.json")
     try:
         settings = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -168,7 +168,7 @@ def stop_ids(location: ModelLocation) -> tuple[int, ...]:
     return tuple(named) if isinstance(named, list) else () if named is None else (named,)
 
 
-def _file_of(location: ModelLocation, name: str) -> Path | None:
+def file_of(location: ModelLocation, name: str) -> Path | None:
     """A file beside a model's weights; None where it has no such file."""
     if Path(location.reference).is_dir():
         file = Path(location.reference) / name

@@ -39,15 +39,25 @@ PACKAGED_MODELS = {
 }
 
 
-def converted(name: str, model: PackagedModel) -> Path:
-    """The safetensors copy of a packaged model, made on first use."""
+def packaged_file(name: str) -> Path:
+    """The GGUF file of a built-in model in its package."""
+    model = PACKAGED_MODELS[name]
+    return Path(str(_distribution(name, model).locate_file(model.file)))
+
+
+def _distribution(name: str, model: PackagedModel) -> importlib.metadata.Distribution:
     try:
-        distribution = importlib.metadata.distribution(model.distribution)
+        return importlib.metadata.distribution(model.distribution)
     except importlib.metadata.PackageNotFoundError:
         raise ModelNotFound(
             f"model.name = {name!r} comes with the package {model.distribution}, which is not installed here: "
             f"run `{model.install}`"
         ) from None
+
+
+def converted(name: str, model: PackagedModel) -> Path:
+    """The safetensors copy of a packaged model, made on first use."""
+    distribution = _distribution(name, model)
     target = home() / "models" / f"{name}-{distribution.version}"
     if not (target / "config.json").is_file():
         make_directory(target.parent)

@@ -181,7 +181,7 @@ def test_all_clients_that_cannot_take_part_are_named(make_grid):
         return reply
 
     with pytest.raises(RosterError) as caught:
-        describe_clients(make_grid(answer), {client: 10 + client for client in range(5)}, "m", 0.1)
+        describe_clients(make_grid(answer, at_once=5), {client: 10 + client for client in range(5)}, "m", 0.1)
     first, *lines = str(caught.value).splitlines()
     assert first == "4 of 5 clients cannot take part:"
     assert [line.strip() for line in lines] == [
@@ -190,3 +190,72 @@ def test_all_clients_that_cannot_take_part_are_named(make_grid):
         "client 2: no reply within run.describe-timeout = 0.1 s",
         "client 3: its adapter has another layout than the server's",
     ]
+
+
+def says_of_itself(**changes):
+    """A describe reply of client 1 with other fields; the other clients are well."""
+
+    def answer(message):
+        reply = holds(message)
+        if message.content["config"]["client"] == 1:
+            reply.content["config"] = ConfigRecord({**reply.content["config"], **changes})
+        return reply
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"examples": "many"},
+        {"examples": -1},
+        {"examples": 10**17},
+        {"examples": 2.5},
+        {"examples": True},
+        {"one-kind": 1},
+        {"name": 5},
+        {"notes": [1]},
+        {"versions": "torch"},
+        {"versions": [1]},
+        {"versions": ["torch 2"] * 1000},
+        {"manifest": b"m"},
+    ],
+)
+def test_a_description_of_other_types_or_beyond_bounds_names_its_client(make_grid, wrong):
+    with pytest.raises(RosterError, match="1 of 2 clients cannot take part:\n  client 1: the reply cannot be read"):
+        describe_clients(make_grid(says_of_itself(**wrong)), {0: 9, 1: 9}, "m", 60.0)
+
+
+def test_descriptions_are_cleaned_and_shortened(make_grid):
+    grid = make_grid(says_of_itself(name="\x1b[2J" + "a" * 5_000_000, versions=["torch \u202e2"]))
+    holding, versions = describe_clients(grid, {0: 9, 1: 9}, "m", 60.0)[1]
+    assert holding.name.startswith(" [2Jaaa")
+    assert len(holding.name) < 1100
+    assert versions == ["torch  2"]
+
+
+@pytest.mark.parametrize("wrong", [{"partition": "0"}, {"partitions": -1}, {"site": 5}, {"code": b""}, {"site": [1]}])
+def test_an_identity_of_other_types_names_its_node(make_grid, wrong):
+    with pytest.raises(NoReply, match="node 8 could not say who it is: the reply cannot be read: BadMessage"):
+        gather_nodes(make_grid(says(node_8=wrong), looks=[[8]]), 1, CODE, 60.0)
+
+
+def test_clients_with_other_base_weights_or_tokenizers_are_refused_by_name(make_grid):
+    """Three have the weights a…, client 1 has b…; of the tokenizers one is not known, which is held against nobody."""
+    same = {"base": "a" * 64, "tokenizer": "c" * 64}
+    differ = {1: {"base": "b" * 64}, 3: {"tokenizer": ""}}
+
+    def answer(message):
+        reply = holds(message)
+        more = same | differ.get(message.content["config"]["client"], {})
+        reply.content["config"] = ConfigRecord({**reply.content["config"], **more})
+        return reply
+
+    with pytest.raises(RosterError) as caught:
+        describe_clients(make_grid(answer), dict.fromkeys(range(4), 9), "m", 60.0)
+    said = str(caught.value)
+    assert "different files of the weights of the base model (clients 0 " in said
+    assert "aaaaaaaaaaaa; client 1 " in said
+    assert "tokenizer" not in said
+    differ[1] = {}
+    assert len(describe_clients(make_grid(answer), dict.fromkeys(range(4), 9), "m", 60.0)) == 4
