@@ -1,5 +1,6 @@
 """How the replies of a round come in: one by one and checked, or, for other exchanges, as their sum."""
 
+import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,7 +127,10 @@ class PlainExchange(Exchange):
                 self._refused(request, client, closing.reason())
                 continue
             content = request.contents[client]
-            decoded, _ = self._decoded(client, answer, content, request.kind)
+            decoded, problem = self._decoded(client, answer, content, request.kind, self.chain)
+            if problem is not None:  # a step that remembers earlier replies may judge otherwise than on arrival
+                self._refused(request, client, problem)
+                continue
             request.accepted.append(client)
             self.once.received(client)
             self.ledger.accepted(request.server_round, client, request.kind, content, answer)
@@ -137,7 +141,9 @@ class PlainExchange(Exchange):
 
     def _usable(self, request: RoundRequest, client: int, answer: Message) -> bool:
         """Whether a reply can be used, as it arrives: one that cannot must neither wait nor count."""
-        _, problem = self._decoded(client, answer, request.contents[client], request.kind)
+        # The steps' own states advance in the order of the clients, when the reply is handed on, and once.
+        chain = copy.deepcopy(self.chain)
+        _, problem = self._decoded(client, answer, request.contents[client], request.kind, chain)
         if problem is not None:
             if answer.has_error() and is_lost_node(answer.error):
                 request.lost.append(client)
@@ -149,21 +155,21 @@ class PlainExchange(Exchange):
         self.ledger.refused(request.server_round, client, request.kind, reason)
 
     def _decoded(
-        self, client: int, answer: Message, sent: RecordDict, kind: str
+        self, client: int, answer: Message, sent: RecordDict, kind: str, chain: UpdateChain
     ) -> tuple[ArrayRecord | None, str | None]:
         """The arrays of a usable training reply as the update chain decodes them, and why a reply cannot be used.
 
         This is the only look at a reply before it is accepted, so that whatever it raises costs one client its round.
         """
         try:
-            return self._looked_at(client, answer, sent, kind)
+            return self._looked_at(client, answer, sent, kind, chain)
         except (UnreadableArray, UpdateError) as error:
             return None, plain_text(str(error))
         except Exception as error:
             return None, unreadable(error)
 
     def _looked_at(
-        self, client: int, answer: Message, sent: RecordDict, kind: str
+        self, client: int, answer: Message, sent: RecordDict, kind: str, chain: UpdateChain
     ) -> tuple[ArrayRecord | None, str | None]:
         trains = kind == MessageType.TRAIN
         most = (self.examples if trains else self.held_out).get(client)
@@ -172,8 +178,8 @@ class PlainExchange(Exchange):
             return None, problem
         x = sent[ARRAYS][ADAPTER].numpy()
         wire = answer.content.get(ARRAYS, ArrayRecord())
-        vectors = self.chain.incoming(read_arrays(wire, x.size, bool(self.chain.steps)), x)
+        vectors = chain.incoming(read_arrays(wire, x.size, bool(chain.steps)), x)
         problem = array_problem(vectors, x.size, self.required)
         if problem is not None:
             return None, problem
-        return vectors_record(vectors) if self.chain.steps else wire, None
+        return vectors_record(vectors) if chain.steps else wire, None
