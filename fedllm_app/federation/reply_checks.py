@@ -74,6 +74,8 @@ def _metrics_problem(metrics: Mapping[str, object]) -> str | None:
             return f"the metric {name} has the name of a field of the journal"
         if isinstance(value, list):
             return f"{name} is a list of {len(value)} values, it must be one number"
+        if type(value) not in (int, float):
+            return f"{name} is a {type(value).__name__}, it must be one number"
         if not np.isfinite(value):
             return f"{name} is not finite"
         if abs(value) > LARGEST_METRIC:

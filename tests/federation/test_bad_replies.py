@@ -13,11 +13,12 @@ from fedllm_app.federation.ledger import Ledger
 from fedllm_app.federation.rounds import Rounds
 from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.sent_once import SentOnce
+from fedllm_app.federation.wire_arrays import UnreadableArray, read_arrays
 from fedllm_app.messages import Assignment, failure, read_vectors, reply, vectors_record
 from fedllm_app.runs.directory import RunDirectory, read_journal
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.updates.chain import UpdateChain
-from fedllm_app.updates.int8 import Int8Blocks
+from fedllm_app.updates.update import UpdateStep
 
 START = np.array([1.0, 2.0], np.float32)
 BAD = 1  # the client whose replies are spoilt
@@ -176,7 +177,7 @@ NAMED = {
     "a count that is true": (smuggled(**{"num-examples": True}), "num-examples is a bool"),
     "a count that is text": (smuggled(**{"num-examples": "four"}), "num-examples is a str"),
     "no count": (numbers(drop=["num-examples"]), "no num-examples"),
-    "a loss that is text": (smuggled(**{"train-loss": "low"}), "cannot be read: TypeError"),
+    "a loss that is text": (smuggled(**{"train-loss": "low"}), "train-loss is a str"),
     "a loss of infinity": (numbers(train_loss=float("inf")), "train-loss is not finite"),
     "a loss of 1e300": (numbers(train_loss=1e300), "more than 1e+30"),
     "a list as peak memory": (numbers(peak_memory_mb=[1.0]), "peak-memory-mb is a list"),
@@ -270,7 +271,7 @@ def mutated(answer, draw):
     draw.choice([bits, number, record, drop, array, header])()
 
 
-MUTATED = 400
+MUTATED = 300
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedmedian"])
@@ -284,7 +285,7 @@ def test_no_mutation_of_a_reply_ends_the_run(outcome, strategy):
 
     final, journal = outcome(None, strategy=strategy, clients=MUTATED, everyone=spoil)
     told = {event["client"]: event["reason"] for event in refused(journal)}
-    assert 250 < len(told) < MUTATED - 3
+    assert 150 < len(told) < MUTATED - 3
     assert all(reason.isprintable() and len(reason) < 500 for reason in told.values())
 
     def absent(answer, client):
@@ -321,9 +322,30 @@ def test_an_evaluation_is_looked_at_as_carefully(outcome):
     assert final.tobytes() == plain.tobytes()
 
 
-def test_encoded_arrays_are_bounded_before_they_are_decoded(outcome):
+def test_encoded_arrays_are_bounded_before_they_are_decoded():
     """An update step's bytes may have any shape, but no more of them than twice the vector and 64 kB."""
-    chain = UpdateChain((Int8Blocks(),))
-    for array, reason in ((np.zeros(70_000, "u1"), "takes 70000 bytes"), (np.zeros(3, "u1"), "must be")):
-        _, journal = outcome(values(array), chain=chain)
-        assert {event["client"]: event["reason"] for event in refused(journal)}[BAD].find(reason) >= 0
+    small, large = (ArrayRecord({"adapter": Array(np.zeros(size, "u1"))}) for size in (300, 70_000))
+    assert read_arrays(small, 2, encoded=True)["adapter"].shape == (300,)
+    with pytest.raises(UnreadableArray, match="adapter takes 70000 bytes, the adapter 8"):
+        read_arrays(large, 2, encoded=True)
+    with pytest.raises(UnreadableArray, match=r"shape \(300,\)"):
+        read_arrays(small, 2, encoded=False)
+
+
+class Counting(UpdateStep):
+    """Passes updates on, and counts the replies that the server read."""
+
+    name = "counting"
+
+    def __init__(self):
+        self.replies = 0
+
+    def on_server(self, arrays, size):
+        self.replies += 1
+        return arrays
+
+
+def test_a_steps_own_state_advances_once_a_reply(outcome):
+    step = Counting()
+    outcome(lambda answer: None, chain=UpdateChain((step,)), clients=4, rounds=3)
+    assert step.replies == 12
