@@ -104,7 +104,7 @@ class ClientHolding:
             raise BadMessage(f"a client's description of its data lacks {error}") from None
         for item in fields(cls):
             value = values.get(item.name, item.default)
-            if type(value) is not item.type or (item.type is int and not 0 <= value <= _MOST_ROWS):
+            if not isinstance(value, item.type) or (item.type is int and not _is_whole(value, 0, _MOST_ROWS)):
                 raise BadMessage(f"a client's description of its data has {keys[item.name]} = {value!r:.80}")
         texts = {name: plain_text(value) for name, value in values.items() if isinstance(value, str)}
         return cls(**(values | texts))

@@ -10,7 +10,7 @@ from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, EXAMPLES, METRICS, plai
 
 MOST_METRICS = 2000  # of one reply; a suite has some hundred figures
 LONGEST_NAME = 200  # characters of a metric's or an array's name
-LARGEST_METRIC = 1e30
+LARGEST_METRIC = 1e290  # its weighted sum over clients is finite; a perplexity may be e^660
 LARGEST_COUNT = 10**12  # examples, where the client did not say how many it holds
 LARGEST_ADAPTER_VALUE = 1e6  # what a model computes from a larger one is noise
 LARGEST_VALUE = 1e12  # of other arrays, such as changes divided by a learning rate; its square is a float32
@@ -74,7 +74,7 @@ def _metrics_problem(metrics: Mapping[str, object]) -> str | None:
             return f"the metric {name} has the name of a field of the journal"
         if isinstance(value, list):
             return f"{name} is a list of {len(value)} values, it must be one number"
-        if type(value) not in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return f"{name} is a {type(value).__name__}, it must be one number"
         if not np.isfinite(value):
             return f"{name} is not finite"

@@ -179,7 +179,7 @@ NAMED = {
     "no count": (numbers(drop=["num-examples"]), "no num-examples"),
     "a loss that is text": (smuggled(**{"train-loss": "low"}), "train-loss is a str"),
     "a loss of infinity": (numbers(train_loss=float("inf")), "train-loss is not finite"),
-    "a loss of 1e300": (numbers(train_loss=1e300), "more than 1e+30"),
+    "a loss of 1e300": (numbers(train_loss=1e300), "more than 1e+290"),
     "a list as peak memory": (numbers(peak_memory_mb=[1.0]), "peak-memory-mb is a list"),
     "a list of 100,000": (numbers(x=[1.0] * 100_000), "x is a list of 100000"),
     "5,000 metrics": (numbers(**{f"x{n}": 1.0 for n in range(5000)}), "5005 metrics"),
