@@ -25,7 +25,7 @@ from fedllm_app.models.packaged import PACKAGED_MODELS
 HUB_ID = re.compile(r"(?!\.)[\w.-]+(?<!\.)/(?!\.)[\w.-]+(?<!\.)")
 """`owner/name`; neither part begins or ends with a dot, so none is a step in a path."""
 
-_A_SITES = {"policy", "models", "data-path"}
+_FLOWERS_OWN = {"partition-id", "num-partitions"}  # all that a node of a simulation has
 
 
 class SiteRefuses(UserError):
@@ -116,8 +116,8 @@ _PATHS = {"models": "allowed", "data": "allowed", "templates": "allowed", "evalu
 
 
 def is_simulated(node_config: Mapping[str, object]) -> bool:
-    """Whether a node is a virtual one of a simulation: Flower numbers its partition, and it names nothing of a site."""
-    return "partition-id" in node_config and not _A_SITES & node_config.keys()
+    """Whether a node is a virtual one of a simulation: Flower numbers its partition, and it says nothing else."""
+    return "partition-id" in node_config and node_config.keys() <= _FLOWERS_OWN
 
 
 def site_policy(node_config: Mapping[str, object]) -> Policy | None:

@@ -56,9 +56,9 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, save_adapter: Callable[[
     with atomic_path(run / _FOLDER / f"{_PREFIX}{checkpoint.server_round}", durable=True) as directory:
         directory.mkdir()
         save_adapter(directory / "adapter")
-        np.savez(directory / _STRATEGY, **checkpoint.strategy)
+        np.savez(directory / _STRATEGY, allow_pickle=False, **checkpoint.strategy)
         if checkpoint.updates:
-            np.savez(directory / _UPDATES, **checkpoint.updates)
+            np.savez(directory / _UPDATES, allow_pickle=False, **checkpoint.updates)
         state = {
             "round": checkpoint.server_round,
             "positions": checkpoint.positions,

@@ -95,7 +95,7 @@ def test_a_simulated_node_has_no_policy_and_every_other_one_has():
     assert is_simulated(virtual)
     assert site_policy(virtual) is None
     assert site_policy({}) == Policy()
-    for own in ({"policy": "/p.toml"}, {"models": "/m"}, {"data-path": "/d"}):
+    for own in ({"policy": "/p.toml"}, {"models": "/m"}, {"data-path": "/d"}, {"site": "s"}, {"anything": "else"}):
         assert not is_simulated(virtual | own)
 
 
