@@ -44,4 +44,4 @@ def unit_text(kind: str, directory: Path, options: str = "") -> str:
 
 
 def _escaped(path: Path) -> str:
-    return str(path).replace("%", "%%").replace('"', '\\"')
+    return str(path).replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace('"', '\\"')
