@@ -16,6 +16,11 @@ from fedllm_app.commands.trial import Process, Trial
 from fedllm_app.sites.keys import make_authority
 
 
+def printed(capsys) -> str:
+    """What was printed, wherever the terminal broke its lines."""
+    return " ".join(capsys.readouterr().out.split())
+
+
 @pytest.fixture(autouse=True)
 def nothing_starts(flower_home, monkeypatch):
     def refuse(*_arguments: object) -> None:
@@ -27,19 +32,19 @@ def nothing_starts(flower_home, monkeypatch):
 def test_a_missing_file_is_said_before_anything_starts(tmp_path, capsys):
     (tmp_path / "a.csv").write_text("q,a\n1,2\n")
     assert main(["federation", "up", "--data", str(tmp_path / "a.csv"), "--data", "nowhere.csv"]) == 2
-    assert "no such file: nowhere.csv" in capsys.readouterr().out
+    assert "no such file: nowhere.csv" in printed(capsys)
 
 
 def test_a_port_that_is_taken(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["federation", "up", "--port", str(taken.getsockname()[1])]) == 2
-    assert "another program listens there" in capsys.readouterr().out.replace("\n", " ")
+    assert "another program listens there" in printed(capsys)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "a/b"])
 def test_a_name_that_is_none(name, capsys):
     assert main(["federation", "up", "--name", name]) == 2
-    assert "letters, digits" in capsys.readouterr().out
+    assert "letters, digits" in printed(capsys)
 
 
 def test_sites_are_named_by_their_files(tmp_path):
@@ -65,7 +70,7 @@ def test_down_ends_what_it_started_and_nothing_that_has_the_same_number(flower_h
         trial_.save()
         add_connection("t", "127.0.0.1:1", trial_.authority)
         assert main(["federation", "down", "--name", "t"]) == 0
-        assert "ended 1 processes" in capsys.readouterr().out
+        assert "ended 1 processes" in printed(capsys)
         assert ours.wait(timeout=10) is not None
         assert other.poll() is None
         assert sorted(os.listdir(trial_.directory)) == ["homes"]
@@ -86,9 +91,9 @@ def test_a_second_up_of_the_same_name_is_refused_while_it_lives(capsys):
         make_authority(kept.directory / "server", "trial")
         kept.save()
         assert main(["federation", "up"]) == 2
-        assert "is up; end it with" in capsys.readouterr().out.replace("\n", " ")
+        assert "is up; end it with" in printed(capsys)
         assert main(["federation", "status"]) == 1  # its SuperLink does not answer
-        assert "does not answer" in capsys.readouterr().out.replace("\n", " ")
+        assert "does not answer" in printed(capsys)
     finally:
         process.kill()
         process.wait()
@@ -123,7 +128,7 @@ def test_serve_says_what_is_wrong(tmp_path, capsys, options, said):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = [str(taken.getsockname()[1]) if option == "TAKEN" else option for option in options]
         assert main(["federation", "serve", str(tmp_path), "--host", "127.0.0.1", *options]) == 2
-    assert said in capsys.readouterr().out.replace("\n", " ")
+    assert said in printed(capsys)
 
 
 def test_connect_adds_a_connection(tmp_path, flower_home):

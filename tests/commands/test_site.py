@@ -11,6 +11,11 @@ from fedllm_app.sites.keys import make_authority
 from fedllm_app.sites.site_file import read_site
 
 
+def printed(capsys) -> str:
+    """What was printed, wherever the terminal broke its lines."""
+    return " ".join(capsys.readouterr().out.split())
+
+
 @pytest.fixture
 def init(tmp_path):
     """The arguments of `fedllm site init` for a directory with a blank in its name."""
@@ -38,7 +43,7 @@ def test_init_writes_what_start_reads(init, tmp_path, capsys):
     assert site.node_config()["prompt-column"] == "frage"
     assert site.authority.read_bytes() == (tmp_path / "ca.crt").read_bytes()
     assert stat.S_IMODE(site.key.stat().st_mode) == 0o600
-    assert "send to the operator" in capsys.readouterr().out
+    assert "send to the operator" in printed(capsys)
     assert f'site start "{directory}"' in (directory / "fedllm-site.service").read_text()
     assert main(init()) == 2  # never over a site that is there
 
@@ -55,7 +60,7 @@ def test_init_writes_what_start_reads(init, tmp_path, capsys):
 )
 def test_a_wrong_option_is_said_and_leaves_no_site(init, tmp_path, capsys, option, value, said):
     assert main(init(**{option: value})) == 2
-    assert said in capsys.readouterr().out
+    assert said in printed(capsys)
     assert not (tmp_path / "the site" / "site.toml").exists()
 
 
@@ -78,4 +83,4 @@ def test_start_says_what_is_missing(init, tmp_path, capsys):
     assert main(init()) == 0
     (tmp_path / "the site" / "node.key").unlink()
     assert main(["site", "start", str(tmp_path / "the site")]) == 2
-    assert "node.key does not exist" in capsys.readouterr().out.replace("\n", "")
+    assert "node.key does not exist" in printed(capsys)
