@@ -40,12 +40,17 @@ from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY, ClientHolding
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
+from fedllm_app.runs.event_lines import EventWriter
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
+from fedllm_app.tasks import task_spec
 from fedllm_app.updates.chain import UpdateChain
 from fedllm_app.updates.table import build_chain
 
 app = ServerApp()
+
+
+_LAST_LINES = 1.0  # seconds that Flower gets to send the last lines of the log: it sends none once the app has ended
 
 
 @app.main()
@@ -54,14 +59,18 @@ def main(grid: Grid, context: Context) -> None:
     config = parse_run_config(context.run_config)
     prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
     path = config.run.resume or config.run.directory or home() / "runs" / str(context.run_id)
-    directory = RunDirectory(Path(path), prompt)
-    with directory.held():
-        if config.run.resume:
-            directory.resume(context.run_config)
-        else:
-            directory.create(context.run_config)
-        log(INFO, "run directory: %s", directory.path)
-        run_experiment(grid, config, directory, context.run_id)
+    directory = RunDirectory(Path(path), prompt, EventWriter())
+    try:
+        with directory.held():
+            if config.run.resume:
+                directory.resume(context.run_config)
+            else:
+                directory.create(context.run_config)
+            directory.tell(_settings(config, directory))
+            log(INFO, "run directory: %s", directory.path)
+            run_experiment(grid, config, directory, context.run_id)
+    finally:
+        time.sleep(_LAST_LINES)
 
 
 def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: int) -> None:
@@ -206,6 +215,18 @@ def _exchange(
         examples=None if strategy.pooled else {client: holding.examples for client, holding in held.items()},
         held_out={client: holding.held_out for client, holding in held.items()},
     )
+
+
+def _settings(config: Config, directory: RunDirectory) -> dict[str, object]:
+    """What a terminal that does not know the configuration needs to show the run."""
+    return {
+        "event": "settings",
+        "directory": str(directory.path),
+        "rounds": config.train.rounds,
+        "per_round": config.clients.per_round,
+        "local_steps": config.train.local_steps,
+        "metrics": dict(task_spec(config.train.task).metrics),
+    }
 
 
 def _suite_asker(

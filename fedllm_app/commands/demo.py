@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from rich.table import Table
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.peft_directory import load_peft_directory
 from fedllm_app.commands.flower import LaunchError
+from fedllm_app.commands.new_directory import new_directory
 from fedllm_app.commands.options import add_app_parser, run_config
-from fedllm_app.commands.run import new_directory, run_to_end
+from fedllm_app.commands.run import run_to_end
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.data import corpus
@@ -35,13 +37,14 @@ def add_parser(subparsers) -> None:
 
 def _demo(parsed: argparse.Namespace, console: Console) -> int:
     app, flat = Path(parsed.app).resolve(), run_config(parsed)
-    directory = Path(flat["run.directory"] or new_directory("demo"))
 
     def run_one(overrides: Mapping[str, object]) -> None:
         if not run_to_end(app, flat | overrides, console):
             raise LaunchError("the demo stops here, because a run of it failed")
 
-    demo(parse_run_config(flat), directory, run_one, console)
+    given = flat["run.directory"]
+    with nullcontext(given) if given else new_directory("demo") as directory:
+        demo(parse_run_config(flat), Path(directory), run_one, console)
     return 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from fedllm_app.commands.reaper import reaper_command
 from fedllm_app.errors import UserError
 from fedllm_app.paths import make_directory, opener
 
@@ -30,11 +31,17 @@ class LocalSuperLink:
 
     Flower's own local SuperLink stays behind after a run and keeps the environment and the working directory of
     whoever started it first, so a later run can see other GPUs or import a stale package without a word. This one
-    belongs to one run and ends with it, together with everything that it started.
+    belongs to one run and ends with it, together with everything that it started, also when this process is killed.
+
+    Parameters
+    ----------
+    run_directory : Path | None
+        The run whose journal is told if it is interrupted.
     """
 
-    def __init__(self, log_file: Path) -> None:
+    def __init__(self, log_file: Path, run_directory: Path | None = None) -> None:
         self.log_file = log_file
+        self.run_directory = run_directory
         self.port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="fedllm-superlink-")
         self._process: subprocess.Popen | None = None
@@ -51,7 +58,13 @@ class LocalSuperLink:
         make_directory(self.log_file.parent)
         with open(self.log_file, "ab", opener=opener) as log:
             self._process = subprocess.Popen(
-                command, cwd=self._directory.name, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                reaper_command(command, self.run_directory),
+                cwd=self._directory.name,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             wait_until_healthy(self.port, self._process, self.log_file)
@@ -62,9 +75,17 @@ class LocalSuperLink:
 
     def __exit__(self, *_exception: object) -> None:
         if self._process is not None:
-            end_process_tree(self._process.pid)
-            self._process.wait()
+            self._process.stdin.close()  # its reaper ends all of it
+            try:
+                self._process.wait(timeout=2 * _STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                end_process_tree(self._process.pid)
+                self._process.wait()
         self._directory.cleanup()
+
+    def ended(self) -> bool:
+        """Whether it is gone, though nobody here ended it."""
+        return self._process is not None and self._process.poll() is not None
 
 
 def wait_until_healthy(port: int, process: subprocess.Popen, log_file: Path) -> None:
@@ -105,6 +126,18 @@ def flower_command(name: str) -> str:
     if not path.is_file():
         raise LaunchError(f"{name} is not installed beside {sys.executable}; install the app's dependencies there")
     return str(path)
+
+
+def is_local(connection: str | None) -> bool:
+    """Whether a connection of Flower's configuration is its local simulation. `LaunchError` if there is none."""
+    import click
+    from flwr.cli.flower_config import read_superlink_connection
+
+    try:
+        address = read_superlink_connection(connection).address
+    except click.ClickException as error:
+        raise LaunchError(error.message) from error
+    return address is None or address.startswith(":local")
 
 
 def submit_run(app: Path, connection: str | None, options: Sequence[str], environment: dict[str, str]) -> int:

@@ -3,35 +3,57 @@
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
-from fedllm_app.commands import chat, demo, evaluate, federation, partition, plan, run, site
+from fedllm_app.commands import attach, chat, demo, evaluate, federation, partition, plan, run, site
 from fedllm_app.errors import UserError
 
-SUBCOMMANDS = (run, demo, plan, partition, chat, evaluate, federation, site)
+SUBCOMMANDS = (run, attach, demo, plan, partition, chat, evaluate, federation, site)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `fedllm`; returns the exit status."""
     parsed = _parser().parse_args(arguments)
     console = Console()
-    # Another process may end this one (a job scheduler, a time limit): stop Flower's processes then, as on Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
+    with _ended_in_order():
+        try:
+            return parsed.command(parsed, console)
+        except UserError as error:
+            console.print(str(error), style="red", markup=False, highlight=False, emoji=False)
+            return 2
+        except KeyboardInterrupt:
+            with suppress(OSError):  # the terminal may be gone
+                console.print("stopped", style="red")
+            return 130
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let the signals that end a command do what Ctrl-C does: a job scheduler's, a time limit's, a closed terminal's.
+
+    What is ignored stays ignored (`nohup`). Only the first counts: a second one must not interrupt the clean-up.
+    """
+    before = {number: signal.getsignal(number) for number in _ENDING}
+
+    def interrupt(_number: int, _frame: object) -> None:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
-        return parsed.command(parsed, console)
-    except UserError as error:
-        console.print(str(error), style="red", markup=False, highlight=False, emoji=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("stopped", style="red")
-        return 130
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the clean-up
-    raise KeyboardInterrupt
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.table import Table
@@ -19,11 +20,17 @@ _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be red
 class Watch:
     """Turns the events of a run's journal and the steps of its clients into lines on a terminal.
 
-    `metrics` are the held-out metrics to show, by the journal's name, and what to call them.
+    `metrics` are the held-out metrics to show, by the journal's name, and what to call them. What is not known here
+    comes with the event `settings`.
     """
 
     def __init__(
-        self, console: Console, rounds: int, per_round: int, local_steps: int, metrics: Mapping[str, str]
+        self,
+        console: Console,
+        rounds: int = 0,
+        per_round: int = 0,
+        local_steps: int = 0,
+        metrics: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.console = console
         self.rounds, self.per_round, self.local_steps = rounds, per_round, local_steps
@@ -50,6 +57,8 @@ class Watch:
     def event(self, event: dict) -> None:
         """Show one event of the journal."""
         show = {
+            "settings": self._settings,
+            "log": self._log,
             "started": self._started,
             "resumed": self._resumed,
             "holds": self._held.append,
@@ -99,6 +108,14 @@ class Watch:
             return "time left unknown"
         seconds = (time.time() - self._began) * (total - done) / done
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+
+    def _settings(self, event: dict) -> None:
+        self.rounds, self.per_round = event["rounds"], event["per_round"]
+        self.local_steps, self.metrics = event["local_steps"], event["metrics"]
+
+    def _log(self, event: dict) -> None:
+        text = f"server: {event['text']}"
+        self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _started(self, event: dict) -> None:
         self._print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")

@@ -11,7 +11,8 @@ result.json            written last; its absence means that the run failed
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,6 +52,10 @@ class NotResumable(UserError):
     """There is no run that could go on; the message says why."""
 
 
+class RunDirectoryUnusable(UserError):
+    """A run directory cannot be made or written; the message says why."""
+
+
 @dataclass(frozen=True)
 class PromptRecord:
     """How the prompts that an adapter was trained on were written.
@@ -76,11 +81,25 @@ class PromptRecord:
 
 
 class RunDirectory:
-    """Writes the files of one run. `prompt`, if given, goes with every adapter that is saved."""
+    """Writes the files of one run.
 
-    def __init__(self, path: Path, prompt: PromptRecord | None = None) -> None:
+    Parameters
+    ----------
+    prompt : PromptRecord | None
+        If given, goes with every adapter that is saved.
+    tell : Callable[[Mapping[str, object]], None] | None
+        Called with every event of the journal, and at last with the result as event `result`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        prompt: PromptRecord | None = None,
+        tell: Callable[[Mapping[str, object]], None] | None = None,
+    ) -> None:
         self.path = path
         self.prompt = prompt
+        self.tell = tell or (lambda _event: None)
 
     @property
     def journal_file(self) -> Path:
@@ -119,16 +138,23 @@ class RunDirectory:
         ------
         RunDirectoryExists
             Another process holds it: two runs would write one journal.
+        RunDirectoryUnusable
+            It cannot be made, or not be written.
         """
         if not self.path.is_absolute():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
-        make_directory(self.path)
         lock = FileLock(self.path / _LOCK_FILE, mode=file_mode(self.path))
         try:
+            make_directory(self.path)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise RunDirectoryExists(
                 f"run.directory = {str(self.path)!r} is in use by a run that has not ended; name a new directory"
+            ) from error
+        except OSError as error:
+            raise RunDirectoryUnusable(
+                f"run.directory = {str(self.path)!r} cannot be written: {error.strerror}; name the absolute path of a "
+                "directory that this user may write to"
             ) from error
         try:
             yield
@@ -174,8 +200,9 @@ class RunDirectory:
         return self.path / "start"
 
     def journal(self, event: str, **fields: object) -> None:
-        """Append one event with its time (seconds since the epoch)."""
+        """Append one event with its time (seconds since the epoch), and tell it."""
         append_event(self.journal_file, event, **fields)
+        self.tell({"event": event, "time": time.time(), **fields})
 
     def checkpoint(self, checkpoint: Checkpoint, adapter: np.ndarray, layout: Layout) -> None:
         """Write what a run needs to go on after a round; `adapter` is the whole adapter, packed with this layout."""
@@ -195,6 +222,7 @@ class RunDirectory:
         last = {name: result[name] for name in ("seconds", "participation") if name in result}
         self.journal("finished", **last)
         write_text(self.result_file, json.dumps(dict(result), indent=2) + "\n")
+        self.tell({**result, "event": "result"})
 
     def _save_adapter(self, directory: Path, vector: np.ndarray, layout: Layout) -> None:
         with atomic_path(directory) as temporary:

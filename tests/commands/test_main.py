@@ -1,6 +1,7 @@
 """The `fedllm` command, without starting Flower."""
 
 import os
+import signal
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from places import ROOT
 from rich.console import Console
 
+from fedllm_app.commands import attach, follow
 from fedllm_app.commands import run as cli
 from fedllm_app.commands.flower import LaunchError
+from fedllm_app.commands.follow import Outcome
 from fedllm_app.commands.main import main
 from fedllm_app.commands.run import default_federation, run_to_end
 from fedllm_app.config.parse import default_run_config, parse_run_config
@@ -122,12 +125,55 @@ def test_what_flower_is_given(tmp_path, monkeypatch):
 
     monkeypatch.setattr(cli, "submit_run", submit)
     monkeypatch.setattr(cli, "is_local", lambda connection: True)
-    monkeypatch.setattr(cli, "LocalSuperLink", lambda log_file: nullcontext(SimpleNamespace(environment={})))
+    monkeypatch.setattr(cli, "LocalSuperLink", lambda *_: nullcontext(SimpleNamespace(environment={})))
     with pytest.raises(LaunchError, match="enough"):
         run_to_end(ROOT, flat, Console(quiet=True))
     assert given["app"] == ROOT
     assert given["config"] == flat
     assert given["federation"].startswith("num-supernodes=4 ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_a_command_ends_it_in_order_and_once(starts_nothing, monkeypatch, capsys, number):
+    """The clean-up is not interrupted by a second signal; afterwards signals mean what they did before."""
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    cleaned = []
+
+    def run(*_):
+        try:
+            os.kill(os.getpid(), number)
+            pytest.fail("it went on")
+        finally:
+            os.kill(os.getpid(), number)
+            cleaned.append(True)
+
+    monkeypatch.setattr(cli, "run_to_end", run)
+    assert main(["run", str(ROOT)]) == 130
+    assert cleaned == [True]
+    assert "stopped" in capsys.readouterr().out
+    assert before == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+def test_what_is_ignored_stays_ignored(starts_nothing, monkeypatch):
+    """`nohup fedllm run` outlives its terminal."""
+    monkeypatch.setattr(cli, "run_to_end", lambda *_: Outcome(os.kill(os.getpid(), signal.SIGHUP) is None))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["run", str(ROOT)]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class NoLog:
+    """A log that cannot be read."""
+
+    complete = False
+
+    def lines(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -143,9 +189,10 @@ def elsewhere(monkeypatch, tmp_path):
 
     monkeypatch.setattr(cli, "is_local", lambda connection: False)
     monkeypatch.setattr(cli, "submit_run", lambda *_: 7)
-    monkeypatch.setattr(cli, "run_status", status)
-    monkeypatch.setattr(cli, "_ASK_FLOWER_EVERY", 0.0)
-    monkeypatch.setattr(cli, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(attach, "run_status", status)
+    monkeypatch.setattr(attach, "LogStream", lambda *_: NoLog())
+    for name in ("_ASK_FLOWER_EVERY", "_LOOK_EVERY", "_LAST_WORDS"):
+        monkeypatch.setattr(follow, name, 0.0)
     monkeypatch.setenv("FEDLLM_HOME", str(tmp_path))
     return said
 
@@ -177,10 +224,3 @@ def test_a_superlink_that_never_answers(elsewhere, console):
     elsewhere += [LaunchError("not reached")] * 100
     with pytest.raises(LaunchError, match="not reached"):
         over_there(console)
-
-
-def test_a_run_over_a_connection_needs_a_directory(elsewhere, capsys):
-    """The one that `fedllm run` would choose is this machine's."""
-    assert main(["run", str(ROOT), "sites"]) == 2
-    said = " ".join(capsys.readouterr().out.split())
-    assert "over a connection it must be an absolute path on the SuperLink's machine" in said

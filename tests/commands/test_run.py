@@ -8,7 +8,7 @@ import pytest
 from places import ROOT
 from rich.console import Console
 
-from fedllm_app.commands import run
+from fedllm_app.commands import attach, follow, run
 from fedllm_app.commands.main import main
 from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.run import run_to_end
@@ -30,10 +30,27 @@ def connection(monkeypatch):
     monkeypatch.setattr(run, "is_local", lambda name: False)
     monkeypatch.setattr(run, "submit_run", lambda *_: 7)
 
+    monkeypatch.setattr(attach, "LogStream", NoLog)
+
     def set_during(during):
-        monkeypatch.setattr(run.time, "sleep", lambda _: during())
+        monkeypatch.setattr(follow.time, "sleep", lambda _: during())
 
     return set_during
+
+
+class NoLog:
+    """A log that cannot be read."""
+
+    complete = False
+
+    def __init__(self, *_):
+        pass
+
+    def lines(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
 
 
 def test_the_failure_of_an_earlier_run_is_not_this_ones(run_config, tmp_path, connection, console):
@@ -65,7 +82,10 @@ def test_an_interrupted_command_says_that_the_run_goes_on(run_config, tmp_path, 
     with pytest.raises(SystemExit) as ended:
         run_to_end(ROOT, run_config | {"run.directory": str(tmp_path / "one")}, console, connection="sites")
     assert ended.value.code == 130
-    assert "run 7 goes on. To stop it: flwr stop 7 sites" in console.file.getvalue()
+    assert (
+        "run 7 goes on. To see it again: fedllm watch 7 sites. To stop it: fedllm stop 7 sites"
+        in console.file.getvalue()
+    )
 
 
 @pytest.mark.parametrize(

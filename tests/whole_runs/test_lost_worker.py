@@ -8,7 +8,8 @@ import pytest
 from places import ROOT
 
 from fedllm_app.commands.run import exit_status, run_to_end
-from fedllm_app.runs.directory import read_journal, read_result
+from fedllm_app.runs.directory import read_result
+from fedllm_app.runs.journal import read_journal
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,8 @@ def test_a_killed_worker_costs_a_round_and_is_started_anew(run_config, flower_ho
     killer = threading.Thread(target=kill_one_in_round_1, args=(directory, killed), daemon=True)
     killer.start()
     federation = "num-supernodes=4 client-resources-num-cpus=1"
-    assert run_to_end(ROOT, flat, console, federation_config=federation), console.export_text()
+    outcome = run_to_end(ROOT, flat, console, federation_config=federation)
+    assert outcome, console.export_text()
     assert killed
     journal = read_journal(directory)
     refused = [event for event in journal if event["event"] == "refused"]
@@ -60,4 +62,4 @@ def test_a_killed_worker_costs_a_round_and_is_started_anew(run_config, flower_ho
     assert rounds == [[client for client in range(4) if client not in lost], [0, 1, 2, 3]]
     parts = read_result(directory)["participation"]
     assert [line["took_part"] for line in parts] == [1 if client in lost else 2 for client in range(4)]
-    assert exit_status(True, directory) == 0
+    assert exit_status(outcome) == 0
