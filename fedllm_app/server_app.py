@@ -41,6 +41,7 @@ from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
 from fedllm_app.runs.event_lines import EventWriter
+from fedllm_app.runs.outgoing import NotSent, send_run
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.tasks import task_spec
@@ -57,6 +58,9 @@ _LAST_LINES = 1.0  # seconds that Flower gets to send the last lines of the log:
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment from its configuration to its result file."""
     config = parse_run_config(context.run_config)
+    if config.run.fetch:
+        _send_files(config)
+        return
     prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
     path = config.run.resume or config.run.directory or home() / "runs" / str(context.run_id)
     directory = RunDirectory(Path(path), prompt, EventWriter())
@@ -69,6 +73,17 @@ def main(grid: Grid, context: Context) -> None:
             directory.tell(_settings(config, directory))
             log(INFO, "run directory: %s", directory.path)
             run_experiment(grid, config, directory, context.run_id)
+    finally:
+        time.sleep(_LAST_LINES)
+
+
+def _send_files(config: Config) -> None:
+    tell = EventWriter()
+    try:
+        send_run(Path(config.run.fetch), tell, config.run.fetch_checkpoints)
+    except (NotSent, OSError) as error:
+        tell({"event": "failed", "reason": str(error)})
+        raise
     finally:
         time.sleep(_LAST_LINES)
 

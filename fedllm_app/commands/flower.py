@@ -158,6 +158,14 @@ def run_status(run_id: int, connection: str | None, environment: dict[str, str])
     return str(answer["runs"][0]["status"]), str(answer["runs"][0]["status-details"])
 
 
+def stop_run(run_id: int, connection: str | None, environment: dict[str, str]) -> None:
+    """`flwr stop`. `LaunchError` with Flower's words if the run cannot be stopped."""
+    command = [flower_command("flwr"), "stop", str(run_id), *([connection] if connection else [])]
+    answer = _flwr_json(command, environment)
+    if not answer.get("success"):
+        raise LaunchError(f"flwr stop failed: {answer.get('error-message') or answer}")
+
+
 def end_process_tree(pid: int) -> None:
     """End a process and all that it started: asked first, forced after a while."""
     try:

@@ -5,6 +5,8 @@ from fedllm_app.config.sections import FlatConfig
 MAY_CHANGE = frozenset(
     {
         "train.rounds",
+        "run.fetch",
+        "run.fetch-checkpoints",
         "run.resume",
         "run.directory",
         "run.checkpoint-every",

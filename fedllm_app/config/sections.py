@@ -47,6 +47,8 @@ class RunConfig(_Section):
 
     seed: NotNegative
     directory: str
+    fetch: str
+    fetch_checkpoints: bool
     resume: str
     checkpoint_every: NotNegative
     wait_timeout: Annotated[float, Field(gt=0)]
