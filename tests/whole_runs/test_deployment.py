@@ -1,6 +1,10 @@
 """End to end on real Flower processes: a SuperLink and two SuperNodes, each site with a file and columns of its own."""
 
+import os
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +13,7 @@ import pytest
 from in_process import run_in_process
 from places import ROOT
 
+from fedllm_app.client.worker import WorkerSupervisor
 from fedllm_app.commands.flower import (
     end_process_tree,
     flower_command,
@@ -18,7 +23,7 @@ from fedllm_app.commands.flower import (
 )
 from fedllm_app.commands.main import main
 from fedllm_app.commands.run import run_to_end
-from fedllm_app.runs.directory import read_journal, read_result
+from fedllm_app.runs.directory import read_journal
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +44,28 @@ def flower_process(name: str, *options: str, home: Path) -> Iterator[subprocess.
         process.wait()
 
 
+def worker_socket(folder: Path) -> Path:
+    return folder / "madrid" / "worker" / "socket"
+
+
+@contextmanager
+def madrids_worker(folder: Path) -> Iterator[WorkerSupervisor]:
+    """A worker beside Madrid's node, and one that has just been killed while it trained."""
+    environment = flower_environment() | {"FEDLLM_HOME": str(folder / "madrid")}
+    with WorkerSupervisor(worker_socket(folder), environment=environment) as worker:
+        killer = threading.Thread(target=kill_once_it_trains, args=(worker, folder / "madrid"), daemon=True)
+        killer.start()
+        yield worker
+        killer.join()
+
+
+def kill_once_it_trains(worker: WorkerSupervisor, home: Path) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not any((home / "progress").glob("*.jsonl")):
+        time.sleep(0.005)
+    os.kill(worker.process, signal.SIGKILL)
+
+
 @pytest.fixture
 def sites(tmp_path, flower_home, tiny_model) -> Iterator[str]:
     """A connection to two sites: Berlin has a CSV file with German columns, Madrid JSON lines in a known schema. Both
@@ -50,7 +77,7 @@ def sites(tmp_path, flower_home, tiny_model) -> Iterator[str]:
     address = f"127.0.0.1:{port}"
     (flower_home / "config.toml").write_text(f'[superlink.sites]\naddress = "{address}"\ninsecure = true\n')
     node_configs = {
-        "madrid": f"site='madrid' data-path='{madrid}' models='{tiny_model}'",
+        "madrid": f"site='madrid' data-path='{madrid}' models='{tiny_model}' worker='{worker_socket(tmp_path)}'",
         "berlin": f"site='berlin' data-path='{berlin}' models='{tiny_model}' prompt-column='frage' "
         "completion-column='antwort'",
     }
@@ -84,14 +111,17 @@ def as_one_set_a_client(folder: Path) -> dict[str, str]:
 def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console):
     """Berlin's 20 rows and Madrid's 12, 4 of each held out; clients are numbered by the names of the sites.
 
-    Every round finds its clients' processes new, so SCAFFOLD's control variates come from each site's disk: none is
-    reset. A simulation of clients with the same rows ends with the same adapter, bit for bit. Then a strategy that
-    would need both sites' rows in one place is refused before a round begins.
+    Berlin finds a new process in every round, so SCAFFOLD's control variates come from its disk: none is reset. Madrid
+    has a worker, which is killed while it trains in round 1: that round is repeated. A simulation of clients with the
+    same rows ends with the same adapter, bit for bit. Then a strategy that would need both sites' rows in one place is
+    refused before a round begins.
     """
-    flat = run_config | {"clients.number": 2, "evaluate.every": 0, "data.template": "none", "train.local-steps": 1}
+    flat = run_config | {"clients.number": 2, "evaluate.every": 0, "data.template": "none", "train.local-steps": 40}
+    flat |= {"clients.minimum": 1.0}
     first, second = tmp_path / "scaffold", tmp_path / "centralized"
     scaffold = flat | {"strategy.name": "scaffold", "run.directory": str(first)}
-    assert run_to_end(ROOT, scaffold, console, connection=sites)
+    with madrids_worker(tmp_path):
+        assert run_to_end(ROOT, scaffold, console, connection=sites)
     assert "run finished" in console.export_text()  # and forgotten, so that the next is the second run's alone
     journal = read_journal(first)
     held = {event["name"]: event for event in journal if event["event"] == "holds"}
@@ -102,12 +132,17 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     assert held["berlin"]["schema"] != held["madrid"]["schema"]
     trained = [event for event in journal if event["event"] == "client"]
     assert [(event["round"], event["name"], event["control_reset"]) for event in trained] == [
+        (1, "berlin", 0),  # whose reply does not count without Madrid's
         (1, "berlin", 0),
         (1, "madrid", 0),
         (2, "berlin", 0),
         (2, "madrid", 0),
     ]
-    assert read_result(first)["refused_replies"] == 0
+    refused = [(event["round"], event["client"], event["reason"]) for event in journal if event["event"] == "refused"]
+    reason = (
+        "client 1 (madrid): WorkerDied: the worker of this site was killed by SIGKILL while it worked on the message"
+    )
+    assert refused == [(1, 1, reason)]
     for site in ("berlin", "madrid"):
         assert list((tmp_path / site / "clients").rglob("*control*")), f"{site} keeps no control variate"
     assert not (tmp_path / "server" / "clients").exists()
