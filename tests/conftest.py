@@ -1,6 +1,7 @@
 """Fixtures for all tests: a tiny model, a home of its own, a small run configuration, a grid that answers by itself."""
 
 import io
+import signal
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from places import ROOT
 
 pytest_plugins = ["training_fixtures"]
+
+# Commands respect signals that are ignored where they are started, as nohup does. A shell without job control starts
+# its background jobs, and so perhaps these tests, with Ctrl-C ignored.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|begin|>{{ message.role }}\n{{ message.content }}<|end|>\n{% endfor %}"

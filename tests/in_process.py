@@ -47,8 +47,9 @@ class InProcessGrid:
         return [self.replies.pop(name) for name in list(message_ids) if name in self.replies]
 
 
-def run_in_process(flat: dict, directory, grid: type[InProcessGrid] = InProcessGrid) -> bytes:
+def run_in_process(flat: dict, directory, grid: type[InProcessGrid] | None = None) -> bytes:
     """One whole run; the bytes of the final adapter."""
+    grid = grid or InProcessGrid  # looked up here, because tests replace it
     flat = flat | {"run.directory": str(directory)}
     run = RunDirectory(directory, PromptRecord.of(flat["data.template"], flat["data.system-prompt"]))
     run.create(flat)

@@ -212,9 +212,9 @@ def test_a_start_is_sent_again_after_it_was_lost(ffa, tmp_path, app_home, seen):
         for message in messages:
             config = message.content.get("config", {})
             if config.get("server-round") == 1 and config.get("client") == 1 and not lost:
-                (file,) = app_home.glob("clients/*/client-1/home.npy")
-                file.unlink()
-                lost.append(file)
+                lost.extend(app_home.glob("clients/*/client-1/home.npy"))  # of the first run as well
+                for file in lost:
+                    file.unlink()
         return push(self, messages)
 
     Replies.push_messages, unchanged = losing, push
