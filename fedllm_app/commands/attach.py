@@ -1,6 +1,7 @@
 """`fedllm watch`: shows a run of a connection from its beginning, as `fedllm run` does; and what both share."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -75,7 +76,7 @@ def follow_connection(run_id: int, connection: str | None, directory: RunDirecto
         raise SystemExit(_INTERRUPTED) from None
     finally:
         log.close()
-    say_end(outcome, console, lambda: "\n".join(["the end of Flower's log:", *log.last_lines]), _is_here(outcome))
+    say_end(outcome, console, lambda: _last_words(log.last_lines), _is_here(outcome))
     return outcome
 
 
@@ -84,3 +85,8 @@ def _is_here(outcome: Outcome) -> bool:
         return bool(outcome.directory) and RunDirectory(Path(outcome.directory)).journal_file.exists()
     except OSError:
         return False
+
+
+def _last_words(lines: Collection[str]) -> str:
+    """The end of Flower's log; "" where nothing of it came."""
+    return "\n".join(["the end of Flower's log:", *lines]) if lines else ""

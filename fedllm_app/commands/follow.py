@@ -189,7 +189,7 @@ def say_end(outcome: Outcome, console: Console, last_words: Callable[[], str], h
     Parameters
     ----------
     last_words : Callable[[], str]
-        The end of a log, shown where no reason was.
+        The end of a log, shown where no reason was; "" if there is none.
     here : bool
         Whether the run directory is on this machine.
     """
@@ -204,8 +204,9 @@ def say_end(outcome: Outcome, console: Console, last_words: Callable[[], str], h
     elif outcome.finished:
         console.print(f"the run finished; {files}", markup=False, highlight=False)
     else:
-        if not outcome.told:
-            console.print(last_words(), markup=False, highlight=False)
+        words = "" if outcome.told else last_words()
+        if words:
+            console.print(words, markup=False, highlight=False)
         console.print(f"the run failed; {files}", style="red", markup=False, highlight=False)
 
 
