@@ -7,7 +7,7 @@ import torch
 
 from fedllm_app.messages import HOME, REFERENCE
 from fedllm_app.paths import home
-from fedllm_app.training.client_state import save_array
+from fedllm_app.training.client_state import load_array, save_array
 from fedllm_app.training.task import Job
 
 _TRL_REFERENCE = "ref"
@@ -28,7 +28,7 @@ class ReferenceCache:
     def __init__(self, key_parts: list[str], rows: int, columns: int = 2) -> None:
         key = hashlib.sha256("\n".join(key_parts).encode()).hexdigest()[:32]
         self.path = home() / "references" / f"{key}.npy"
-        loaded = np.load(self.path, allow_pickle=False) if self.path.is_file() else None
+        loaded = load_array(self.path)
         self.values = np.full((rows, columns), np.nan) if loaded is None else loaded
 
     def missing(self, indices: np.ndarray) -> np.ndarray:

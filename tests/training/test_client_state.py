@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from fedllm_app.training.client_state import ClientState, end_run
+from fedllm_app.training.references import ReferenceCache
 
 ONE = np.ones(2)
 
@@ -79,3 +80,11 @@ def test_a_damaged_array_is_lost(app_home):
     (state.directory / "reference.npy").write_bytes((state.directory / "reference.npy").read_bytes()[:-3])
     assert state.load_version("control", 1) is None
     assert state.kept("reference") is None
+
+
+def test_damaged_log_probabilities_of_a_reference_are_computed_again(app_home):
+    cache = ReferenceCache(["a model", "rows"], rows=3)
+    cache.put(np.arange(3), np.full((3, 2), -1.5))
+    np.testing.assert_array_equal(ReferenceCache(["a model", "rows"], rows=3).values, -1.5)
+    cache.path.write_bytes(cache.path.read_bytes()[:-5])
+    assert ReferenceCache(["a model", "rows"], rows=3).missing(np.arange(3)).tolist() == [0, 1, 2]
