@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedllm_app.errors import UserError
-from fedllm_app.federation.schedule import Schedule, checkpoint_rounds
+from fedllm_app.federation.schedule import Schedule
 from fedllm_app.federation.start import StartingPoint
 from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.runs.directory import RunDirectory
@@ -33,8 +33,7 @@ class Saver:
 
     def check(self, vectors: int) -> str:
         """A sentence if the disk has no room for all checkpoints; `vectors`: of the size of what travels, in each."""
-        rounds = checkpoint_rounds(self.schedule.rounds, self.schedule.checkpoint_every)
-        count = len([number for number in rounds if number > self.last])
+        count = sum(plan.saves for plan in self.schedule.training(self.last))
         state = vectors * self.start.travelling.size * _FLOAT32
         return check_space(self.directory.path, self.start.layout.size * _FLOAT32, state, count)
 

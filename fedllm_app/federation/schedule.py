@@ -68,9 +68,14 @@ class Schedule:
             learning_rate=learning_rate(self.max_learning_rate, self.min_learning_rate, number, self.rounds)
             if number
             else 0.0,
-            evaluates=number in evaluation_rounds(self.rounds, self.evaluate_every),
-            saves=number in checkpoint_rounds(self.rounds, self.checkpoint_every),
+            evaluates=self._is_due(number, self.evaluate_every),
+            # Round 0 changes nothing. The last is saved, so that a finished run can be continued.
+            saves=number > 0 and self._is_due(number, self.checkpoint_every),
         )
+
+    def _is_due(self, number: int, every: int) -> bool:
+        """Whether a round is one of every so many, counted from 0, or the last; none is for 0."""
+        return every > 0 and (number % every == 0 or number == self.rounds)
 
     def training(self, after: int = 0) -> Iterator[RoundPlan]:
         """The rounds that train, `after` + 1 to `rounds`."""
@@ -98,13 +103,3 @@ def learning_rate(maximum: float, minimum: float, server_round: int, rounds: int
         return maximum
     progress = (server_round - 1) / (rounds - 1)
     return minimum + 0.5 * (maximum - minimum) * (1.0 + float(np.cos(np.pi * progress)))
-
-
-def evaluation_rounds(rounds: int, every: int) -> list[int]:
-    """After which rounds clients evaluate: before the first (0), every so many, and after the last; none for 0."""
-    return sorted({0, rounds, *range(every, rounds + 1, every)}) if every else []
-
-
-def checkpoint_rounds(rounds: int, every: int) -> list[int]:
-    """After which rounds a run is saved: every so many, and after the last, so that it can be continued; none for 0."""
-    return sorted({rounds, *range(every, rounds + 1, every)}) if every else []
