@@ -25,7 +25,8 @@ from fedllm_app.models.packaged import PACKAGED_MODELS
 HUB_ID = re.compile(r"(?!\.)[\w.-]+(?<!\.)/(?!\.)[\w.-]+(?<!\.)")
 """`owner/name`; neither part begins or ends with a dot, so none is a step in a path."""
 
-_FLOWERS_OWN = {"partition-id", "num-partitions"}  # all that a node of a simulation has
+FLOWERS_OWN = {"partition-id", "num-partitions"}
+"""The keys of a node configuration that Flower sets: all that a node of a simulation has."""
 
 
 class SiteRefuses(UserError):
@@ -117,7 +118,7 @@ _PATHS = {"models": "allowed", "data": "allowed", "templates": "allowed", "evalu
 
 def is_simulated(node_config: Mapping[str, object]) -> bool:
     """Whether a node is a virtual one of a simulation: Flower numbers its partition, and it says nothing else."""
-    return "partition-id" in node_config and node_config.keys() <= _FLOWERS_OWN
+    return "partition-id" in node_config and node_config.keys() <= FLOWERS_OWN
 
 
 def site_policy(node_config: Mapping[str, object]) -> Policy | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
+from fedllm_app.client.policy import FLOWERS_OWN
 from fedllm_app.data.client_rows import DataSelection
 from fedllm_app.data.errors import DataError
 from fedllm_app.data.named_sets import BUILT_IN
@@ -19,8 +20,10 @@ SiteItems = tuple[tuple[str, str], ...]
 
 _COLUMNS = {f"{field.name}-column": field.name for field in fields(Columns)}
 _TEXT_FORMAT = ("delimiter", "encoding")
-_KEYS = ("data-path", "data-split", "site", "policy", "models", "worker", *_TEXT_FORMAT, *_COLUMNS)
-_FLOWERS_OWN = ("partition-id", "num-partitions")
+DATA_OPTIONS = (*_COLUMNS, "data-split", *_TEXT_FORMAT)
+"""Keys of a node configuration that say how the data at `data-path` is read."""
+
+_KEYS = ("data-path", "site", "policy", "models", "worker", *DATA_OPTIONS)
 
 
 class SiteConfigError(DataError):
@@ -45,7 +48,7 @@ def site_items(node_config: NodeConfig) -> SiteItems:
             if not isinstance(value, str):
                 raise _wrong(key, value, "must be text in single quotes")
             items.append((key, value))
-        elif key not in _FLOWERS_OWN and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
+        elif key not in FLOWERS_OWN and (near := difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.75)):
             # Left unnoticed, the site would train on other data than its own.
             told = f"unknown key; did you mean {near[0]}?"
             raise SiteConfigError(f"node-config {key}: {told}", public=f"a key of the node configuration is an {told}")

@@ -160,12 +160,16 @@ def _status(parsed: argparse.Namespace, console: Console) -> int:
     return max([_show(name, console) for name in asked])
 
 
-def _show(name: str, console: Console) -> int:
+def _found(name: str) -> trial.Trial:
     found = trial.read(name)
     if found is None:
-        raise UserError(
-            f"there is no federation {name!r} on this machine; up are: {', '.join(trial.names()) or 'none'}"
-        )
+        up = ", ".join(trial.names()) or "none"
+        raise UserError(f"there is no federation {name!r} on this machine; up are: {up}")
+    return found
+
+
+def _show(name: str, console: Console) -> int:
+    found = _found(name)
     well = _print_processes(found, console)
     try:
         with control(found.address, found.authority) as client:
@@ -201,11 +205,7 @@ def _print_processes(found: trial.Trial, console: Console) -> bool:
 
 
 def _down(parsed: argparse.Namespace, console: Console) -> int:
-    found = trial.read(parsed.name)
-    if found is None:
-        raise UserError(
-            f"there is no federation {parsed.name!r} on this machine; up are: {', '.join(trial.names()) or 'none'}"
-        )
+    found = _found(parsed.name)
     ended = trial.end(found)
     left = f"runs and client state: {found.directory / 'homes'}"
     console.print(f"ended {ended} processes; keys and certificates removed; {left}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from fedllm_app.client.policy import default_policy_text
+from fedllm_app.client.site import DATA_OPTIONS
 from fedllm_app.client.worker import WorkerSupervisor
 from fedllm_app.client.worker_handover import VARIABLE
 from fedllm_app.commands.flower import flower_environment, free_port
@@ -25,19 +26,6 @@ from fedllm_app.sites.keys import make_node_key
 from fedllm_app.sites.service import unit_text
 from fedllm_app.sites.site_file import FILE, Site, address_problem, lock_file, read_site, site_text
 
-_DATA_OPTIONS = (
-    "prompt-column",
-    "input-column",
-    "completion-column",
-    "messages-column",
-    "chosen-column",
-    "rejected-column",
-    "text-column",
-    "label-column",
-    "data-split",
-    "delimiter",
-    "encoding",
-)
 _STYLES = {"ok": "green", "warning": "yellow", "fails": "red"}
 _REFUSED_COMMANDS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 
@@ -55,7 +43,7 @@ def add_parser(subparsers) -> None:
     init.add_argument("--name", required=True, help="what this site is called, such as berlin")
     init.add_argument("--model", action="append", default=[], help="a base model that runs may use: directory, Hub id")
     init.add_argument("--home", default="home", help="where the site keeps its state (default: home in DIRECTORY)")
-    for option in _DATA_OPTIONS:
+    for option in DATA_OPTIONS:
         init.add_argument(f"--{option}")
     init.set_defaults(command=_init)
 
@@ -71,7 +59,7 @@ def add_parser(subparsers) -> None:
 
 
 def _init(parsed: argparse.Namespace, console: Console) -> int:
-    settings = {option: getattr(parsed, option.replace("-", "_")) for option in _DATA_OPTIONS}
+    settings = {option: getattr(parsed, option.replace("-", "_")) for option in DATA_OPTIONS}
     settings = {option: value for option, value in settings.items() if value is not None}
     site = make_site(
         parsed.directory, parsed.superlink, parsed.ca, parsed.data, parsed.name, settings, parsed.model, parsed.home

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message
 
-from fedllm_app.messages import CONFIG, BadMessage, ClientHolding, plain_text
+from fedllm_app.messages import CONFIG, BadMessage, ClientHolding, plain_text, whole_number
 
 _LONGEST = 200  # characters of a name, a version, a hash
 _MOST_VERSIONS = 100
@@ -47,11 +47,12 @@ def read_identity(answer: Message) -> dict[str, int | str]:
     """Read a reply to the query "identify": the fields of a `Node`. BadMessage says what is wrong with it."""
     config = _config(answer)
     return {
-        "partition": _whole(config, "partition", -1),
-        "partitions": _whole(config, "partitions", 0),
+        "partition": whole_number(config, "partition", -1, _MOST_PARTITIONS),
+        "partitions": whole_number(config, "partitions", 0, _MOST_PARTITIONS),
         "site": _text(config, "site"),
         "code": _text(config, "code"),
-        "protocol": _whole(config, "protocol", 0) if "protocol" in config else 1,  # of before it was said
+        # A site from before there was a number says none.
+        "protocol": whole_number(config, "protocol", 0, _MOST_PARTITIONS) if "protocol" in config else 1,
     }
 
 
@@ -67,10 +68,3 @@ def _text(config: ConfigRecord | dict, key: str) -> str:
     if not isinstance(value, str):
         raise BadMessage(f"{key} is a {type(value).__name__}, it must be text")
     return plain_text(value, _LONGEST)
-
-
-def _whole(config: ConfigRecord, key: str, least: int) -> int:
-    value = config.get(key)
-    if type(value) is not int or not least <= value <= _MOST_PARTITIONS:
-        raise BadMessage(f"{key} = {value!r:.80}: must be a whole number from {least} to {_MOST_PARTITIONS}")
-    return value
