@@ -4,6 +4,7 @@ Whatever the umask is, directories below FEDLLM_HOME get the mode 0700 and files
 directory that the user names, get what the umask leaves.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -147,6 +148,12 @@ def _put_directory(new: Path, path: Path) -> None:
     # The new one is in place. What cannot be removed, a link or a file that is still open, must not turn that into an
     # error.
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's contents, 64 hexadecimal digits. It is read in blocks, however large it is."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

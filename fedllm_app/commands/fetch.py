@@ -2,7 +2,6 @@
 
 import argparse
 import base64
-import hashlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from rich.console import Console
 from fedllm_app.commands.attach import connection_of
 from fedllm_app.commands.flower import LaunchError, flower_environment, run_status, submit_run
 from fedllm_app.commands.log_stream import LogEvents, LogStream
-from fedllm_app.paths import atomic_path
+from fedllm_app.paths import atomic_path, file_sha256
 from fedllm_app.runs.outgoing import CHUNK, LARGEST
 
 _LOOK_EVERY = 0.1  # seconds
@@ -130,7 +129,7 @@ def receive(events: Iterator[dict], out: Path) -> tuple[int, int]:
                 file.write(data)
         elif event["event"] == "sent":
             for file in listed:
-                if hashlib.sha256((out / file["path"]).read_bytes()).hexdigest() != file["sha256"]:
+                if file_sha256(out / file["path"]) != file["sha256"]:
                     raise NotFetched(f"{file['path']}: did not come as it was sent (SHA-256)")
             return len(listed), sum(written)
     raise NotFetched("the files did not come to an end")

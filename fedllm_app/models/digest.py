@@ -10,10 +10,9 @@ from pathlib import Path
 from fedllm_app.models.files import CONFIG_FILE, TOKENIZER_FILES, weight_files
 from fedllm_app.models.location import ModelLocation, file_of
 from fedllm_app.models.packaged import PACKAGED_MODELS, packaged_file
-from fedllm_app.paths import home, write_text
+from fedllm_app.paths import file_sha256, home, write_text
 
 _TEMPLATES = ("chat_template*", "chat_templates/*")
-_BLOCK = 2**22  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,11 @@ def base_digests(location: ModelLocation) -> BaseDigests:
 
 def files_sha256(files: Iterable[Path]) -> str:
     """One hash of the names and contents of files of one directory; "" of none."""
-    lines = [f"{file.name} {_file_sha256(file)}" for file in sorted(files)]
+    lines = [f"{file.name} {_remembered_sha256(file)}" for file in sorted(files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
 
-def _file_sha256(file: Path) -> str:
+def _remembered_sha256(file: Path) -> str:
     """A file's hash, kept below FEDLLM_HOME: gigabytes are read once as long as size and time of the file stay."""
     resolved = file.resolve()
     status = resolved.stat()
@@ -60,9 +59,6 @@ def _kept_sha256(path: str, size: int, changed: int) -> str:
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if (found.get("size"), found.get("changed")) == (size, changed):
         return found["sha256"]
-    digest = hashlib.sha256()
-    with open(path, "rb") as opened:
-        while block := opened.read(_BLOCK):
-            digest.update(block)
-    write_text(kept, json.dumps({"size": size, "changed": changed, "sha256": digest.hexdigest()}))
-    return digest.hexdigest()
+    digest = file_sha256(Path(path))
+    write_text(kept, json.dumps({"size": size, "changed": changed, "sha256": digest}))
+    return digest

@@ -1,6 +1,5 @@
 """Checkpoints: written whole, and checked before they are used."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +12,12 @@ import numpy as np
 from fedllm_app.adapters.layout import Manifest
 from fedllm_app.adapters.peft_directory import load_peft_directory
 from fedllm_app.errors import UserError
-from fedllm_app.paths import atomic_path
+from fedllm_app.paths import atomic_path, file_sha256
 
-_FOLDER, _PREFIX = "checkpoints", "round-"
+FOLDER = "checkpoints"
+"""In a run directory."""
+
+_PREFIX = "round-"
 _STATE, _STRATEGY, _UPDATES, _SUMS = "state.json", "strategy.npz", "updates.npz", "sha256.json"
 
 
@@ -53,7 +55,7 @@ class Checkpoint:
 
 def write_checkpoint(run: Path, checkpoint: Checkpoint, save_adapter: Callable[[Path], None]) -> None:
     """Write a checkpoint of the run directory `run`; it is there whole, also after a power cut, or not at all."""
-    with atomic_path(run / _FOLDER / f"{_PREFIX}{checkpoint.server_round}", durable=True) as directory:
+    with atomic_path(run / FOLDER / f"{_PREFIX}{checkpoint.server_round}", durable=True) as directory:
         directory.mkdir()
         save_adapter(directory / "adapter")
         np.savez(directory / _STRATEGY, allow_pickle=False, **checkpoint.strategy)
@@ -103,7 +105,7 @@ def checkpoint_round(directory: Path) -> int:
 
 def checkpoint_directories(run: Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first, whole or not."""
-    found = (run / _FOLDER).glob(f"{_PREFIX}*")
+    found = (run / FOLDER).glob(f"{_PREFIX}*")
     numbered = (directory for directory in found if directory.name.removeprefix(_PREFIX).isdecimal())
     return sorted(numbered, key=checkpoint_round)
 
@@ -160,6 +162,5 @@ def _sums(directory: Path) -> dict[str, str]:
         for name in names:
             file = Path(folder) / name
             if name != _SUMS:
-                with open(file, "rb") as opened:
-                    sums[str(file.relative_to(directory))] = hashlib.file_digest(opened, "sha256").hexdigest()
+                sums[str(file.relative_to(directory))] = file_sha256(file)
     return dict(sorted(sums.items()))

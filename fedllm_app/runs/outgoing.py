@@ -1,18 +1,18 @@
 """The files of a run directory as events, so that they can travel through Flower's log to whoever may submit runs."""
 
 import base64
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fedllm_app.errors import UserError
+from fedllm_app.paths import file_sha256
+from fedllm_app.runs.checkpoints import FOLDER as CHECKPOINTS
 from fedllm_app.runs.directory import is_run
 
 LARGEST = 200_000_000  # bytes of all files together
 CHUNK = 90_000  # bytes of an event
-_CHECKPOINTS = "checkpoints"
 _PAUSE_EVERY, _PAUSE = 1_000_000, 0.1  # bytes, seconds: Flower sends what it has all at once, and keeps it in memory
 
 
@@ -42,7 +42,7 @@ def send_run(path: Path, tell: Callable[[Mapping[str, object]], None], checkpoin
             "the directory with scp or rsync"
         )
     listed = [
-        {"path": file.relative_to(path).as_posix(), "bytes": file.stat().st_size, "sha256": _hash(file)}
+        {"path": file.relative_to(path).as_posix(), "bytes": file.stat().st_size, "sha256": file_sha256(file)}
         for file in files
     ]
     tell({"event": "files", "directory": str(path), "files": listed})
@@ -64,14 +64,9 @@ def _files(path: Path, checkpoints: bool) -> Iterator[Path]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and (checkpoints or not (at_top and name == _CHECKPOINTS))
+            if not name.startswith(".") and (checkpoints or not (at_top and name == CHECKPOINTS))
         )
         for name in sorted(names):
             file = Path(folder) / name
             if file.is_file() and not file.is_symlink() and not name.startswith("."):
                 yield file
-
-
-def _hash(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
