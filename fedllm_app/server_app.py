@@ -51,6 +51,8 @@ from fedllm_app.updates.table import build_chain
 app = ServerApp()
 
 
+STOPPED = "stopped: the run's process was told to end"
+
 _LAST_LINES = 1.0  # seconds that Flower gets to send the last lines of the log: it sends none once the app has ended
 
 
@@ -95,12 +97,18 @@ def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: 
     try:
         _run(grid, config, directory, run_id, started, participation)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        try:
-            directory.journal("failed", reason=reason, participation=participation.lines())
-        except OSError as full:  # nobody can read it there, but in Flower's log
-            log(ERROR, "the journal of %s cannot be written (%s): %s", directory.path, full, reason)
+        _journal_end(directory, f"{type(error).__name__}: {error}", participation)
         raise
+    except (KeyboardInterrupt, SystemExit):  # Flower turns signals into the latter
+        _journal_end(directory, STOPPED, participation)
+        raise
+
+
+def _journal_end(directory: RunDirectory, reason: str, participation: Participation) -> None:
+    try:
+        directory.journal("failed", reason=reason, participation=participation.lines())
+    except OSError as full:  # nobody can read it there, but in Flower's log
+        log(ERROR, "the journal of %s cannot be written (%s): %s", directory.path, full, reason)
 
 
 def _run(

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from flower_sites import CONNECTION, Sites
@@ -52,7 +53,7 @@ def test_a_run_whose_directory_is_elsewhere(run_config, flower_home, tmp_path, t
 
 
 def interrupt_and_stop(flat: dict, tmp_path, capsys) -> None:
-    """Ctrl-C ends the command and not the run; `fedllm stop` ends the run."""
+    """Ctrl-C ends the command and not the run; `fedllm stop` ends the run, and its journal says so."""
     config = tmp_path / "run.toml"
     config.write_text("".join(f'"{key}" = {json.dumps(value)}\n' for key, value in flat.items() if value != ""))
     command = [sys.executable, "-m", "fedllm_app.commands.main", "run", str(ROOT), CONNECTION, "-c", str(config)]
@@ -69,3 +70,7 @@ def interrupt_and_stop(flat: dict, tmp_path, capsys) -> None:
     assert not [event for event in read_journal(directory) if event["event"] == "failed"]
     assert main(["stop", run_id, CONNECTION]) == 0
     assert "has stopped" in capsys.readouterr().out
+    deadline = time.monotonic() + 90
+    while not [event for event in read_journal(directory) if event["event"] == "failed"]:
+        assert time.monotonic() < deadline, read_journal(directory)[-1]
+        time.sleep(0.5)
