@@ -130,13 +130,14 @@ class Watch:
 
     def _ready(self, event: dict) -> None:
         self.names = {line["client"]: line["name"] for line in self._held}
-        self.per_round = min(self.per_round or event["clients"], event["clients"])
-        holdings = {line["client"]: ClientHolding.from_config(line) for line in self._held}
+        clients = len(event["clients"])
+        self.per_round = min(self.per_round or clients, clients)
+        holdings = {line["client"]: ClientHolding.from_journal(line) for line in self._held}
         self.console.print(holdings_table(holdings))
         for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
             self._print(line, soft_wrap=True)
         for line in self._versions:
-            self._print(versions_line(line["versions"], line["clients"], event["clients"]))
+            self._print(versions_line(line["versions"], line["clients"], clients))
         self._print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
 
     def _round_started(self, event: dict) -> None:
@@ -184,7 +185,7 @@ class Watch:
 
     def _waiting(self, event: dict) -> None:
         text = (
-            f"round {event['round']}: waiting up to {event['seconds']:.0f} s for clients "
+            f"round {event['round']}: waiting up to {event['wait_timeout']:.0f} s for clients "
             f"{', '.join(map(str, event['clients']))} to connect; {event['least']} are needed"
         )
         self._print(text, style="yellow")
