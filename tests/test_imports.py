@@ -15,6 +15,7 @@ LEVELS = [
     {"sites"},
     {"server_app", "client_app"},
     {"client", "federation"},
+    {"report"},
     {"evaluation"},
     {"training"},
     {"runs"},

@@ -28,6 +28,8 @@ from fedllm_app.runs.overview import (
 _STYLES = {RUNNING: "cyan", FINISHED: "green", FAILED: "red", UNREADABLE: "red"}
 _DAY = 24 * 3600.0
 _LONGEST = 160  # characters of a reason
+_COLUMNS = ("run", "began", "strategy", "data", "rounds", "state", "held-out", "size")
+_DROPPED, _WIDE = ("began", "data"), 110  # columns of the table that a terminal of fewer characters has no room for
 
 
 class RunsError(UserError):
@@ -46,7 +48,9 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("--prune", action="store_true", help="delete runs, by default those that did not finish")
     parser.add_argument("--unfinished", action="store_true", help="with --prune: failed and stopped runs")
-    parser.add_argument("--older-than", type=not_negative, metavar="DAYS", help="with --prune: whose last event is older")
+    parser.add_argument(
+        "--older-than", type=not_negative, metavar="DAYS", help="with --prune: whose last event is older"
+    )
     parser.add_argument("--keep", type=_count, metavar="N", help="with --prune: all but the newest N")
     parser.add_argument("--yes", action="store_true", help="with --prune: do not ask")
     parser.set_defaults(command=_runs)
@@ -69,9 +73,11 @@ def _runs(parsed: argparse.Namespace, console: Console) -> int:
         console.print(f"no runs in {looked}", markup=False, highlight=False, soft_wrap=True)
         return 0
     if not parsed.prune:
-        console.print(runs_table(found, f"{len(found)} runs, {_size(sum(run.size for run in found))}"))
+        console.print(runs_table(found, f"{len(found)} runs, {_size(sum(run.size for run in found))}", console.width))
         return 0
-    return _prune(prunable(found, bool(parsed.unfinished or not given), parsed.older_than, parsed.keep), parsed, console)
+    return _prune(
+        prunable(found, bool(parsed.unfinished or not given), parsed.older_than, parsed.keep), parsed, console
+    )
 
 
 def _prune(unwanted: Sequence[RunOverview], parsed: argparse.Namespace, console: Console) -> int:
@@ -79,7 +85,7 @@ def _prune(unwanted: Sequence[RunOverview], parsed: argparse.Namespace, console:
         console.print("nothing to delete")
         return 0
     size = _size(sum(run.size for run in unwanted))
-    console.print(runs_table(unwanted, f"to delete: {len(unwanted)} runs, {size}"))
+    console.print(runs_table(unwanted, f"to delete: {len(unwanted)} runs, {size}", console.width))
     if not parsed.yes and not _confirmed(console, len(unwanted), size):
         console.print("nothing was deleted")
         return 0
@@ -135,26 +141,30 @@ def prunable(
     ]
 
 
-def runs_table(found: Sequence[RunOverview], title: str) -> Table:
-    """One line a run. Names and reasons come from elsewhere and are shown as plain text."""
+def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Table:
+    """One line a run; on a narrow terminal without when it began and its data. Names and reasons are plain text."""
     table = Table(title=title)
-    for column in ("run", "began", "strategy", "data", "rounds", "state", "held-out", "size"):
-        justify = "right" if column in ("rounds", "size") else "left"
-        table.add_column(column, justify=justify, overflow="fold")
+    columns = [name for name in _COLUMNS if width >= _WIDE or name not in _DROPPED]
+    for name in columns:
+        wraps = name in ("run", "data", "state")
+        table.add_column(
+            name, justify="right" if name in ("rounds", "size") else "left", overflow="fold", no_wrap=not wraps
+        )
     for run in found:
         state = Text(run.state, style=_STYLES.get(run.state, "yellow"))
         if run.reason:
             state.append(f": {plain_text(run.reason, _LONGEST)}", style="default")
-        table.add_row(
-            Text(_short(run.path)),
-            f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}" if run.began else "-",
-            Text(plain_text(run.strategy) or "-"),
-            Text(plain_text(_data_name(run.data)) or "-"),
-            f"{run.done}/{run.asked}" if run.asked else "-",
-            state,
-            ", ".join(f"{label} {value:.4g}" for label, value in run.metrics) or "-",
-            _size(run.size),
-        )
+        cells = {
+            "run": Text(_short(run.path)),
+            "began": f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}" if run.began else "-",
+            "strategy": Text(plain_text(run.strategy) or "-"),
+            "data": Text(plain_text(_data_name(run.data)) or "-"),
+            "rounds": f"{run.done}/{run.asked}" if run.asked else "-",
+            "state": state,
+            "held-out": f"{run.metric[0]} {run.metric[1]:.3g}" if run.metric else "-",
+            "size": _size(run.size),
+        }
+        table.add_row(*(cells[name] for name in columns))
     return table
 
 

@@ -14,7 +14,7 @@ from fedllm_app.paths import file_mode
 from fedllm_app.runs.directory import RunDirectory, is_run, read_result, read_run_config
 from fedllm_app.runs.interruption import REASON, STOPPED
 from fedllm_app.runs.journal import JOURNAL_FILE, RESUMED, STARTED, read_journal, without_repeated
-from fedllm_app.tasks import TASKS
+from fedllm_app.runs.measures import headline_metric, metric_labels
 
 RUNNING, FINISHED, FAILED, ENDED, UNREADABLE = "running", "finished", "failed", "stopped", "unreadable"
 """The states of a run. `ENDED`: it was stopped or killed; it can be resumed if it has a checkpoint."""
@@ -22,7 +22,6 @@ RUNNING, FINISHED, FAILED, ENDED, UNREADABLE = "running", "finished", "failed", 
 _LOCK = ".lock"
 _FIRST_EVENTS = (STARTED, RESUMED, "failed", "holds")
 _SILENT = "its processes ended without a word"
-_LOSS = {"eval_loss": "loss"}
 
 
 class NotDeleted(UserError):
@@ -41,8 +40,8 @@ class RunOverview:
         Rounds that are done, and that the configuration asks for.
     state, reason : str
         One of the states of this module, and why it is that.
-    metrics : tuple[tuple[str, float], ...]
-        Held-out metrics of the last evaluation, by the terminal's names, the most telling first.
+    metric : tuple[str, float] | None
+        The held-out metric that says most, by the terminal's name, and its value in the last evaluation.
     began, ended : float
         Times of the first and the last event, in seconds since the epoch.
     size : int
@@ -57,7 +56,7 @@ class RunOverview:
     asked: int
     state: str
     reason: str
-    metrics: tuple[tuple[str, float], ...]
+    metric: tuple[str, float] | None
     began: float
     ended: float
     size: int
@@ -131,7 +130,7 @@ def overview(path: Path) -> RunOverview:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"its files cannot be read: {type(error).__name__}: {error}"
         state = RUNNING if is_running(path) else UNREADABLE
-        return RunOverview(path, "", "", "", 0, 0, state, reason, (), 0.0, 0.0, directory_size(path))
+        return RunOverview(path, "", "", "", 0, 0, state, reason, None, 0.0, 0.0, directory_size(path))
 
 
 def _overview(path: Path) -> RunOverview:
@@ -139,20 +138,20 @@ def _overview(path: Path) -> RunOverview:
     everything = read_journal(path, everything=True)
     events = without_repeated(everything)
     state, reason = _state(path, everything)
-    task = str(config.get("train.task", ""))
-    names = TASKS[task].metrics if task in TASKS else _LOSS
+    labels = metric_labels(config)
     evaluations = [event for event in events if event["event"] == "evaluation"]
     last = evaluations[-1] if evaluations else {}
+    name = headline_metric(labels, list(last))
     return RunOverview(
         path=path,
         strategy=str(config.get("strategy.name", "")),
-        task=task,
+        task=str(config.get("train.task", "")),
         data=str(config.get("data.name", "")),
         done=max((event["round"] for event in events if event["event"] == "round"), default=0),
         asked=int(config.get("train.rounds", 0)),
         state=state,
         reason=reason,
-        metrics=tuple((label, float(last[name])) for name, label in names.items() if name in last),
+        metric=(labels[name], float(last[name])) if name else None,
         began=everything[0]["time"] if everything else 0.0,
         ended=everything[-1]["time"] if everything else 0.0,
         size=directory_size(path),
@@ -207,5 +206,5 @@ def delete_run(path: Path) -> None:
             shutil.rmtree(path)
     except OSError as error:
         raise NotDeleted(
-            f"{path} cannot be deleted: {error.strerror}: {error.filename}; delete what is left by hand, or as its owner"
+            f"{path} cannot be deleted: {error.strerror}: {error.filename}; delete what is left as its owner"
         ) from error

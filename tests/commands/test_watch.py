@@ -27,12 +27,12 @@ HOLDS = {
     "name": "math",
     "schema": "builtin",
     "examples": 1234,
-    "held-out": 5,
+    "held_out": 5,
     "dropped": 6,
     "bad": 11,
     "tokens": 7890,
 }
-READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": 1}
+READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": [0]}
 
 
 def test_lines_of_a_run():
@@ -46,7 +46,7 @@ def test_lines_of_a_run():
             {"event": "refused", "client": 0, "name": "math", "round": 2, "during": "train", "reason": "NaN came"},
             {"event": "late", "client": 0, "name": "math", "round": 1, "reason": "late, discarded"},
             {"event": "too-few", "round": 2, "reason": "0 of 1 clients"},
-            {"event": "waiting", "round": 2, "clients": [0, 3], "least": 1, "seconds": 120.0},
+            {"event": "waiting", "round": 2, "clients": [0, 3], "least": 1, "wait_timeout": 120.0},
             {"event": "returned", "round": 2, "client": 0, "name": "math", "changed": {"held_out": [5, 9]}},
             {"event": "returned", "round": 3, "client": 0, "name": "math", "changed": {}},
         ],
@@ -80,7 +80,7 @@ def test_versions_and_warnings():
         {"event": "versions", "clients": [0], "versions": ["flwr 1.41.0", "torch 2.13.0"]},
         {"event": "versions", "clients": [1], "versions": ["flwr 1.41.0", "torch 2.12.0"]},
     ]
-    text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": 2}], [])
+    text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": [0, 1]}], [])
     for part in (
         "[red]north",
         "bad rows",
