@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedllm_app.report.evaluations import EvaluationTable
 from fedllm_app.report.gather import ReportData, RunReport
+from fedllm_app.report.headline import is_share
 from fedllm_app.report.participants import LATE, NOT_ASKED, REFUSED, TOOK_PART
 from fedllm_app.report.phases import PHASES
 from fedllm_app.runs.measures import Series
@@ -103,7 +104,10 @@ def _by_round(
     last = max((point.round for one in series for point in one.points), default=1)
     for label, value, dash in references.values():
         traces.append(_line([0, last], [value, value], label, "muted", 1.5, dash=dash))
-    return Figure(name, title, about, traces, {"xaxis": {"title": {"text": "round"}, "dtick": _tick(last)}})
+    layout = {"xaxis": {"title": {"text": "round"}, "dtick": _tick(last)}}
+    if all(is_share(one.metric) for one in series):
+        layout["yaxis"] = {"tickformat": ".0%", "rangemode": "tozero"}
+    return Figure(name, title, about, traces, layout)
 
 
 def _tick(last: int) -> int:
@@ -113,7 +117,7 @@ def _tick(last: int) -> int:
 def _line(x: Sequence, y: Sequence, name: str, colour: str, width: float, dash: str = "solid") -> Trace:
     mode = "lines+markers" if dash == "solid" and len(x) < 40 else "lines"
     line = {"color": colour, "width": width, "dash": dash}
-    hover = f"%{{y:.4g}}<extra>{name}</extra>" if "%" not in name else None
+    hover = f"%{{y:.3f}}<extra>{name}</extra>" if "%" not in name else None
     return {"type": "scatter", "mode": mode, "x": list(x), "y": list(y), "name": name, "line": line} | (
         {"hovertemplate": hover} if hover else {}
     )
@@ -208,7 +212,7 @@ def phases_figure(data: ReportData) -> Figure | None:
         }
         for phase in shown
     ]
-    about = "On the server's clock. " + "; ".join(f"{phase}: {PHASES[phase]}" for phase in shown) + "."
+    about = "On the server's clock. The table below says what each phase is."
     layout = {
         "barmode": "stack",
         "xaxis": {"title": {"text": "seconds"}},

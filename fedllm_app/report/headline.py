@@ -49,15 +49,18 @@ def shown_value(metric: str, value: float | None) -> str:
     """A share in percent, any other number with four digits."""
     if value is None:
         return "-"
-    return f"{100 * value:.1f} %" if _is_share(metric) else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
 def shown_gain(metric: str, better: float) -> str:
     """A difference with its sign: of shares in points."""
-    return f"{100 * better:+.1f} points" if _is_share(metric) else f"{better:+.4g}"
+    if not better:
+        return "±0"
+    return f"{100 * better:+.1f} points" if is_share(metric) else f"{better:+.4g}"
 
 
-def _is_share(metric: str) -> bool:
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of the rows, which is shown in percent."""
     return metric.removeprefix("test_") in SHARES
 
 

@@ -21,6 +21,7 @@
     return {
       automargin: true, gridcolor: colors.grid, zeroline: false, linecolor: colors.line, fixedrange: true,
       tickfont: { color: colors.muted }, ...own,
+      ...(own && own.title ? { title: { standoff: 10, font: { size: 12.5 }, ...own.title } } : {}),
     };
   }
 
@@ -29,8 +30,8 @@
     const named = new Set(figure.traces.filter((t) => t.showlegend !== false && t.name).map((t) => t.name));
     return {
       font: { ...font, color: colors.ink }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 12, t: 12, b: 44 }, showlegend: named.size > 0 && figure.traces[0].type !== "heatmap",
-      legend: { orientation: "h", y: -0.16, yanchor: "top", x: 0, font: { size: 12 } },
+      margin: { l: 48, r: 12, t: 16, b: 44 }, showlegend: named.size > 0 && figure.traces[0].type !== "heatmap",
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, xanchor: "left", traceorder: "normal", font: { size: 12 } },
       hovermode: figure.traces[0].type === "scatter" && figure.traces[0].mode !== "markers" ? "x unified" : "closest",
       hoverlabel: { bgcolor: "#262b35", bordercolor: "#262b35", font: { color: "#fff" } },
       autosize: !width, ...(width ? { width } : {}), height: figure.height,

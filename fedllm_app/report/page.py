@@ -11,7 +11,7 @@ from pathlib import Path
 from fedllm_app.report.figures import Figure, clean, color_of
 from fedllm_app.report.gather import ReportData, RunReport
 from fedllm_app.report.headline import headline, shown_gain, shown_value
-from fedllm_app.report.sections import Code, Notes, Samples, Section, sections, subtitle_of, title_of
+from fedllm_app.report.sections import Code, Notes, Samples, Section, last_part, sections, subtitle_of, title_of
 from fedllm_app.report.tables import Table
 from fedllm_app.runs.measures import LOSS
 
@@ -78,13 +78,17 @@ def _card(data: ReportData, run: RunReport, place: int) -> dict[str, object]:
         before = f"{shown_value(LOSS, loss.first)} → " if loss.first is not None and loss.last.round else ""
         facts.insert(0, ("held-out loss", before + shown_value(LOSS, loss.last.value)))
     gains = [
-        (f"{shown_gain(metric, gain.better)}", f"over {gain.name} ({shown_value(metric, gain.value)})", gain.better > 0)
+        (
+            shown_gain(metric, gain.better),
+            f"over {gain.name} ({shown_value(metric, gain.value)})",
+            "good" if gain.better > 0 else "bad" if gain.better < 0 else "",
+        )
         for gain in (found.gains if found else ())
     ]
     return {
         "label": run.label,
         "color": color_of(place),
-        "strategy": run.overview.strategy,
+        "about": " · ".join(part for part in (run.overview.strategy, last_part(run.overview.data)) if part),
         "state": run.overview.state,
         "value": shown_value(metric, found.value) if found else "-",
         "metric": found.series.label if found else "not evaluated",

@@ -54,7 +54,7 @@ def title_of(data: ReportData) -> str:
     first = data.runs[0]
     strategies = list(dict.fromkeys(run.overview.strategy for run in data.runs))
     what = ", ".join(strategies[:3]) + (", …" if len(strategies) > 3 else "")
-    names = dict.fromkeys(_last_part(run.overview.data) for run in data.runs)
+    names = dict.fromkeys(last_part(run.overview.data) for run in data.runs)
     return f"{what} on {', '.join(names)}" if first.overview.strategy else "Runs"
 
 
@@ -69,11 +69,12 @@ def subtitle_of(data: ReportData) -> str:
     ):
         values = {str(run.config.get(key, "")) for run in data.runs}
         if len(values) == 1 and (value := values.pop()):
-            parts.append(words.format(_last_part(value) if key == "model.name" else value))
+            parts.append(words.format(last_part(value) if key == "model.name" else value))
     return " · ".join(parts)
 
 
-def _last_part(names: str) -> str:
+def last_part(names: str) -> str:
+    """What paths are called without their directories."""
     return ", ".join(one.strip().rstrip("/").rpartition("/")[2] for one in names.split(","))
 
 

@@ -1,7 +1,7 @@
 """The tables of a report as text, for the page and for Markdown."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fedllm_app.evaluation.tables import LEGEND, PAIR_COLUMNS, SEEDS_LEGEND, pair_cells
@@ -16,7 +16,11 @@ _MOST_ROWS = 200  # of a table; a CSV has all
 
 @dataclass(frozen=True)
 class Table:
-    """A table. `numeric` are the columns whose cells are numbers, `best` the cells to stress, as (row, column)."""
+    """A table.
+
+    `numeric` are the columns whose cells are numbers, `best` the cells to stress, as (row, column). A page shows one
+    that is `folded` when its reader asks for it.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -24,6 +28,7 @@ class Table:
     numeric: frozenset[int] = frozenset()
     best: frozenset[tuple[int, int]] = frozenset()
     about: str = ""
+    folded: bool = False
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, about: str = "") -> Table:
@@ -37,7 +42,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], te
 
 def summary_table(data: ReportData) -> Table:
     """One line a run: what it was and what it reached."""
-    columns = ["run", "strategy", "data", "rounds", "state", "held-out loss", "headline", "over start", "over alone"]
+    columns = ["run", "strategy", "data", "rounds", "held-out loss", "headline", "over start", "over alone"]
     return _table("Runs", [*columns, "seconds", "MB"], (_summary_row(data, run) for run in data.runs), text=3)
 
 
@@ -51,7 +56,6 @@ def _summary_row(data: ReportData, run: RunReport) -> list[str]:
         run.overview.strategy,
         run.overview.data,
         f"{run.overview.done}/{run.overview.asked}",
-        run.overview.state,
         shown_value(LOSS, loss.last.value if loss and loss.last else None),
         f"{found.series.label} {shown_value(metric, found.value)}" if found else "-",
         "-" if start is None else shown_gain(metric, start),
@@ -79,7 +83,7 @@ def rounds_table(run: RunReport) -> Table:
         [str(number), *(shown_value(one.metric, found.get(number)) for one, found in zip(series, values, strict=True))]
         for number in rounds
     )
-    return _table(f"By round: {run.label}", ["round", *(one.label for one in series)], rows, text=0)
+    return replace(_table(f"By round: {run.label}", ["round", *(one.label for one in series)], rows), folded=True)
 
 
 def participation_table(run: RunReport) -> Table:
@@ -95,8 +99,7 @@ def participation_table(run: RunReport) -> Table:
         ]
         for row in run.clients
     ]
-    found = _table(f"Participation: {run.label}", columns, rows)
-    return Table(found.title, found.columns, found.rows, frozenset({0, 2, 3, 4, 5}), about=found.about)
+    return replace(_table(f"Participation: {run.label}", columns, rows), numeric=frozenset({2, 3, 4, 5, 6}))
 
 
 def refusals_table(run: RunReport) -> Table | None:
@@ -107,8 +110,8 @@ def refusals_table(run: RunReport) -> Table | None:
         [f"{one.client} {one.name}", one.during, str(len(one.rounds)), _rounds(one.rounds), one.reason]
         for one in run.refusals
     ]
-    found = _table(f"Refusals: {run.label}", ["client", "during", "times", "rounds", "reason"], rows)
-    return Table(found.title, found.columns, found.rows, frozenset({2}), about=found.about)
+    columns = ["client", "during", "times", "rounds", "reason"]
+    return replace(_table(f"Refusals: {run.label}", columns, rows), numeric=frozenset({2}))
 
 
 def _rounds(rounds: Sequence[int]) -> str:
@@ -143,8 +146,7 @@ def clients_table(run: RunReport) -> Table:
         ]
         for row in run.clients
     ]
-    found = _table(f"Clients: {run.label}", columns, rows, text=3)
-    return Table(found.title, found.columns, found.rows, found.numeric | {0}, about=found.about)
+    return _table(f"Clients: {run.label}", columns, rows, text=3)
 
 
 def phases_table(data: ReportData) -> Table | None:
@@ -160,10 +162,12 @@ def phases_table(data: ReportData) -> Table | None:
                 f"{run.seconds[phase]:,.1f} ({share[phase]:.0%})" if phase in run.seconds else "-"
                 for run, share in zip(data.runs, shares, strict=True)
             ),
+            PHASES[phase],
         ]
         for phase in shown
     ]
-    return _table("Seconds by phase", ["phase", *(run.label for run in data.runs)], rows)
+    found = _table("Phases", ["phase", *(run.label for run in data.runs), "what it is"], rows)
+    return replace(found, numeric=frozenset(range(1, 1 + len(data.runs))))
 
 
 def cost_table(data: ReportData) -> Table:
@@ -213,7 +217,7 @@ def evaluation_tables(table: EvaluationTable) -> Iterator[Table]:
     pairs = [pair_cells(pair) for pair in report.paired if models and pair.first == models[0]]
     if pairs:
         found = _table(f"Paired tests: {report.suite}", PAIR_COLUMNS, pairs)
-        yield Table(found.title, found.columns, found.rows, frozenset({3, 4, 5, 7}), about=found.about)
+        yield replace(found, numeric=frozenset({3, 4, 5, 7}), folded=True)
 
 
 def environment_table(data: ReportData) -> Table:
