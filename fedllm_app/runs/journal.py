@@ -10,7 +10,15 @@ from fedllm_app.paths import file_mode
 
 JOURNAL_FILE = "journal.jsonl"
 STARTED, RESUMED = "started", "resumed"
-_ONCE_AN_ATTEMPT = ("holds", "versions", "ready", "failed", "finished")  # told anew by a run that goes on
+_ONCE_AN_ATTEMPT = (
+    "connecting",
+    "describing",
+    "holds",
+    "versions",
+    "ready",
+    "failed",
+    "finished",
+)  # told anew by a run that goes on
 
 
 def append_event(file: Path, event: str, **fields: object) -> None:
