@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Processes that run the tests side by side, a file each.
+WORKERS ?= 2
 
 .PHONY: demo test check clean
 
@@ -12,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/fedllm demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Format, lint, whether every test can be collected, the direction of imports, whether the documents are complete, and known
 # vulnerabilities of the dependencies, where their data can be reached.

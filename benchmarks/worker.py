@@ -3,7 +3,7 @@
     python benchmarks/worker.py
 
 SmolLM2-135M, two clients with one thread each, rounds of 20 steps of 4 rows of about 128 tokens, LoRA r=8 on q_proj
-and v_proj, bfloat16. Two rounds a run; the three kinds of run take turns, twice, on one SuperLink and two SuperNodes
+and v_proj, bfloat16. Three rounds a run; the three kinds of run follow each other, on one SuperLink and two SuperNodes
 that stay up. `round` are the seconds of a round, `training` those of its slowest client, `beside` the difference.
 `empty` are the seconds of a round of an app that only answers, on the same nodes: what Flower itself takes to fetch a
 message, start a process and send the answer. The last line compares the means.
@@ -20,7 +20,7 @@ from statistics import mean
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
-MODEL, STEPS, ROUNDS, TURNS = "smollm2-135m-instruct", 20, 2, 2
+MODEL, STEPS, ROUNDS = "smollm2-135m-instruct", 20, 3
 NAMES = ("athens", "berlin")
 
 EMPTY_PROJECT = """
@@ -30,8 +30,8 @@ version = "1.0.0"
 [tool.flwr.app]
 publisher = "benchmark"
 [tool.flwr.app.components]
-serverapp = "empty:server"
-clientapp = "empty:client"
+serverapp = "answering_app:server"
+clientapp = "answering_app:client"
 [tool.flwr.app.config]
 result = ""
 """
@@ -47,7 +47,8 @@ from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 
 @client.query()
@@ -117,17 +118,16 @@ def measure(folder: Path) -> tuple[dict[str, list[float]], dict[str, list[float]
             file.write('[superlink]\ndefault = "local"\n[superlink.local]\naddress = ":local:"\n')
         for name in ("home", *NAMES):
             prepare(folder / name)
-        for turn in range(TURNS):
-            for kind in ("simulation", "worker", "no worker"):
-                directory = folder / f"{kind}-{turn}".replace(" ", "-")
-                with workers(folder) if kind == "worker" else ExitStack():
-                    run(folder, directory, simulated=kind == "simulation")
-                for whole, steps in rounds_of(directory):
-                    beside[kind].append(whole - steps)
-                    training[kind].append(steps)
-                told = {"round": round(whole, 2), "training": round(steps, 2), "beside": round(whole - steps, 2)}
-                print(json.dumps({"run": kind, "last": told, "adapter": digest(directory)}), flush=True)
-            beside["empty"] += empty_rounds(folder)
+        beside["empty"] = empty_rounds(folder)
+        for kind in ("simulation", "worker", "no worker"):
+            directory = folder / kind.replace(" ", "-")
+            with workers(folder) if kind == "worker" else ExitStack():
+                run(folder, directory, simulated=kind == "simulation")
+            for whole, steps in rounds_of(directory):
+                beside[kind].append(whole - steps)
+                training[kind].append(steps)
+            told = {"round": round(whole, 2), "training": round(steps, 2), "beside": round(whole - steps, 2)}
+            print(json.dumps({"run": kind, "last": told, "adapter": digest(directory)}), flush=True)
     return beside, training
 
 
@@ -227,7 +227,7 @@ def empty_rounds(folder: Path) -> list[float]:
     project, result = folder / "empty", folder / "empty.json"
     project.mkdir(exist_ok=True)
     (project / "pyproject.toml").write_text(EMPTY_PROJECT)
-    (project / "empty.py").write_text(EMPTY_APP)
+    (project / "answering_app.py").write_text(EMPTY_APP)
     result.unlink(missing_ok=True)
     submit_run(project, CONNECTION, ["--run-config", f'result="{result}"'], flower_environment())
     deadline = time.monotonic() + 300

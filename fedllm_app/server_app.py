@@ -14,6 +14,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.attendance import Attendance
 from fedllm_app.federation.bases import base_problem
+from fedllm_app.federation.clocks import ClockGrid
 from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.ending import tell_ended
 from fedllm_app.federation.exchange import PlainExchange
@@ -93,6 +94,7 @@ def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: 
     """Run `config` over the nodes of a grid into a run directory; what ends it early is journaled and raised."""
     started = time.time()
     participation = Participation()
+    grid = ClockGrid(grid, lambda note: _warn(directory, note))
     try:
         _run(grid, config, directory, run_id, started, participation)
     except Exception as error:
@@ -116,7 +118,7 @@ def _run(
     run = config.run
     where = begin(config, directory, run_id, code_hash())
     began = time.time()
-    connected = gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout)
+    connected = gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout, _connecting(directory))
     seconds = {"connect_seconds": time.time() - began}
     nodes = assign_clients(connected, config.clients.number)
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
@@ -130,6 +132,7 @@ def _run(
     _warn(directory, *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
     began = time.time()
+    directory.journal("describing", clients=sorted(nodes))
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
     seconds["describe_seconds"] = time.time() - began
     report_holdings(holdings, directory)
@@ -168,6 +171,13 @@ def _run(
     result = _result(config, start, final, ledger.totals, started, ready) | {"participation": participation.lines()}
     directory.finish(start.merge(final), own, start.layout, result)
     log(INFO, "finished: %s", directory.path)
+
+
+def _connecting(directory: RunDirectory) -> Callable[[int, int, bool], None]:
+    def tell(connected: int, needed: int, simulation: bool) -> None:
+        directory.journal("connecting", connected=connected, needed=needed, simulation=simulation)
+
+    return tell
 
 
 def _attendance(

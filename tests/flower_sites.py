@@ -34,6 +34,7 @@ class Sites:
 
     def __init__(self, folder: Path, flower_home: Path, rows: dict[str, int], model: Path) -> None:
         self.folder, self.rows, self.model = folder, rows, model
+        self.environment: dict[str, dict[str, str]] = {}  # of sites that have one of their own
         self.port = free_port()
         self.processes: dict[str, subprocess.Popen] = {}
         address = f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
@@ -41,8 +42,7 @@ class Sites:
 
     def __enter__(self) -> "Sites":
         try:
-            link = self._start("server", "flower-superlink", "--insecure", "--port", str(self.port))
-            wait_until_healthy(self.port, link, self.folder / "server" / "log")
+            self.server()
             for name, rows in self.rows.items():
                 self.write_rows(name, rows)
                 self.node(name)
@@ -61,14 +61,22 @@ class Sites:
         lines = (json.dumps({"question": f"{name} {n}", "answer": str(n)}) + "\n" for n in range(rows))
         (self.folder / f"{name}.jsonl").write_text("".join(lines))
 
-    def node(self, name: str) -> None:
-        """Start the SuperNode of a site, without a key: Flower gives it another id each time."""
+    def server(self) -> None:
+        """Start the SuperLink, which keeps nothing on disk."""
+        link = self._start("server", "flower-superlink", "--insecure", "--port", str(self.port))
+        wait_until_healthy(self.port, link, self.folder / "server" / "log")
+
+    def node(self, name: str, port: int | None = None) -> None:
+        """Start the SuperNode of a site, without a key: Flower gives it another id each time.
+
+        `port` is where it reaches the server, if not at the server's own.
+        """
         said = f"site='{name}' data-path='{self.folder / name}.jsonl' models='{self.model}'"
-        options = ["--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port()), "--node-config", said]
+        options = ["--superlink", f"127.0.0.1:{port or self.port}", "--port", str(free_port()), "--node-config", said]
         self._start(name, "flower-supernode", "--insecure", *options)
 
     def kill(self, name: str) -> None:
-        """Kill -9 a site's SuperNode and the processes that it started."""
+        """Kill -9 a site's SuperNode, or "server", the SuperLink, and the processes that it started."""
         process = self.processes.pop(name)
         parent = psutil.Process(process.pid)
         for one in [*parent.children(recursive=True), parent]:
@@ -83,6 +91,7 @@ class Sites:
         home = self.folder / name
         home.mkdir(exist_ok=True)
         environment = flower_environment() | {"FEDLLM_HOME": str(home), "HOME": str(home)}
+        environment |= self.environment.get(name, {})
         with open(home / "log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 [flower_command(command), *options], cwd=home, env=environment, stdout=log, stderr=log

@@ -20,6 +20,9 @@ from fedllm_app.paths import make_directory, opener
 
 _START_TIMEOUT = 60.0  # seconds
 _STOP_TIMEOUT = 20.0
+_LOOK_AGAIN = 1.0  # seconds between looks for a process
+_LAST_EVENTS = 6.0  # seconds in which the last events of a process that is gone are read
+_SIMULATION = "flwr-simulation"  # Flower's process that runs server and clients of a simulation
 
 
 class LaunchError(UserError):
@@ -45,6 +48,7 @@ class LocalSuperLink:
         self.port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="fedllm-superlink-")
         self._process: subprocess.Popen | None = None
+        self._seen = 0.0  # when its simulation was last seen to be there
 
     @property
     def environment(self) -> dict[str, str]:
@@ -83,9 +87,21 @@ class LocalSuperLink:
                 self._process.wait()
         self._directory.cleanup()
 
-    def ended(self) -> bool:
-        """Whether it is gone, though nobody here ended it."""
-        return self._process is not None and self._process.poll() is not None
+    def ended(self) -> str:
+        """Why nothing more can come from the run, though nobody here ended it; "" as long as something can."""
+        if self._process is None:
+            return ""
+        if self._process.poll() is not None:
+            return "Flower's SuperLink was ended before the run was over"
+        now = time.monotonic()
+        if now - self._seen > _LOOK_AGAIN and _below(self._process.pid, _SIMULATION):
+            self._seen = now
+        if self._seen and now - self._seen > _LAST_EVENTS:
+            return (
+                f"the process of the simulation ({_SIMULATION}) was ended before the run was over: by somebody's "
+                "kill, or by the system because memory ran out"
+            )
+        return ""
 
 
 def wait_until_healthy(port: int, process: subprocess.Popen, log_file: Path) -> None:
@@ -178,6 +194,22 @@ def end_process_tree(pid: int) -> None:
     _, alive = psutil.wait_procs(processes, timeout=_STOP_TIMEOUT)
     for process in alive:
         _signal(process.kill)
+
+
+def _below(pid: int, command: str) -> bool:
+    """Whether a process of this command is among the descendants of a process."""
+    try:
+        found = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return False
+    return any(command in os.path.basename(word) for process in found for word in _command_line(process)[:3])
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() if process.status() != psutil.STATUS_ZOMBIE else []
+    except psutil.Error:
+        return []
 
 
 def tail(path: Path, lines: int = 30) -> str:

@@ -87,7 +87,7 @@ def follow(
     sources: Iterable[Source],
     watch: Watch,
     status: Status,
-    gone: Callable[[], bool] = lambda: False,
+    gone: Callable[[], str] = lambda: "",
     directory: str = "",
 ) -> Outcome:
     """Show a run until it ends.
@@ -98,8 +98,8 @@ def follow(
         Of several, the first that has an event is believed.
     status : Status
         Asks Flower for the state of the run and for what it says of the reason.
-    gone : Callable[[], bool]
-        Whether the SuperLink of this machine was ended.
+    gone : Callable[[], str]
+        Why nothing more can come, for example because the SuperLink of this machine was ended; "" while it can.
     directory : str
         The run directory, as far as it is known.
 
@@ -111,8 +111,7 @@ def follow(
     following = _Following(run_id, list(sources), watch, status, directory)
     with watch:
         while (outcome := following.look()) is None:
-            if gone():  # asked for the status of a run, Flower would start another SuperLink
-                reason = "Flower's SuperLink was ended before the run was over"
+            if reason := gone():  # asked for the status of a run, Flower would start another SuperLink
                 watch.console.print(reason, style="red")
                 return Outcome(False, directory=following.directory)
             time.sleep(_LOOK_EVERY)
@@ -172,15 +171,23 @@ class _Following:
         self.asked = now
         try:
             status, reason = self.status()
-        except LaunchError:
+        except LaunchError as error:
             self.unanswered += 1  # a network has its moments, and the run goes on without this command
             if self.unanswered == _UNANSWERED:
                 raise
+            if self.unanswered == 1:
+                minutes = _UNANSWERED * _ASK_FLOWER_EVERY / 60
+                self._say(f"Flower's SuperLink does not answer; it is asked for {minutes:.0f} minutes more. {error}")
             return None
+        if self.unanswered:
+            self._say("Flower's SuperLink answers again")
         self.unanswered = 0
         if status.startswith("finished"):
             self.ended = (now, status, reason)
         return None
+
+    def _say(self, text: str) -> None:
+        self.watch.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def say_end(outcome: Outcome, console: Console, last_words: Callable[[], str], here: bool) -> None:

@@ -131,7 +131,7 @@ def _watch(config: Config, console: Console) -> Watch:
         metrics = task_spec(train.task).metrics
     except NotImportable:  # a task that only the SuperLink's machine has, which tells them
         metrics = {}
-    return Watch(console, train.rounds, config.clients.per_round, train.local_steps, metrics)
+    return Watch(console, train.rounds, train.local_steps, metrics)
 
 
 def _visible(directory: RunDirectory) -> bool:

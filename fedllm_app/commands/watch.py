@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
+from fedllm_app.commands.block import Block
 from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
 from fedllm_app.federation.participation import participation_table
 from fedllm_app.messages import ClientHolding, plain_text
@@ -18,7 +19,9 @@ _LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be red
 
 
 class Watch:
-    """Turns the events of a run's journal and the steps of its clients into lines on a terminal.
+    """Turns the events of a run's journal and the steps of its clients into lines, above a block that is drawn anew.
+
+    Where the terminal cannot be redrawn, some of the steps are lines instead of the block.
 
     `metrics` are the held-out metrics to show, by the journal's name, and what to call them. What is not known here
     comes with the event `settings`.
@@ -28,37 +31,35 @@ class Watch:
         self,
         console: Console,
         rounds: int = 0,
-        per_round: int = 0,
         local_steps: int = 0,
         metrics: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.console = console
-        self.rounds, self.per_round, self.local_steps = rounds, per_round, local_steps
         self.metrics = metrics
+        self.block = Block(rounds, local_steps)
         self.names: dict[int, str] = {}
-        self.current = 0
-        self.before = 0  # rounds of an earlier attempt
         self._held: list[dict] = []
         self._versions: list[dict] = []
-        self._steps: dict[tuple[int, int], int] = {}
-        self._began: float | None = None
+        self._base: dict[str, float] = {}  # metrics before round 1
         self._printed = 0.0
-        self._status = console.status("starting Flower") if console.is_terminal else None
+        self._live = Live(self.block, console=console, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Watch":
-        if self._status:
-            self._status.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._status:
-            self._status.stop()
+        if self._live:
+            self._live.stop()
 
     def event(self, event: dict) -> None:
         """Show one event of the journal."""
         show = {
             "settings": self._settings,
             "log": self._log,
+            "connecting": self._connecting,
+            "describing": self._describing,
             "started": self._started,
             "resumed": self._resumed,
             "holds": self._held.append,
@@ -67,6 +68,7 @@ class Watch:
             "ready": self._ready,
             "round-started": self._round_started,
             "client": self._client,
+            "client-evaluation": self._client_evaluation,
             "round": self._round,
             "evaluation": self._evaluation,
             "suite": self._suite,
@@ -85,33 +87,30 @@ class Watch:
         """Show one optimizer step of one client."""
         if line["loss"] is None:
             return
-        self._steps[line["round"], line["client"]] = line["step"]
-        text = (
-            f"round {line['round']}/{self.rounds} · client {line['client']} {self.names.get(line['client'], '')} · "
-            f"step {line['step']}/{line['steps']} · loss {line['loss']:.3f} · {self._left()}"
-        )
-        if self._status:
-            self._status.update(Text(plain_text(text)))
-        elif time.monotonic() - self._printed > _LINE_EVERY:
+        self.block.step(line["client"], line["step"], line["steps"], line["loss"])
+        if self._live is None and time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
-            self._print(f"  {text}")
+            self._print(
+                f"  round {line['round']}/{self.block.rounds} · client {line['client']} "
+                f"{self.names.get(line['client'], '')} · step {line['step']}/{line['steps']} · "
+                f"loss {line['loss']:.3f} · {self.block.left()}"
+            )
 
     def _print(self, text: str, style: str | None = None, soft_wrap: bool | None = None) -> None:
         """Print what may hold words of clients: no markup of theirs, nothing that moves a cursor, no endless line."""
         safe = "\n".join(plain_text(line, _LONGEST) for line in text.splitlines()[:_MOST_LINES])
         self.console.print(safe, style=style, soft_wrap=soft_wrap, markup=False, highlight=False)
 
-    def _left(self) -> str:
-        total = (self.rounds - self.before) * self.per_round * self.local_steps
-        done = sum(self._steps.values())
-        if self._began is None or not done:
-            return "time left unknown"
-        seconds = (time.time() - self._began) * (total - done) / done
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
-
     def _settings(self, event: dict) -> None:
-        self.rounds, self.per_round = event["rounds"], event["per_round"]
-        self.local_steps, self.metrics = event["local_steps"], event["metrics"]
+        self.block.rounds, self.block.local_steps = event["rounds"], event["local_steps"]
+        self.metrics = event["metrics"]
+
+    def _connecting(self, event: dict) -> None:
+        kind = "virtual clients" if event["simulation"] else "sites"
+        self.block.phase = f"waiting for {kind}: {event['connected']} of {event['needed'] or '?'}"
+
+    def _describing(self, event: dict) -> None:
+        self.block.phase = f"{len(event['clients'])} clients look at their data"
 
     def _log(self, event: dict) -> None:
         text = f"server: {event['text']}"
@@ -121,7 +120,7 @@ class Watch:
         self._print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")
 
     def _resumed(self, event: dict) -> None:
-        self.before = event["round"]
+        self.block.before = event["round"]
         again = f"; {event['again']} rounds after it are done again" if event["again"] else ""
         self._print(
             f"run {event['run_id']}: goes on after round {event['round']} of {event['rounds']} of "
@@ -131,7 +130,7 @@ class Watch:
     def _ready(self, event: dict) -> None:
         self.names = {line["client"]: line["name"] for line in self._held}
         clients = len(event["clients"])
-        self.per_round = min(self.per_round or clients, clients)
+        self.block.known(self.names)
         holdings = {line["client"]: ClientHolding.from_journal(line) for line in self._held}
         self.console.print(holdings_table(holdings))
         for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
@@ -141,10 +140,10 @@ class Watch:
         self._print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
 
     def _round_started(self, event: dict) -> None:
-        self.current = event["round"]
-        self._began = self._began or event["time"]
+        self.block.round_started(event["round"], event["clients"], event["time"])
 
     def _client(self, event: dict) -> None:
+        self.block.answered(event["client"], "trained", event.get("train_loss"))
         lost = [told for name, told in _RESETS.items() if event.get(name)]
         if lost:
             self._print(
@@ -153,9 +152,13 @@ class Watch:
                 style="yellow",
             )
 
+    def _client_evaluation(self, event: dict) -> None:
+        self.block.answered(event["client"], "evaluated")
+
     def _round(self, event: dict) -> None:
+        self.block.round_ended(event["round"])
         self._print(
-            f"round {event['round']}/{self.rounds}: training loss {_number(event['train_loss'])} from "
+            f"round {event['round']}/{self.block.rounds}: training loss {_number(event['train_loss'])} from "
             f"{len(event['clients'])} clients in {event['seconds']:.1f} s",
         )
 
@@ -163,6 +166,13 @@ class Watch:
         metrics = [(name, label) for name, label in self.metrics.items() if name in event]
         shown = ", ".join(f"{label} {_number(event[name])}" for name, label in metrics) or "no usable reply"
         self._print(f"  held-out after round {event['round']}: {shown}")
+        if event["round"] == 0:
+            self._base = {name: event[name] for name, _ in metrics}
+        parts = (f"{label} {_number(event[name])}{self._beside(name)}" for name, label in metrics)
+        self.block.held_out = f"held-out after round {event['round']}: {', '.join(parts)}" if metrics else ""
+
+    def _beside(self, metric: str) -> str:
+        return f" (base {_number(self._base[metric])})" if metric in self._base else ""
 
     def _suite(self, event: dict) -> None:
         shown = ", ".join(f"{name} {_number(value)}" for name, value in event["figures"].items())
@@ -171,6 +181,7 @@ class Watch:
         )
 
     def _refused(self, event: dict) -> None:
+        self.block.answered(event["client"], "refused")
         self._print(
             f"  refused: client {event['client']} ({event['name']}), round {event['round']}, {event['during']}: "
             f"{event['reason']}",

@@ -106,8 +106,12 @@ class Ledger:
             self.totals.positions[client] += steps
             self.totals.versions[client] = server_round
 
-    def saved(self) -> None:
-        """Note that a checkpoint was written, so that clients keep the state of their versions in it."""
+    def saved(self, server_round: int, seconds: float) -> None:
+        """Journal a checkpoint. Clients keep the state of their versions in it, which their assignments name."""
+        self._remember_versions()
+        self.directory.journal("checkpoint", round=server_round, seconds=seconds)
+
+    def _remember_versions(self) -> None:
         self._saved = [*self._saved[-1:], dict(self.totals.versions)]
 
     def versions_in_checkpoints(self, client: int) -> list[int]:
@@ -129,7 +133,7 @@ class Ledger:
         totals.peak = {name: numbers[name] for name in totals.peak}
         self.participation.restore(checkpoint.participation)
         self._saved = [dict(versions_before)]
-        self.saved()
+        self._remember_versions()
 
     def named(self, clients: Iterable[int]) -> str:
         """Clients by number and name, in order."""

@@ -5,7 +5,7 @@ simulation a node can act for any client, because all of them hold shares of one
 works on Flower's default of two virtual nodes as well, each serving two.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from logging import WARNING
 
@@ -46,8 +46,15 @@ class Node:
     protocol: int = PROTOCOL
 
 
-def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[Node]:
+def gather_nodes(
+    grid: Grid, clients: int, code: str, timeout: float, tell: Callable[[int, int, bool], None] = lambda *_: None
+) -> list[Node]:
     """The nodes of this run in a stable order: by partition, else by site name, else by id (which Flower draws).
+
+    Parameters
+    ----------
+    tell : Callable[[int, int, bool], None]
+        Told how many nodes are connected, how many are needed, and whether it is a simulation, whenever that changes.
 
     Raises
     ------
@@ -59,11 +66,12 @@ def gather_nodes(grid: Grid, clients: int, code: str, timeout: float) -> list[No
     """
     known: dict[int, Node] = {}
     lost: set[int] = set()
-    _meet(grid, 1, known, lost, timeout)
-    expected = next(iter(known.values())).partitions or clients
+    _meet(grid, 1, known, lost, timeout, lambda connected: tell(connected, clients, False))
+    partitions = next(iter(known.values())).partitions
+    expected = partitions or clients
     if not expected:
         raise RosterError("clients.number = 0 in a deployment: it must be the number of sites that take part")
-    _meet(grid, expected, known, lost, timeout)
+    _meet(grid, expected, known, lost, timeout, lambda connected: tell(connected, expected, bool(partitions)))
     nodes = sorted(known.values(), key=lambda node: (node.partition, node.site, node.node_id))
     _check_versions(nodes, code)
     names = [node.site for node in nodes if node.site and not node.partitions]
@@ -189,17 +197,22 @@ def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[
     return nodes, problems, lost
 
 
-def _meet(grid: Grid, number: int, known: dict[int, Node], lost: set[int], timeout: float) -> None:
+def _meet(
+    grid: Grid, number: int, known: dict[int, Node], lost: set[int], timeout: float, tell: Callable[[int], None]
+) -> None:
     """Ask the nodes that are connected who they are, until `number` of them have said so.
 
     Flower lists a node for a minute after it was killed. Such a node is `lost`, and no reason to end the run.
     """
     while True:
-        connected = wait_for_nodes(grid, number, timeout, lost)
+        connected = wait_for_nodes(grid, number, timeout, lost, tell)
         nodes, problems, gone = identify(grid, [node_id for node_id in connected if node_id not in known], timeout)
         for node_id, reason in problems.items():
             if node_id not in gone:
-                raise NoReply(f"node {node_id} could not say who it is: {reason}")
+                raise NoReply(
+                    f"node {node_id} could not say who it is: {reason}. If its process runs, compare its clock "
+                    "with the server's"
+                )
             log(WARNING, "node %d is left out: %s", node_id, reason)
         lost.update(gone)
         known.update({node.node_id: node for node in nodes})

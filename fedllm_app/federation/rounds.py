@@ -288,8 +288,9 @@ class Rounds:
         return adapter_record(vector)
 
     def _save(self, server_round: int, arrays: ArrayRecord) -> None:
+        started = time.perf_counter()
         self.save(self._checkpoint(server_round, arrays))
-        self.ledger.saved()
+        self.ledger.saved(server_round, time.perf_counter() - started)
 
     def _checkpoint(self, server_round: int, arrays: ArrayRecord) -> Checkpoint:
         totals = self.ledger.totals

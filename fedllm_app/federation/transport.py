@@ -59,13 +59,23 @@ class LateReplies:
             self._note(*place)
 
 
-def wait_for_nodes(grid: Grid, number: int, timeout: float, lost: Collection[int] = ()) -> list[int]:
+def wait_for_nodes(
+    grid: Grid,
+    number: int,
+    timeout: float,
+    lost: Collection[int] = (),
+    tell: Callable[[int], None] = lambda _: None,
+) -> list[int]:
     """The ids of the connected nodes, once there are `number` of them. `NoReply` after `timeout` seconds.
 
-    `lost` nodes are left out, though Flower may still list them.
+    `lost` nodes are left out, though Flower may still list them. While nodes are missing, `tell` is told how many are
+    there, whenever that changes.
     """
-    deadline = time.monotonic() + timeout
+    deadline, told = time.monotonic() + timeout, None
     while len(nodes := [node_id for node_id in grid.get_node_ids() if node_id not in lost]) < number:
+        if len(nodes) != told:
+            told = len(nodes)
+            tell(told)
         if time.monotonic() > deadline:
             raise NoReply(
                 f"{len(nodes)} of {number} clients connected within run.wait-timeout = {timeout:g} s; "

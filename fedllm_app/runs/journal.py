@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE = "journal.jsonl"
 STARTED, RESUMED, ENVIRONMENT = "started", "resumed", "environment"
-_ONCE_AN_ATTEMPT = (ENVIRONMENT, "holds", "versions", "ready", "failed", "finished")  # told anew by a run that goes on
+_ONCE_AN_ATTEMPT = (
+    ENVIRONMENT,
+    "connecting",
+    "describing",
+    "holds",
+    "versions",
+    "ready",
+    "failed",
+    "finished",
+)  # told anew by a run that goes on
 
 
 def append_event(file: Path, event: str, **fields: object) -> None:

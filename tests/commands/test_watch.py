@@ -11,9 +11,7 @@ from fedllm_app.commands.watch import Watch, summary
 def shown(events: list[dict], steps: list[dict]) -> str:
     """The lines of a terminal that cannot be redrawn."""
     console = Console(file=io.StringIO(), width=200, force_terminal=False)
-    with Watch(
-        console, rounds=2, per_round=0, local_steps=2, metrics={"eval_loss": "loss", "exact_match": "exact match"}
-    ) as watch:
+    with Watch(console, rounds=2, local_steps=2, metrics={"eval_loss": "loss", "exact_match": "exact match"}) as watch:
         for event in events:
             watch.event(event)
         for line in steps:
@@ -110,7 +108,7 @@ def test_time_left_follows_the_steps_done(monkeypatch):
     """2 rounds of 1 client of 2 steps: after 1 of 4 steps in 10 s, 30 s are left."""
     monkeypatch.setattr("fedllm_app.commands.watch.time.time", lambda: 110.0)
     text = shown(
-        [HOLDS, READY, {"event": "round-started", "round": 1, "time": 100.0}],
+        [HOLDS, READY, {"event": "round-started", "round": 1, "clients": [0], "time": 100.0}],
         [{"round": 1, "client": 0, "step": 1, "steps": 2, "loss": 1.0}],
     )
     assert "0:30 left" in text
@@ -206,3 +204,88 @@ def test_tables_and_sentences_print_names_as_they_are():
     text = shown([*lines, lost], [])
     assert text.count("[/x]") == 3
     assert all(told in text for told in ("[/n]", "[/z]", "[/y]"))
+
+
+def block_of(events: list[dict], steps: list[dict], width: int, monkeypatch, seconds: float = 110.0) -> str:
+    """The block at the bottom of a terminal of this width, at this time."""
+    monkeypatch.setattr("fedllm_app.commands.watch.time.time", lambda: seconds)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, legacy_windows=False)
+    watch = Watch(console, rounds=4, local_steps=2, metrics={"eval_loss": "loss"})
+    for event in events:
+        watch.event(event)
+    for line in steps:
+        watch.step(line)
+    console.file.truncate(0)
+    console.file.seek(0)
+    console.print(watch.block)
+    return console.file.getvalue()
+
+
+IN_ROUND_2 = [
+    HOLDS,
+    HOLDS | {"client": 1, "name": "a site with quite a long name"},
+    HOLDS | {"client": 2, "name": "code"},
+    READY | {"clients": 3},
+    {"event": "evaluation", "round": 0, "eval_loss": 4.5},
+    {"event": "round-started", "round": 1, "clients": [0, 1], "time": 100.0},
+    {"event": "round", "round": 1, "train_loss": 1.0, "clients": [0, 1], "seconds": 4.0},
+    {"event": "evaluation", "round": 1, "eval_loss": 1.25},
+    {"event": "round-started", "round": 2, "clients": [0, 1], "time": 105.0},
+]
+
+
+def test_the_block_of_a_simulation(monkeypatch):
+    """Client 0 has taken both of its steps, client 1 none: round 1 and half of round 2 of 4 are done, 3/8 in 10 s. So
+    10 · (5/8) / (3/8) = 16.7 s are left."""
+    steps = [{"round": 2, "client": 0, "step": 2, "steps": 2, "loss": 0.75}]
+    text = block_of(IN_ROUND_2, steps, 100, monkeypatch)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[0].startswith("round 2/4 ") and lines[0].endswith("38% 0:10 elapsed 0:16 left")
+    assert lines[1:] == [
+        "0 math trains step 2/2 loss 0.750",
+        "1 a site with quite a long name trains, 5 s",
+        "2 code not drawn",
+        "held-out after round 1: loss 1.250 (base 4.500)",
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 50, 80, 160])
+def test_no_line_of_the_block_is_wider_than_the_terminal(width, monkeypatch):
+    """Narrow columns go first: the loss below 56, the steps below 44."""
+    steps = [{"round": 2, "client": 0, "step": 1, "steps": 2, "loss": 0.75}]
+    text = block_of(IN_ROUND_2, steps, width, monkeypatch)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert len(text.splitlines()) == 5
+    assert ("loss 0.750" in text, "step 1/2" in text) == (width >= 56, width >= 44)
+
+
+def test_the_block_of_a_deployment(monkeypatch):
+    """Sites send no steps: the seconds since they were asked, then their answers."""
+    answered = {"event": "client", "client": 1, "name": "x", "round": 2, "train_loss": 0.5}
+    refused = {"event": "refused", "client": 0, "name": "x", "round": 2, "during": "train", "reason": "NaN"}
+    assert "1  a site with quite a long name  trains, 75 s" in block_of(IN_ROUND_2, [], 100, monkeypatch, 180.0)
+    text = block_of([*IN_ROUND_2, answered, refused], [], 100, monkeypatch)
+    assert [" ".join(line.split()) for line in text.splitlines()[1:3]] == [
+        "0 math refused",
+        "1 a site with quite a long name trained loss 0.500",
+    ]
+
+
+def test_the_block_before_round_1(monkeypatch):
+    connecting = {"event": "connecting", "connected": 1, "needed": 2, "simulation": False}
+    assert block_of([], [], 80, monkeypatch) == "starting Flower\n"
+    assert block_of([connecting], [], 80, monkeypatch) == "waiting for sites: 1 of 2\n"
+    describing = {"event": "describing", "clients": [0, 1]}
+    assert block_of([connecting, describing], [], 80, monkeypatch) == "2 clients look at their data\n"
+
+
+def test_the_block_of_many_clients(monkeypatch):
+    """Of 20 clients 3 are drawn: 1 has answered, 2 train."""
+    held = [HOLDS | {"client": client, "name": f"site-{client}"} for client in range(20)]
+    events = [
+        *held,
+        READY | {"clients": 20},
+        {"event": "round-started", "round": 1, "clients": [3, 5, 7], "time": 100.0},
+        {"event": "client", "client": 5, "name": "site-5", "round": 1, "train_loss": 0.5},
+    ]
+    assert "20 clients, 3 drawn: 1 trained, 2 train" in block_of(events, [], 80, monkeypatch)
