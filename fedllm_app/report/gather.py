@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedllm_app.config.changes import MAY_CHANGE
 from fedllm_app.errors import UserError
 from fedllm_app.report.command import full_configuration, run_command
 from fedllm_app.report.evaluations import EvaluationTable, evaluations_of
@@ -12,14 +11,19 @@ from fedllm_app.report.participants import Attendance, ClientRow, Refusal, atten
 from fedllm_app.report.phases import phases
 from fedllm_app.runs.directory import is_run, read_result, read_run_config
 from fedllm_app.runs.journal import RESUMED, read_journal
-from fedllm_app.runs.measures import Event, Series, headline_metric, held_out, metric_labels, number, training
+from fedllm_app.runs.measures import (
+    Event,
+    Series,
+    headline_metric,
+    held_out,
+    metric_labels,
+    number,
+    training,
+    trains_alone,
+)
 from fedllm_app.runs.overview import RunOverview, overview
 
-LOCAL = "local"
-"""The strategy under which every client trains alone."""
-
 _PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")  # no difference of what is computed
-_SAME_TASK = ("model.", "data.", "clients.number", "train.task", "train.max-length")
 
 
 class NoReport(UserError):
@@ -97,10 +101,7 @@ class ReportData:
 
     def alone(self, run: RunReport) -> RunReport | None:
         """The run in which the same clients train alone, if there is one and `run` is another."""
-        if run.config.get("strategy.name") == LOCAL:
-            return None
-        same = [other for other in self.runs if other.config.get("strategy.name") == LOCAL]
-        return next((other for other in same if _comparable(run.config, other.config)), None)
+        return next((other for other in self.runs if trains_alone(other.config, run.config)), None)
 
 
 def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path | None = None) -> ReportData:
@@ -197,12 +198,6 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return '""' if value == "" else str(value)
-
-
-def _comparable(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    """Whether two runs have the same model, data and clients, so that their metrics are of the same rows."""
-    keys = {key for key in {*one, *other} - MAY_CHANGE if key.startswith(_SAME_TASK)}
-    return all(one.get(key) == other.get(key) for key in keys)
 
 
 def _held_out(events: Sequence[Event], labels: Mapping[str, str]) -> list[Series]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from fedllm_app.errors import UserError
 from fedllm_app.messages import plain_text
 from fedllm_app.paths import atomic_path
-from fedllm_app.runs.directory import is_run, read_journal, read_run_config
+from fedllm_app.runs.directory import is_run, read_run_config
+from fedllm_app.runs.journal import JOURNAL_FILE, read_journal
 from fedllm_app.runs.measures import (
     LOSS,
     Series,
@@ -52,7 +53,8 @@ def plot_run(run: Path, file: Path, title: str = "", alone: Path | None = None) 
     # The figure needs no display, and pyplot's global state is not wanted.
     from matplotlib.figure import Figure
 
-    events, config = read_journal(run), read_run_config(run) if is_run(run) else {}
+    events = read_journal(run) if (run / JOURNAL_FILE).is_file() else []
+    config = read_run_config(run) if is_run(run) else {}
     panels = run_panels(events, config)
     if not any(series.points for series in panels):
         raise NothingToDraw(f"{run}: no round has ended, so that there is nothing to draw")

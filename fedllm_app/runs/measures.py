@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
+from fedllm_app.config.changes import MAY_CHANGE
 from fedllm_app.config.sections import FlatConfig
 from fedllm_app.tasks import TASKS
 
@@ -16,6 +17,9 @@ SHARES = frozenset({"exact_match", "reward_accuracy"})
 SPREAD, INTERVAL = "smallest to largest client", "95 % interval"
 
 Event = Mapping[str, object]
+
+_ALONE = "local"  # the strategy under which every client trains alone
+_SAME_ROWS = ("model.", "data.", "clients.number", "train.task", "train.max-length")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,17 @@ def headline_metric(labels: Mapping[str, str], there: Sequence[str]) -> str:
     """The metric that says most of what a model can do: a share of right answers if there is one, else the first."""
     known = [name for name in labels if name in there]
     return next((name for name in known if name in SHARES), known[0] if known else "")
+
+
+def trains_alone(other: FlatConfig, config: FlatConfig) -> bool:
+    """Whether in the run of `other` the clients of the run of `config` train alone: the reference that it must beat.
+
+    Model, data and clients are the same, so that the metrics are of the same rows; `config` is another strategy's.
+    """
+    if other.get("strategy.name") != _ALONE or config.get("strategy.name") == _ALONE:
+        return False
+    keys = {key for key in {*other, *config} - MAY_CHANGE if key.startswith(_SAME_ROWS)}
+    return all(other.get(key) == config.get(key) for key in keys)
 
 
 def training(events: Sequence[Event]) -> Series:

@@ -14,7 +14,7 @@ from fedllm_app.paths import file_mode
 from fedllm_app.runs.directory import RunDirectory, is_run, read_result, read_run_config
 from fedllm_app.runs.interruption import REASON, STOPPED
 from fedllm_app.runs.journal import JOURNAL_FILE, RESUMED, STARTED, read_journal, without_repeated
-from fedllm_app.runs.measures import headline_metric, metric_labels
+from fedllm_app.runs.measures import headline_metric, metric_labels, trains_alone
 
 RUNNING, FINISHED, FAILED, ENDED, UNREADABLE = "running", "finished", "failed", "stopped", "unreadable"
 """The states of a run. `ENDED`: it was stopped or killed; it can be resumed if it has a checkpoint."""
@@ -91,6 +91,19 @@ def _folders(path: Path) -> list[Path]:
     except OSError:  # gone meanwhile, no directory, or not ours to read
         return []
     return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def alone_beside(run: Path) -> Path | None:
+    """The newest finished run in the same directory in which the clients of `run` train alone; None without one."""
+    config = read_run_config(run) if is_run(run) else {}
+    found = None
+    for path in find_runs([run.parent]):
+        try:
+            if is_run(path) and read_result(path) is not None and trains_alone(read_run_config(path), config):
+                found = path
+        except (OSError, ValueError):  # of another version, or damaged
+            continue
+    return found
 
 
 def is_run_directory(path: Path) -> bool:

@@ -225,7 +225,7 @@ IN_ROUND_2 = [
     HOLDS,
     HOLDS | {"client": 1, "name": "a site with quite a long name"},
     HOLDS | {"client": 2, "name": "code"},
-    READY | {"clients": 3},
+    READY | {"clients": [0, 1, 2]},
     {"event": "evaluation", "round": 0, "eval_loss": 4.5},
     {"event": "round-started", "round": 1, "clients": [0, 1], "time": 100.0},
     {"event": "round", "round": 1, "train_loss": 1.0, "clients": [0, 1], "seconds": 4.0},
@@ -284,7 +284,7 @@ def test_the_block_of_many_clients(monkeypatch):
     held = [HOLDS | {"client": client, "name": f"site-{client}"} for client in range(20)]
     events = [
         *held,
-        READY | {"clients": 20},
+        READY | {"clients": list(range(20))},
         {"event": "round-started", "round": 1, "clients": [3, 5, 7], "time": 100.0},
         {"event": "client", "client": 5, "name": "site-5", "round": 1, "train_loss": 0.5},
     ]
