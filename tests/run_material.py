@@ -31,7 +31,9 @@ def write_run(path: Path, names=NAMES, losses=LOSSES, exact=EXACT, refused=REFUS
     for client, name in names.items():
         run.journal("holds", client=client, name=name, schema="builtin", examples=30, held_out=8, tokens=900)
     run.journal("versions", clients=sorted(names), versions=versions)
-    run.journal("ready", seconds=20.0, connect_seconds=2.0, describe_seconds=12.0, parameters=100, clients=sorted(names))
+    run.journal(
+        "ready", seconds=20.0, connect_seconds=2.0, describe_seconds=12.0, parameters=100, clients=sorted(names)
+    )
     _evaluation(run, 0, names, losses, exact)
     for number in (1, 2):
         _round(run, number, names, refused)

@@ -58,7 +58,7 @@ def add_parser(subparsers) -> None:
 
 def _runs(parsed: argparse.Namespace, console: Console) -> int:
     chosen = {"--unfinished": parsed.unfinished, "--older-than": parsed.older_than, "--keep": parsed.keep}
-    given = [name for name, value in chosen.items() if value not in (None, False)]
+    given = [name for name, value in chosen.items() if value is not None and value is not False]
     if given and not parsed.prune:
         raise RunsError(f"{given[0]} chooses what --prune deletes; add --prune")
     if parsed.yes and not parsed.prune:

@@ -10,7 +10,7 @@ from fedllm_app.commands.overrides import read_overrides
 from fedllm_app.config.parse import default_run_config
 from fedllm_app.report.command import full_configuration, run_command
 
-ODD = "it's a \"name\" with blanks, \\ $HOME and `ls` ü"
+ODD = 'it\'s a "name" with blanks, \\ $HOME and `ls` ü'
 
 
 @pytest.mark.parametrize(

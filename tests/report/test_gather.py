@@ -13,10 +13,10 @@ from fedllm_app.runs.journal import read_journal
 
 def test_phases_of_a_run(tmp_path):
     """Round 1 has one client, which trains from 1 to 5 s after sending: 4 of 8 s of waiting. Round 2 has two, the other
-    from 5 to 9, and the waiting ends at 8: 1 to 8, but no more than 8 s of it: min(8, 8).
+    from 5 to 9: the 8 s of waiting are all training.
 
-    start 20 − 12 = 8, load 12, send 2 · 1, train 4 + 8, wait 4 + 0, aggregate 2 · 1, checkpoint 2 · 0.5, evaluate 3 · 3,
-    and of 60 s in all 10 are left.
+    start 20 − 12 = 8, load 12, send 2 · 1, train 4 + 8, wait 4 + 0, aggregate 2 · 1, checkpoint 2 · 0.5, evaluate
+    3 · 3, and of 60 s in all 10 are left.
     """
     (run,) = gather([write_run(tmp_path / "run")]).runs
     assert run.seconds == pytest.approx(
@@ -38,7 +38,14 @@ def test_a_client_that_trains_while_others_are_sent_their_messages():
     """Sending takes 3 s; the first client has trained for 2 s when it ends, and 0.5 s later its reply comes."""
     events = [
         {"event": "client", "round": 1, "client": 0, "seconds": 2.5, "reply_seconds": 0.5},
-        {"event": "round", "round": 1, "send_seconds": 3.0, "wait_seconds": 1.0, "aggregate_seconds": 0.0, "seconds": 4.0},
+        {
+            "event": "round",
+            "round": 1,
+            "send_seconds": 3.0,
+            "wait_seconds": 1.0,
+            "aggregate_seconds": 0.0,
+            "seconds": 4.0,
+        },
     ]
     assert phases(events, None) == {"send": 1.0, "train": 2.5, "wait": 0.5, "aggregate": 0.0}
 
@@ -83,7 +90,9 @@ def test_the_headline_compares_with_base_and_clients_alone(tmp_path):
     data = gather(
         [
             write_run(tmp_path / "together"),
-            write_run(tmp_path / "alone", strategy__name="local", exact={0: 0, 1: 0.1, 2: 0.25}, losses={0: 5, 1: 4, 2: 3}),
+            write_run(
+                tmp_path / "alone", strategy__name="local", exact={0: 0, 1: 0.1, 2: 0.25}, losses={0: 5, 1: 4, 2: 3}
+            ),
         ]
     )
     together, alone = data.runs
@@ -94,9 +103,9 @@ def test_the_headline_compares_with_base_and_clients_alone(tmp_path):
         ("clients alone", 0.25, 0.25),
     ]
     assert sentence(data, together) == (
-        "Held-out exact match 50.0 % after round 2: 50.0 points better than the base model (0.0 %) and 25.0 points better "
-        "than clients alone (25.0 %). Held-out loss 2 after round 2: 3 better than the base model (5) and 1 better than "
-        "clients alone (3)."
+        "Held-out exact match 50.0 % after round 2: 50.0 points better than the base model (0.0 %) and 25.0 points "
+        "better than clients alone (25.0 %). Held-out loss 2 after round 2: 3 better than the base model (5) and 1 "
+        "better than clients alone (3)."
     )
     assert [gain.name for gain in headline(data, alone).gains] == ["base"]
 
