@@ -131,10 +131,14 @@ def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path
     for path, label in zip(distinct, labels, strict=True):
         try:
             runs.append(read_run(path, label, app))
+        except UserError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NoReport(f"{path} cannot be read as a run: {type(error).__name__}: {error}") from error
     try:
         evaluations = evaluations_of(distinct, saved)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoReport(f"a saved evaluation cannot be read: {type(error).__name__}: {error}") from error
     return ReportData(tuple(runs), tuple(differences([run.config for run in runs])), tuple(evaluations))

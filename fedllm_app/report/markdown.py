@@ -10,7 +10,7 @@ from fedllm_app.report.sections import Block, Code, Notes, Samples, sections, su
 from fedllm_app.report.tables import Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~<>&$])")
-_LEADING = re.compile(r"^(?:[#+=-]|\d+(?=[.)]))")
+_LEADING = re.compile(r"^(?:#+(?=\s)|[-+](?=\s|$)|-+$|=+$|\d+(?=[.)]\s))")
 
 
 def markdown(data: ReportData, written: datetime) -> str:

@@ -4,6 +4,8 @@
   const print_width = 690; // pixels: a sheet of A4 between the margins of the style sheet
   const font = { family: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", size: 12.5 };
 
+  const paper = { ink: "#000", muted: "#444", grid: "#e4e4e4", line: "#ccc" }; // as the style sheet's for print
+
   function palette() {
     const style = getComputedStyle(document.documentElement);
     const read = (name) => style.getPropertyValue(name).trim();
@@ -40,7 +42,7 @@
   }
 
   function draw(width) {
-    const colors = palette();
+    const colors = width ? paper : palette(); // before printing, the screen's colours still hold
     for (const place of document.querySelectorAll("[data-figure]")) {
       const figure = figures[place.dataset.figure];
       const traces = figure.traces.map((trace) => dressed(trace, colors));
