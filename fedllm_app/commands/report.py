@@ -39,6 +39,8 @@ def add_parser(subparsers) -> None:
 
 
 def _report(parsed: argparse.Namespace, console: Console) -> int:
+    if parsed.out:
+        _check_out(parsed.out.expanduser())
     kind = parsed.format or _kind_of(parsed.out)
     out = (parsed.out or Path(f"report{_SUFFIXES[kind]}")).expanduser()
     _check_out(out)
