@@ -62,8 +62,9 @@ class Sites:
         (self.folder / f"{name}.jsonl").write_text("".join(lines))
 
     def server(self) -> None:
-        """Start the SuperLink, which keeps nothing on disk."""
-        link = self._start("server", "flower-superlink", "--insecure", "--port", str(self.port))
+        """Start the SuperLink, which knows the nodes of the one before it."""
+        options = ["--insecure", "--port", str(self.port), "--database", "state.db"]
+        link = self._start("server", "flower-superlink", *options)
         wait_until_healthy(self.port, link, self.folder / "server" / "log")
 
     def node(self, name: str, port: int | None = None) -> None:
