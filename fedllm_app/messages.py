@@ -87,8 +87,17 @@ class ClientHolding:
     tokenizer: str = ""
 
     def to_config(self) -> dict[str, int | str]:
-        """As keys of a message or of a line of the journal."""
+        """As keys of a message."""
         return {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
+
+    def to_journal(self) -> dict[str, int | str]:
+        """As keys of a line of the journal."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_journal(cls, line: Mapping[str, object]) -> "ClientHolding":
+        """Read `to_journal`; earlier versions wrote hyphens. Errors as `from_config`."""
+        return cls.from_config({key.replace("_", "-"): value for key, value in line.items()})
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> "ClientHolding":

@@ -42,6 +42,7 @@ from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
 from fedllm_app.runs.event_lines import EventWriter
+from fedllm_app.runs.interruption import STOPPED
 from fedllm_app.runs.outgoing import NotSent, send_run
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
@@ -51,8 +52,6 @@ from fedllm_app.updates.table import build_chain
 
 app = ServerApp()
 
-
-STOPPED = "stopped: the run's process was told to end"
 
 _LAST_LINES = 1.0  # seconds that Flower gets to send the last lines of the log: it sends none once the app has ended
 
@@ -118,7 +117,9 @@ def _run(
 ) -> None:
     run = config.run
     where = begin(config, directory, run_id, code_hash())
+    began = time.time()
     connected = gather_nodes(grid, config.clients.number, code_hash(), run.wait_timeout, _connecting(directory))
+    seconds = {"connect_seconds": time.time() - began}
     nodes = assign_clients(connected, config.clients.number)
     # Before anything is loaded: a strategy that cannot work with so many clients, or an unknown class path.
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(nodes))
@@ -130,8 +131,10 @@ def _run(
     _warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()))
     _warn(directory, *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
-    directory.journal("describing", clients=len(nodes))
+    began = time.time()
+    directory.journal("describing", clients=sorted(nodes))
     holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
+    seconds["describe_seconds"] = time.time() - began
     report_holdings(holdings, directory)
     held = {client: holding for client, (holding, _) in holdings.items()}
     ledger = Ledger(directory, {client: holding.name for client, holding in held.items()}, participation)
@@ -160,7 +163,8 @@ def _run(
         run.round_timeout,
     )
     ready = time.time()
-    directory.journal("ready", seconds=ready - started, parameters=start.travelling.size, clients=len(nodes))
+    size = start.travelling.size
+    directory.journal("ready", seconds=ready - started, **seconds, parameters=size, clients=sorted(nodes))
     final = rounds.run(where.adapter(start), where.server_round)
     own = {client: start.merge(adapter) for client, adapter in strategy.own_adapters().items()}
     _warn(directory, tell_ended(grid, nodes, where.key, ledger.totals.versions, not connected[0].partitions))

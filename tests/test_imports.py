@@ -17,6 +17,7 @@ LEVELS = [
     {"sites"},
     {"server_app", "client_app"},
     {"client", "federation"},
+    {"report"},
     {"evaluation"},
     {"training"},
     {"runs"},

@@ -5,7 +5,19 @@ import sys
 
 import pytest
 
-HEAVY = ("transformers", "trl", "peft", "scipy", "sklearn", "lm_eval", "pandas", "datasets")
+HEAVY = (
+    "transformers",
+    "trl",
+    "peft",
+    "scipy",
+    "sklearn",
+    "lm_eval",
+    "pandas",
+    "datasets",
+    "plotly",
+    "jinja2",
+    "matplotlib",
+)
 
 IMPORT = """
 import importlib, sys

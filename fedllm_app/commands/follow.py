@@ -81,7 +81,7 @@ class FileEvents:
         return events
 
     def _of_others(self, event: dict) -> bool:
-        return event["event"] not in (STARTED, RESUMED) or event["run_id"] != self._run_id
+        return event["event"] not in (STARTED, RESUMED) or str(event["run_id"]) != str(self._run_id)
 
 
 def follow(

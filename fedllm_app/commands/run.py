@@ -88,7 +88,24 @@ def run_to_end(
             run_id = submit_run(app, connection, options, flower_environment())
             return follow_connection(run_id, connection, directory, _watch(config, console))
     say_end(outcome, console, lambda: end_of(_log_file(directory)), here=True)
+    draw_figure(directory.path, console)
     return outcome
+
+
+def draw_figure(run: Path, console: Console) -> None:
+    """Draw the figure of a run into its directory and say where it is. A run is what it is without it, too."""
+    from fedllm_app.runs.figures import FIGURE_FILE, NothingToDraw, plot_run
+    from fedllm_app.runs.overview import alone_beside
+
+    try:
+        plot_run(run, run / FIGURE_FILE, alone=alone_beside(run))
+    except NothingToDraw:  # it failed before its first round, and has said so
+        return
+    except Exception as error:  # a font, a full disk, a journal that somebody has changed
+        text = f"the figure of the run could not be drawn: {type(error).__name__}: {error}"
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return
+    console.print(f"figure: {run / FIGURE_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
 def prepare(config: Config, local: bool, federation_config: str | None = None) -> RunDirectory | None:

@@ -110,7 +110,7 @@ class Watch:
         self.block.phase = f"waiting for {kind}: {event['connected']} of {event['needed'] or '?'}"
 
     def _describing(self, event: dict) -> None:
-        self.block.phase = f"{event['clients']} clients look at their data"
+        self.block.phase = f"{len(event['clients'])} clients look at their data"
 
     def _log(self, event: dict) -> None:
         text = f"server: {event['text']}"
@@ -129,13 +129,14 @@ class Watch:
 
     def _ready(self, event: dict) -> None:
         self.names = {line["client"]: line["name"] for line in self._held}
+        clients = len(event["clients"])
         self.block.known(self.names)
-        holdings = {line["client"]: ClientHolding.from_config(line) for line in self._held}
+        holdings = {line["client"]: ClientHolding.from_journal(line) for line in self._held}
         self.console.print(holdings_table(holdings))
         for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
             self._print(line, soft_wrap=True)
         for line in self._versions:
-            self._print(versions_line(line["versions"], line["clients"], event["clients"]))
+            self._print(versions_line(line["versions"], line["clients"], clients))
         self._print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
 
     def _round_started(self, event: dict) -> None:
@@ -195,7 +196,7 @@ class Watch:
 
     def _waiting(self, event: dict) -> None:
         text = (
-            f"round {event['round']}: waiting up to {event['seconds']:.0f} s for clients "
+            f"round {event['round']}: waiting up to {event['wait_timeout']:.0f} s for clients "
             f"{', '.join(map(str, event['clients']))} to connect; {event['least']} are needed"
         )
         self._print(text, style="yellow")

@@ -6,7 +6,7 @@ examples/<set>.jsonl                    one line a question; of several seeds ex
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from fedllm_app.errors import UserError
-from fedllm_app.evaluation.results import Report, TaskResult
+from fedllm_app.evaluation.results import Figure, Paired, Report, TaskResult
 from fedllm_app.evaluation.tables import csv_text, json_text, markdown
 from fedllm_app.paths import atomic_path
+
+REPORT_FILE = "report.json"
+"""Of a saved report."""
 
 WHICH = ("wrong", "right", "differ", "missing", "all")
 """What `show` can look for: what the last model gets wrong or right, where models differ, what has no grade."""
@@ -36,13 +39,44 @@ def save(report: Report, results: Sequence[TaskResult], directory: Path) -> None
         new.mkdir()
         (new / "report.md").write_text(markdown(report), encoding="utf-8")
         (new / "report.csv").write_text(csv_text(report), encoding="utf-8")
-        (new / "report.json").write_text(json_text(report), encoding="utf-8")
+        (new / REPORT_FILE).write_text(json_text(report), encoding="utf-8")
         (new / "examples").mkdir()
         several = len({result.seed for result in results}) > 1
         titles = [result.task.name + (f"-seed-{result.seed}" if several else "") for result in results]
         for name, result in zip(file_names(titles), results, strict=True):
             lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in example_lines(result))
             (new / "examples" / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def load_report(directory: Path) -> Report:
+    """Read what `save` wrote. ReportError if there is no report, or one that cannot be read."""
+    file = directory / REPORT_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return Report(
+            **content
+            | {
+                "figures": tuple(_figure(each) for each in content["figures"]),
+                "paired": tuple(
+                    Paired(**_numbers(each, "difference", "low", "high", "p")) for each in content["paired"]
+                ),
+                "notes": tuple(content["notes"]),
+            }
+        )
+    except OSError as error:
+        raise ReportError(f"{directory} holds no report of fedllm evaluate: {error.strerror}: {file}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"{file} cannot be read as a report: {type(error).__name__}: {error}") from error
+
+
+def _figure(content: Mapping[str, Any]) -> Figure:
+    by_seed = tuple(_figure(each) for each in content.get("by_seed", ()))
+    return Figure(**_numbers(content, "value", "low", "high") | {"by_seed": by_seed})
+
+
+def _numbers(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """With numbers that JSON does not know, which `json_text` writes as text, as numbers again."""
+    return dict(content) | {name: float(content[name]) for name in names if isinstance(content.get(name), str)}
 
 
 def file_names(titles: Sequence[str]) -> list[str]:

@@ -120,7 +120,7 @@ def _print_pairs(report: Report, console: Console) -> None:
     for column in PAIR_COLUMNS:
         table.add_column(column, justify="left" if column in ("set", "metric", "models", "test") else "right")
     for pair in pairs:
-        table.add_row(*map(Text, _pair_cells(pair)))
+        table.add_row(*map(Text, pair_cells(pair)))
     console.print(table)
 
 
@@ -140,7 +140,7 @@ def markdown(report: Report) -> str:
         lines += ["## Paired tests", ""]
         lines += _markdown_row(PAIR_COLUMNS)
         lines += _markdown_row(["---"] * len(PAIR_COLUMNS))
-        lines += [line for pair in report.paired for line in _markdown_row(_pair_cells(pair))]
+        lines += [line for pair in report.paired for line in _markdown_row(pair_cells(pair))]
         lines.append("")
     if report.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in report.notes), ""]
@@ -151,7 +151,8 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pair_cells(pair: Paired) -> list[str]:
+def pair_cells(pair: Paired) -> list[str]:
+    """A paired test as text, by `PAIR_COLUMNS`."""
     interval = "-"
     if pair.low is not None:
         interval = f"[{shown(pair.low, pair.percent)}, {shown(pair.high, pair.percent)}]"

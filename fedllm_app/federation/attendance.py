@@ -87,7 +87,8 @@ class Attendance:
             return {}
         gone = self._gone(clients)
         if len(clients) - len(gone) < least:
-            self._journal("waiting", round=server_round, clients=sorted(gone), least=least, seconds=self._wait_timeout)
+            limit = self._wait_timeout
+            self._journal("waiting", round=server_round, clients=sorted(gone), least=least, wait_timeout=limit)
             deadline = time.monotonic() + self._wait_timeout
             while len(clients) - len(gone) < least and time.monotonic() < deadline:
                 time.sleep(_LOOK_EVERY)

@@ -73,13 +73,15 @@ class Closing:
     ) -> None:
         self.timeout, self.enough, self.grace = timeout, enough, grace
         self._timeout_key = timeout_key
+        self.began = 0.0  # on the monotonic clock
         self._usable = 0
         self._deadline = math.inf
         self._by_grace = False
 
     def begin(self) -> None:
         """The messages are sent: the time begins."""
-        self._deadline = time.monotonic() + self.timeout
+        self.began = time.monotonic()
+        self._deadline = self.began + self.timeout
 
     def usable(self) -> None:
         """Count a usable reply."""

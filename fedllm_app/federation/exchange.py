@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,10 @@ class RoundRequest:
         Filled while the replies come in: the clients whose replies were used.
     silent, lost : list[int]
         Filled as well: the clients that did not answer, and those whose node Flower says to be gone.
+    arrived : dict[int, float]
+        Filled as well: seconds from the end of sending to the arrival of each client's reply.
+    seconds : dict[str, float]
+        Filled as well: how long the server was busy with sending ("send") and did nothing but wait ("wait").
     """
 
     server_round: int
@@ -49,6 +54,8 @@ class RoundRequest:
     accepted: list[int] = field(default_factory=list)
     silent: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
+    arrived: dict[int, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"send": 0.0, "wait": 0.0})
 
 
 class Exchange(ABC):
@@ -118,29 +125,41 @@ class PlainExchange(Exchange):
             self.ledger.sent(content)
         closing = Closing(self.timeout, enough=request.enough, grace=self.grace)
         self.late.server_round = request.server_round
-        usable = functools.partial(self._usable, request)
+        usable = functools.partial(self._usable, request, closing)
+        since = time.monotonic()
         for client, answer in ask(
             self.grid, addressed, request.kind, closing, usable, self.late, self.ledger.directory.path
         ):
-            if answer is None:
-                request.silent.append(client)
-                self._refused(request, client, closing.reason())
-                continue
-            content = request.contents[client]
-            decoded, problem = self._decoded(client, answer, content, request.kind, self.chain)
-            if problem is not None:  # a step that remembers earlier replies may judge otherwise than on arrival
-                self._refused(request, client, problem)
-                continue
-            request.accepted.append(client)
-            self.once.received(client)
-            self.ledger.accepted(request.server_round, client, request.kind, content, answer)
-            answer.content = checked_content(answer, decoded)
-            del decoded
-            yield answer
+            if since < closing.began:  # the first look sends the messages
+                request.seconds["send"] += closing.began - since
+                since = closing.began
+            request.seconds["wait"] += time.monotonic() - since
+            if self._accepted(request, client, answer, closing):
+                yield answer
             del answer  # the next reply may be long in coming; this one is the strategy's alone
+            since = time.monotonic()
 
-    def _usable(self, request: RoundRequest, client: int, answer: Message) -> bool:
+    def _accepted(self, request: RoundRequest, client: int, answer: Message | None, closing: Closing) -> bool:
+        """Whether an answer is a usable reply, which then holds what a strategy is shown; any other is journaled."""
+        if answer is None:
+            request.silent.append(client)
+            self._refused(request, client, closing.reason())
+            return False
+        content = request.contents[client]
+        decoded, problem = self._decoded(client, answer, content, request.kind, self.chain)
+        if problem is not None:  # a step that remembers earlier replies may judge otherwise than on arrival
+            self._refused(request, client, problem)
+            return False
+        request.accepted.append(client)
+        self.once.received(client)
+        seconds = request.arrived[client]
+        self.ledger.accepted(request.server_round, client, request.kind, content, answer, seconds)
+        answer.content = checked_content(answer, decoded)
+        return True
+
+    def _usable(self, request: RoundRequest, closing: Closing, client: int, answer: Message) -> bool:
         """Whether a reply can be used, as it arrives: one that cannot must neither wait nor count."""
+        request.arrived[client] = time.monotonic() - closing.began
         # The steps' own states advance in the order of the clients, when the reply is handed on, and once.
         chain = copy.deepcopy(self.chain)
         _, problem = self._decoded(client, answer, request.contents[client], request.kind, chain)

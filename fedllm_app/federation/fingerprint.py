@@ -2,8 +2,12 @@
 
 import functools
 import hashlib
+import os
+import platform
 from importlib.metadata import version
 from pathlib import Path
+
+import psutil
 
 import fedllm_app
 
@@ -31,3 +35,14 @@ def code_hash() -> str:
 def package_versions() -> list[str]:
     """The app's code and the libraries that decide what a client computes, as "name version"."""
     return [f"fedllm_app {code_hash()[:12]}", *(f"{name} {version(name)}" for name in _PACKAGES)]
+
+
+def environment() -> dict[str, str | int | float | list[str]]:
+    """What the server runs on, by the journal's names."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count() or 0,
+        "memory_mb": psutil.virtual_memory().total / 2**20,
+        "versions": package_versions(),
+    }

@@ -36,7 +36,7 @@ _FEW_ROWS = 8  # fewer training rows than that are worth a warning
 def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     """Journal and log what every client holds, the versions once for all that share them, and where those differ."""
     for client, (holding, _) in holdings.items():
-        directory.journal("holds", client=client, **holding.to_config())
+        directory.journal("holds", client=client, **holding.to_journal())
     log(INFO, "%s", _as_text(holdings_table({client: holding for client, (holding, _) in holdings.items()})))
     for line in data_notes({client: holding.notes for client, (holding, _) in holdings.items()}):
         log(INFO, "%s", line)

@@ -57,6 +57,7 @@ class Ledger:
         self.participation.begin(names)
         self.totals = Totals(positions=dict.fromkeys(names, 0), versions=dict.fromkeys(names, 0))
         self._saved: list[dict[int, int]] = []  # versions by client in the last two checkpoints
+        self._peaks: dict[str, float] = {}  # largest numbers of memory since `take_peaks`
 
     def sent(self, content: RecordDict) -> None:
         """Count a message that goes to a client."""
@@ -74,16 +75,29 @@ class Ledger:
         self.participation.late(client)
         self.directory.journal("late", **self._place(server_round, client), reason="late, discarded")
 
-    def accepted(self, server_round: int, client: int, during: str, sent: RecordDict, answer: Message) -> None:
-        """Note a usable reply, its numbers and its bytes, before anything of it is decoded."""
+    def accepted(
+        self, server_round: int, client: int, during: str, sent: RecordDict, answer: Message, seconds: float
+    ) -> None:
+        """Note a usable reply, its numbers, its bytes and the seconds after which it came."""
         numbers = dict(answer.content[METRICS])
         down, up = record_bytes(sent), record_bytes(answer.content)
         self.totals.up += up
         for name, peak in self.totals.peak.items():
             self.totals.peak[name] = max(peak, numbers.get(name, 0.0))
+            if name in numbers:
+                self._peaks[name] = max(self._peaks.get(name, 0.0), numbers[name])
         event = "client" if during == MessageType.TRAIN else "client-evaluation"
         place = self._place(server_round, client)
-        self.directory.journal(event, **place, **journal_keys(numbers), bytes_down=down, bytes_up=up)
+        own = {"bytes_down": down, "bytes_up": up, "reply_seconds": seconds}
+        self.directory.journal(event, **place, **journal_keys(numbers), **own)
+
+    def take_peaks(self) -> dict[str, float]:
+        """The largest numbers of memory of the replies since the last call, by the journal's names.
+
+        What a strategy makes of them is their mean, which says nothing of what a client must have.
+        """
+        peaks, self._peaks = self._peaks, {}
+        return {name.replace("-", "_"): peak for name, peak in peaks.items()}
 
     def trained(self, server_round: int, clients: list[int], steps: int) -> None:
         """Advance the clients whose updates entered the global adapter."""

@@ -15,7 +15,7 @@ LARGEST_COUNT = 10**12  # examples, where the client did not say how many it hol
 LARGEST_ADAPTER_VALUE = 1e6  # what a model computes from a larger one is noise
 LARGEST_VALUE = 1e12  # of other arrays, such as changes divided by a learning rate; its square is a float32
 
-_JOURNAL_KEYS = {"event", "time", "round", "name", "clients", "bytes_down", "bytes_up", "file", "self"}
+_JOURNAL_KEYS = {"event", "time", "round", "name", "clients", "bytes_down", "bytes_up", "reply_seconds", "file", "self"}
 _REASON = 400  # characters
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedllm_app.class_paths import is_class_path
 from fedllm_app.config.sections import Config
+from fedllm_app.federation.fingerprint import environment
 from fedllm_app.federation.ledger import Ledger
 from fedllm_app.federation.start import StartingPoint, starting_point
 from fedllm_app.runs.checkpoints import (
@@ -18,7 +19,7 @@ from fedllm_app.runs.checkpoints import (
     versions_before,
 )
 from fedllm_app.runs.directory import NotResumable, RunDirectory
-from fedllm_app.runs.journal import RESUMED, STARTED, read_journal
+from fedllm_app.runs.journal import ENVIRONMENT, RESUMED, STARTED, read_journal
 from fedllm_app.strategies.round_strategy import ForeignStrategy, RoundStrategy
 from fedllm_app.updates.chain import UpdateChain
 
@@ -101,10 +102,11 @@ def begin(config: Config, run: RunDirectory, run_id: int, code: str) -> Beginnin
     code : str
         Hash of the app's code. A run that is resumed by other code is warned of it.
     """
-    about = {"run_id": run_id, "rounds": config.train.rounds, "strategy": config.strategy.name, "code": code}
+    about = {"run_id": str(run_id), "rounds": config.train.rounds, "strategy": config.strategy.name, "code": code}
     if not config.run.resume:
         key = secrets.token_hex(16)
         run.journal(STARTED, run=key, **about)
+        run.journal(ENVIRONMENT, **environment())
         return Beginning(key)
     key, found = run.run_key(), newest_checkpoint(run.path)
     directory, notes = found
@@ -113,6 +115,7 @@ def begin(config: Config, run: RunDirectory, run_id: int, code: str) -> Beginnin
     done = {event["round"] for event in history if event["event"] == "round"}
     codes = [event["code"] for event in history if event["event"] in (STARTED, RESUMED)]
     run.journal(RESUMED, run=key, round=server_round, again=len([n for n in done if n > server_round]), **about)
+    run.journal(ENVIRONMENT, **environment())
     if codes[-1] != code:
         notes.append("the run goes on with other code of the app than it began with; its numbers may differ")
     for note in notes:

@@ -139,16 +139,20 @@ class Rounds:
         self.ledger.trained(plan.number, request.accepted, self.schedule.local_steps)
         if aggregated is not None:
             arrays = self._next(aggregated, arrays, plan.number)
-        journal(
-            "round",
-            round=plan.number,
-            clients=request.accepted,
-            train_loss=None if metrics is None else metrics.get("train-loss"),
-            seconds=time.perf_counter() - started,
-            bytes_down=self.ledger.totals.down,
-            bytes_up=self.ledger.totals.up,
-            **journal_keys(self.strategy.round_numbers()),
-        )
+        seconds = time.perf_counter() - started
+        line = {
+            "round": plan.number,
+            "clients": request.accepted,
+            "train_loss": None if metrics is None else metrics.get("train-loss"),
+            "seconds": seconds,
+            "send_seconds": request.seconds["send"],
+            "wait_seconds": request.seconds["wait"],
+            "aggregate_seconds": seconds - sum(request.seconds.values()),
+            "total_bytes_down": self.ledger.totals.down,
+            "total_bytes_up": self.ledger.totals.up,
+            **self.ledger.take_peaks(),
+        }
+        journal("round", **(journal_keys(self.strategy.round_numbers()) | line))
         return arrays
 
     def _replies_of_a_round(self, request: RoundRequest) -> Iterator[Message]:
@@ -223,6 +227,7 @@ class Rounds:
         clients = [client for client in plan.clients if self.evaluating is None or client in self.evaluating]
         if not clients:
             return
+        started = time.perf_counter()
         grid = DrawnClients(clients)
         configured = self.strategy.configure_evaluate(plan.number, arrays, ConfigRecord(), grid)
         request = self._request(MessageType.EVALUATE, configured, plan.number, 0.0)
@@ -230,23 +235,24 @@ class Rounds:
             self._refuse_absent(request)
             return
         metrics = self.strategy.aggregate_evaluate(plan.number, self._replies(request))
-        self.ledger.directory.journal(
-            "evaluation", round=plan.number, clients=request.accepted, **journal_keys(metrics)
-        )
+        line = {"round": plan.number, "clients": request.accepted, "seconds": time.perf_counter() - started}
+        self.ledger.directory.journal("evaluation", **(journal_keys(metrics) | line | self.ledger.take_peaks()))
 
     def _request(self, kind: str, configured: Iterable[Message], server_round: int, rate: float) -> RoundRequest:
         """The strategy's messages to clients that are there, each stamped with its client's assignment."""
         messages = {message.metadata.dst_node_id: message for message in configured}
         drawn = sorted(messages)
         least = self._least(len(drawn)) if kind == MessageType.TRAIN else 0
+        began = time.monotonic()
         absent = self.attendance.absent(server_round, drawn, least) if self.attendance is not None and drawn else {}
+        waited = time.monotonic() - began
         contents = {
             client: self._content(client, messages[client], server_round, rate)
             for client in drawn
             if client not in absent
         }
         enough = self.quorum.enough_of(len(drawn), self.strategy.minimum_replies)
-        return RoundRequest(server_round, kind, contents, absent, enough)
+        return RoundRequest(server_round, kind, contents, absent, enough, seconds={"send": 0.0, "wait": waited})
 
     def _content(self, client: int, message: Message, server_round: int, rate: float) -> RecordDict:
         totals = self.ledger.totals

@@ -7,6 +7,7 @@ start/                 the adapter that the run started from, where adapter.star
 adapter/               the final adapter in PEFT format, and prompt.json: how its prompts were written
 adapters/client-K/     where clients train alone: the final adapter of each
 result.json            written last; its absence means that the run failed
+figure.png             of a local run: losses and held-out metrics, drawn when the run has ended
 .lock                  held while the run goes on
 """
 

@@ -1,55 +1,144 @@
-"""Figures of a run, drawn from its journal."""
+"""The figure of a run as a PNG, drawn from its journal: losses by client, held-out metrics, what they started from."""
 
-from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedllm_app.errors import UserError
+from fedllm_app.messages import plain_text
 from fedllm_app.paths import atomic_path
-from fedllm_app.runs.directory import read_journal
+from fedllm_app.runs.directory import is_run, read_run_config
+from fedllm_app.runs.journal import JOURNAL_FILE, read_journal
+from fedllm_app.runs.measures import (
+    LOSS,
+    Series,
+    client_names,
+    headline_metric,
+    held_out,
+    metric_labels,
+    training,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Points = dict[str, list[tuple[int, float]]]  # one series a name: (round, value)
-
-
-def plot_run(run: Path, file: Path, title: str) -> None:
-    """Draw training loss per client and round beside held-out accuracy per round, as a PNG."""
-    # The figure needs no display, and pyplot's global state is not wanted.
     from matplotlib.figure import Figure
 
-    journal = read_journal(run)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _lines(left, series(journal, "client", "train_loss"), "training loss")
-    accuracy = series(journal, "client-evaluation", "exact_match")
-    _lines(right, accuracy, "held-out accuracy (exact match)")
-    mean = [(event["round"], event["exact_match"]) for event in journal if event["event"] == "evaluation"]
-    if mean:
-        right.plot(*zip(*mean, strict=True), color="black", linewidth=2.5, label="mean")
-        right.legend()
-    right.set_ylim(0, 1)
-    figure.suptitle(title)
+FIGURE_FILE = "figure.png"
+"""In a run directory."""
+
+_MOST_CLIENTS = 10  # that have a line and a name in the legend; of more, the spread is drawn
+
+
+class NothingToDraw(UserError):
+    """A journal without a round and without an evaluation."""
+
+
+def plot_run(run: Path, file: Path, title: str = "", alone: Path | None = None) -> None:
+    """Draw a run as a PNG; see `draw_run`."""
+    figure = draw_run(run, title, alone)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
 
 
-def series(journal: list[dict], event: str, field: str) -> Points:
-    """The values of one field of one kind of event by round, one series a client."""
-    points: Points = defaultdict(list)
-    for line in journal:
-        if line["event"] == event and field in line:
-            points[f"client {line['client']} ({line['name']})"].append((line["round"], line[field]))
-    return dict(points)
+def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
+    """Draw training loss by client and round beside the held-out metrics.
+
+    The panels share the rounds, the two losses their axis as well, and all panels one legend. Dashed lines are what the
+    run started from (round 0), dotted ones what clients reach that train alone.
+
+    Parameters
+    ----------
+    title : str
+        "": strategy, data and seed.
+    alone : Path | None
+        A run directory of the strategy `local`, whose last evaluation is drawn as a reference.
+
+    Raises
+    ------
+    NothingToDraw
+        No round has ended, and no evaluation.
+    """
+    # The figure needs no display, and pyplot's global state is not wanted.
+    from matplotlib.figure import Figure
+
+    events = read_journal(run) if (run / JOURNAL_FILE).is_file() else []
+    config = read_run_config(run) if is_run(run) else {}
+    panels = run_panels(events, config)
+    if not any(series.points for series in panels):
+        raise NothingToDraw(f"{run}: no round has ended, so that there is nothing to draw")
+    others = read_journal(alone) if alone else []
+    base = "base model" if not config.get("adapter.start") else "start"
+    figure = Figure(figsize=(4.6 * len(panels), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
+    names = client_names(events)
+    for place, series in zip(axes, panels, strict=True):
+        _draw(place, series, names)
+        if series.first is not None:
+            place.axhline(series.first, color="0.35", linestyle="--", linewidth=1.2, label=f"{base} (round 0)")
+        reference = held_out(others, series.metric, "").last if others and series.metric != "train_loss" else None
+        if reference is not None:
+            place.axhline(reference.value, color="0.35", linestyle=":", linewidth=1.6, label="clients alone")
+    losses = [place for place, series in zip(axes, panels, strict=True) if series.metric in ("train_loss", LOSS)]
+    for other in losses[1:]:
+        other.sharey(losses[0])
+    losses[0].autoscale()
+    _legend(figure, axes)
+    figure.suptitle(_as_text(title or default_title(config)))
+    return figure
 
 
-def _lines(axes: "Axes", points: Points, label: str) -> None:
-    for name, values in points.items():
-        axes.plot(*zip(*values, strict=True), marker="o", markersize=4, alpha=0.8, label=name)
+def run_panels(events: list[dict], config: Mapping[str, object]) -> list[Series]:
+    """Training loss, held-out loss, and the metric that says most, as far as the run has them."""
+    labels = metric_labels(config)
+    there = [name for name in labels if any(event["event"] == "evaluation" and name in event for event in events)]
+    shown = dict.fromkeys([name for name in (LOSS, headline_metric(labels, there)) if name in there])
+    return [training(events), *(held_out(events, name, labels[name]) for name in shown)]
+
+
+def default_title(config: Mapping[str, object]) -> str:
+    """Strategy, data and seed of a run."""
+    if not config:
+        return ""
+    data = str(config.get("data.name", "")).rstrip("/").rpartition("/")[2]
+    return f"{config.get('strategy.name', '')} on {data}, seed {config.get('run.seed', '')}"
+
+
+def _draw(axes: "Axes", series: Series, names: Mapping[int, str]) -> None:
+    rounds = [point.round for point in series.points]
+    clients = sorted({client for point in series.points for client in point.clients})
+    if len(clients) <= _MOST_CLIENTS:
+        for place, client in enumerate(clients):
+            line = [(point.round, point.clients[client]) for point in series.points if client in point.clients]
+            label = _as_text(f"client {client} ({names.get(client, '')})")
+            axes.plot(*zip(*line, strict=True), marker="o", markersize=3.5, alpha=0.8, color=f"C{place}", label=label)
+    known = [point for point in series.points if point.low is not None]
+    axes.fill_between(
+        [point.round for point in known],
+        [point.low for point in known],
+        [point.high for point in known],
+        color="0.5",
+        alpha=0.15,
+        linewidth=0,
+        label=series.band,
+    )
+    values = [float("nan") if point.value is None else point.value for point in series.points]
+    axes.plot(rounds, values, color="black", linewidth=2.4, label="all clients")
     axes.set_xlabel("round")
-    axes.set_ylabel(label)
+    axes.set_title(series.label, fontsize=10)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if points:
-        axes.legend()
+
+
+def _legend(figure, axes) -> None:
+    """One legend below all panels, each label once."""
+    found = {}
+    for place in axes:
+        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+
+
+def _as_text(text: str) -> str:
+    """Words of clients and data as they stand: matplotlib would read text between dollar signs as a formula."""
+    return plain_text(text, 80).replace("$", r"\$")

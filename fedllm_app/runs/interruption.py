@@ -5,6 +5,7 @@ from pathlib import Path
 from fedllm_app.runs.directory import RunDirectory, RunDirectoryExists, read_result
 from fedllm_app.runs.journal import RESUMED, STARTED, cut_torn_line, read_journal
 
+STOPPED = "stopped: the run's process was told to end"
 REASON = "interrupted: the processes of the run were ended before it had finished"
 
 

@@ -5,12 +5,17 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedllm_app.paths import file_mode
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 JOURNAL_FILE = "journal.jsonl"
-STARTED, RESUMED = "started", "resumed"
+STARTED, RESUMED, ENVIRONMENT = "started", "resumed", "environment"
 _ONCE_AN_ATTEMPT = (
+    ENVIRONMENT,
     "connecting",
     "describing",
     "holds",
@@ -47,6 +52,39 @@ def read_journal(run: Path, everything: bool = False) -> list[dict]:
     text = (run / JOURNAL_FILE).read_text(encoding="utf-8")
     events = [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
     return events if everything else without_repeated(events)
+
+
+def journal_frame(run: Path, event: str = "", everything: bool = False) -> "DataFrame":
+    """The journal as a table: one row an event, one column a key, oldest first.
+
+    `time` is a point in time (UTC), `run_id` is text, and numbers that are whole wherever they stand are whole numbers
+    (`Int64`, with missing values). Lists and objects, such as `clients`, stay as they are. docs/journal.md says what
+    the keys mean.
+
+    Parameters
+    ----------
+    event : str
+        The rows of this event alone, with the columns that it has. "": all.
+    everything : bool
+        As in `read_journal`.
+    """
+    import pandas
+
+    lines = [line for line in read_journal(run, everything) if event in ("", line["event"])]
+    frame = pandas.DataFrame.from_records([{**line, **_ids_as_text(line)} for line in lines])
+    if not lines:
+        return pandas.DataFrame({"event": [], "time": pandas.to_datetime([], utc=True)})
+    frame["time"] = pandas.to_datetime(frame["time"], unit="s", utc=True)
+    for name in frame.columns.drop(["event", "time"]):
+        there = [line[name] for line in lines if line.get(name) is not None]
+        if there and all(type(value) is int and abs(value) < 2**63 for value in there):
+            frame[name] = pandas.array([line.get(name) for line in lines], dtype="Int64")
+    return frame
+
+
+def _ids_as_text(line: dict) -> dict[str, str]:
+    """Flower's ids of runs have more digits than a float holds; earlier versions wrote them as numbers."""
+    return {"run_id": str(line["run_id"])} if "run_id" in line else {}
 
 
 def without_repeated(events: list[dict]) -> list[dict]:

@@ -25,12 +25,12 @@ HOLDS = {
     "name": "math",
     "schema": "builtin",
     "examples": 1234,
-    "held-out": 5,
+    "held_out": 5,
     "dropped": 6,
     "bad": 11,
     "tokens": 7890,
 }
-READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": 1}
+READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": [0]}
 
 
 def test_lines_of_a_run():
@@ -44,7 +44,7 @@ def test_lines_of_a_run():
             {"event": "refused", "client": 0, "name": "math", "round": 2, "during": "train", "reason": "NaN came"},
             {"event": "late", "client": 0, "name": "math", "round": 1, "reason": "late, discarded"},
             {"event": "too-few", "round": 2, "reason": "0 of 1 clients"},
-            {"event": "waiting", "round": 2, "clients": [0, 3], "least": 1, "seconds": 120.0},
+            {"event": "waiting", "round": 2, "clients": [0, 3], "least": 1, "wait_timeout": 120.0},
             {"event": "returned", "round": 2, "client": 0, "name": "math", "changed": {"held_out": [5, 9]}},
             {"event": "returned", "round": 3, "client": 0, "name": "math", "changed": {}},
         ],
@@ -78,7 +78,7 @@ def test_versions_and_warnings():
         {"event": "versions", "clients": [0], "versions": ["flwr 1.41.0", "torch 2.13.0"]},
         {"event": "versions", "clients": [1], "versions": ["flwr 1.41.0", "torch 2.12.0"]},
     ]
-    text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": 2}], [])
+    text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": [0, 1]}], [])
     for part in (
         "[red]north",
         "bad rows",
@@ -225,7 +225,7 @@ IN_ROUND_2 = [
     HOLDS,
     HOLDS | {"client": 1, "name": "a site with quite a long name"},
     HOLDS | {"client": 2, "name": "code"},
-    READY | {"clients": 3},
+    READY | {"clients": [0, 1, 2]},
     {"event": "evaluation", "round": 0, "eval_loss": 4.5},
     {"event": "round-started", "round": 1, "clients": [0, 1], "time": 100.0},
     {"event": "round", "round": 1, "train_loss": 1.0, "clients": [0, 1], "seconds": 4.0},
@@ -275,7 +275,7 @@ def test_the_block_before_round_1(monkeypatch):
     connecting = {"event": "connecting", "connected": 1, "needed": 2, "simulation": False}
     assert block_of([], [], 80, monkeypatch) == "starting Flower\n"
     assert block_of([connecting], [], 80, monkeypatch) == "waiting for sites: 1 of 2\n"
-    describing = {"event": "describing", "clients": 2}
+    describing = {"event": "describing", "clients": [0, 1]}
     assert block_of([connecting, describing], [], 80, monkeypatch) == "2 clients look at their data\n"
 
 
@@ -284,7 +284,7 @@ def test_the_block_of_many_clients(monkeypatch):
     held = [HOLDS | {"client": client, "name": f"site-{client}"} for client in range(20)]
     events = [
         *held,
-        READY | {"clients": 20},
+        READY | {"clients": list(range(20))},
         {"event": "round-started", "round": 1, "clients": [3, 5, 7], "time": 100.0},
         {"event": "client", "client": 5, "name": "site-5", "round": 1, "train_loss": 0.5},
     ]

@@ -206,7 +206,7 @@ def test_a_round_waits_for_its_least_number_of_clients(federation):
     federation.grid.looks = [[10], [10], [10, 11]]
     assert federation.attendance.absent(7, [0, 1, 2], 2) == {2: NOT_CONNECTED}
     (told,) = federation.told("waiting")
-    assert told == {"round": 7, "clients": [1, 2], "least": 2, "seconds": 60.0}
+    assert told == {"round": 7, "clients": [1, 2], "least": 2, "wait_timeout": 60.0}
 
 
 def test_a_round_waits_no_longer_than_the_time_out(federation):

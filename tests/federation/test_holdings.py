@@ -49,7 +49,7 @@ def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, monkeypatch
     report_holdings({client: (north(10 + client), SAME) for client in range(50)}, RunDirectory(tmp_path))
     journal = read_journal(tmp_path)
     assert [line["event"] for line in journal] == ["holds"] * 50 + ["versions"]
-    assert (journal[7]["client"], journal[7]["examples"], journal[7]["bad"], journal[7]["held-out"]) == (7, 17, 3, 2)
+    assert (journal[7]["client"], journal[7]["examples"], journal[7]["bad"], journal[7]["held_out"]) == (7, 17, 3, 2)
     assert "versions" not in journal[7]
     assert (journal[-1]["versions"], len(journal[-1]["clients"])) == (SAME, 50)
     assert logged[1:] == [

@@ -27,7 +27,7 @@ def check_plan(flat, directory):
     plan, result = make_plan(flat), read_result(directory)
     assert (plan.traffic.down, plan.traffic.up) == (result["bytes_down"], result["bytes_up"])
     assert plan.steps == sum(event["steps"] for event in events(directory, "client"))
-    held = {event["client"]: (event["examples"], event["held-out"]) for event in events(directory, "holds")}
+    held = {event["client"]: (event["examples"], event["held_out"]) for event in events(directory, "holds")}
     assert {client: (one.examples, one.held_out) for client, one in plan.holdings.items()} == held
 
 
@@ -132,7 +132,7 @@ def test_a_site_with_a_single_document_trains_and_does_not_evaluate(by_site, tmp
     flat = by_site("text", tmp_path / "book.txt", tmp_path / "notes")
     run_in_process(flat, tmp_path / "run")
     holds = events(tmp_path / "run", "holds")
-    assert [(event["name"], event["held-out"] > 0) for event in holds] == [("book", False), ("notes", True)]
+    assert [(event["name"], event["held_out"] > 0) for event in holds] == [("book", False), ("notes", True)]
     told = [event["reason"] for event in events(tmp_path / "run", "warning")]
     assert [reason for reason in told if "held-out" in reason] == [
         "client 0 has no held-out rows and takes no part in evaluations"

@@ -1,0 +1,194 @@
+"""`fedllm runs`: the runs on this disk, how far they came and how they ended; and deletes what is not needed."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedllm_app.commands.options import not_negative
+from fedllm_app.errors import UserError
+from fedllm_app.messages import plain_text
+from fedllm_app.paths import home
+from fedllm_app.runs.overview import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    UNREADABLE,
+    RunOverview,
+    delete_run,
+    find_runs,
+    overview,
+)
+
+_STYLES = {RUNNING: "cyan", FINISHED: "green", FAILED: "red", UNREADABLE: "red"}
+_DAY = 24 * 3600.0
+_LONGEST = 160  # characters of a reason
+_COLUMNS = ("run", "began", "strategy", "data", "rounds", "state", "held-out", "size")
+_DROPPED, _WIDE = ("began", "data"), 110  # columns of the table that a terminal of fewer characters has no room for
+
+
+class RunsError(UserError):
+    """Options that contradict each other, or a place that is not there."""
+
+
+def add_parser(subparsers) -> None:
+    """Add `fedllm runs`."""
+    parser = subparsers.add_parser("runs", help="the runs on this disk")
+    parser.add_argument(
+        "places",
+        nargs="*",
+        type=Path,
+        metavar="DIR",
+        help="where to look (default: runs/ of this directory, and <FEDLLM_HOME>/runs)",
+    )
+    parser.add_argument("--prune", action="store_true", help="delete runs, by default those that did not finish")
+    parser.add_argument("--unfinished", action="store_true", help="with --prune: failed and stopped runs")
+    parser.add_argument(
+        "--older-than", type=not_negative, metavar="DAYS", help="with --prune: whose last event is older"
+    )
+    parser.add_argument("--keep", type=_count, metavar="N", help="with --prune: all but the newest N")
+    parser.add_argument("--yes", action="store_true", help="with --prune: do not ask")
+    parser.set_defaults(command=_runs)
+
+
+def _runs(parsed: argparse.Namespace, console: Console) -> int:
+    chosen = {"--unfinished": parsed.unfinished, "--older-than": parsed.older_than, "--keep": parsed.keep}
+    given = [name for name, value in chosen.items() if value is not None and value is not False]
+    if given and not parsed.prune:
+        raise RunsError(f"{given[0]} chooses what --prune deletes; add --prune")
+    if parsed.yes and not parsed.prune:
+        raise RunsError("--yes answers the question of --prune; add --prune")
+    for place in parsed.places:
+        if not place.is_dir():
+            raise RunsError(f"{place} is no directory; name one that holds runs, or a run")
+    places = parsed.places or [Path("runs"), home() / "runs"]
+    found = [overview(path) for path in find_runs(places)]
+    if not found:
+        looked = ", ".join(str(place) for place in places)
+        console.print(f"no runs in {looked}", markup=False, highlight=False, soft_wrap=True)
+        return 0
+    if not parsed.prune:
+        console.print(runs_table(found, f"{len(found)} runs, {_size(sum(run.size for run in found))}", console.width))
+        return 0
+    return _prune(
+        prunable(found, bool(parsed.unfinished or not given), parsed.older_than, parsed.keep), parsed, console
+    )
+
+
+def _prune(unwanted: Sequence[RunOverview], parsed: argparse.Namespace, console: Console) -> int:
+    if not unwanted:
+        console.print("nothing to delete")
+        return 0
+    size = _size(sum(run.size for run in unwanted))
+    console.print(runs_table(unwanted, f"to delete: {len(unwanted)} runs, {size}", console.width))
+    if not parsed.yes and not _confirmed(console, len(unwanted), size):
+        console.print("nothing was deleted")
+        return 0
+    left = 0
+    for run in unwanted:
+        try:
+            delete_run(run.path)
+            console.print(f"deleted: {run.path}", markup=False, highlight=False, soft_wrap=True)
+        except UserError as error:
+            left += 1
+            console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1 if left else 0
+
+
+def _confirmed(console: Console, number: int, size: str) -> bool:
+    try:
+        answer = console.input(f"delete these {number} runs ({size}) with all their files? [y/N] ", markup=False)
+    except EOFError:  # no terminal and nothing piped in
+        console.print()
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def prunable(
+    found: Sequence[RunOverview],
+    unfinished: bool = True,
+    older_than: float | None = None,
+    keep: int | None = None,
+    now: float | None = None,
+) -> list[RunOverview]:
+    """The runs that all of the conditions name; a run that goes on never.
+
+    Parameters
+    ----------
+    unfinished : bool
+        Failed, stopped and unreadable ones alone.
+    older_than : float | None
+        Whose last event is that many days ago.
+    keep : int | None
+        All but the newest `keep` of `found`, by their first event.
+    now : float | None
+        Seconds since the epoch; None: the clock's.
+    """
+    now = time.time() if now is None else now
+    newest = sorted(found, key=lambda run: run.began, reverse=True)[: keep or 0]
+    return [
+        run
+        for run in found
+        if run.state != RUNNING
+        and not (unfinished and run.state == FINISHED)
+        and (older_than is None or now - run.ended > older_than * _DAY)
+        and (keep is None or run not in newest)
+    ]
+
+
+def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Table:
+    """One line a run; on a narrow terminal without when it began and its data. Names and reasons are plain text."""
+    table = Table(title=title)
+    columns = [name for name in _COLUMNS if width >= _WIDE or name not in _DROPPED]
+    for name in columns:
+        wraps = name in ("run", "data", "state")
+        table.add_column(
+            name, justify="right" if name in ("rounds", "size") else "left", overflow="fold", no_wrap=not wraps
+        )
+    for run in found:
+        state = Text(run.state, style=_STYLES.get(run.state, "yellow"))
+        if run.reason:
+            state.append(f": {plain_text(run.reason, _LONGEST)}", style="default")
+        cells = {
+            "run": Text(_short(run.path)),
+            "began": f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}" if run.began else "-",
+            "strategy": Text(plain_text(run.strategy) or "-"),
+            "data": Text(plain_text(_data_name(run.data)) or "-"),
+            "rounds": f"{run.done}/{run.asked}" if run.asked else "-",
+            "state": state,
+            "held-out": f"{run.metric[0]} {run.metric[1]:.3g}" if run.metric else "-",
+            "size": _size(run.size),
+        }
+        table.add_row(*(cells[name] for name in columns))
+    return table
+
+
+def _short(path: Path) -> str:
+    """The path as one would type it from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
+
+
+def _data_name(name: str) -> str:
+    """The last parts of paths."""
+    return ", ".join(one.strip().rstrip("/").rpartition("/")[2] for one in name.split(","))
+
+
+def _size(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _count(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, 0 or more")
+    return int(text)

@@ -1,0 +1,48 @@
+"""How to do a run again: its command line, and its whole configuration as TOML."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import fedllm_app
+from fedllm_app.config.parse import default_run_config
+
+_PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")
+
+
+def run_command(config: Mapping[str, object], app: Path | None = None) -> str:
+    """The `fedllm run` that repeats a run: every value that is not a default of the app, quoted for a shell.
+
+    Without the app's defaults, which stand in its pyproject.toml, all values are given.
+    """
+    defaults = _defaults(app)
+    changed = {key: value for key, value in config.items() if key not in _PLACES and defaults.get(key) != value}
+    pairs = [shlex.quote(f"{key}={toml_value(value)}") for key, value in sorted(changed.items())]
+    lines = ["fedllm run ." + (" -c" if pairs else ""), *(f"    {pair}" for pair in pairs)]
+    return " \\\n".join(lines)
+
+
+def full_configuration(config: Mapping[str, object]) -> str:
+    """Every value of a run, as a file that `-c` takes."""
+    lines = [f'"{key}" = {toml_value(value)}' for key, value in sorted(config.items()) if key not in _PLACES]
+    return "\n".join(lines) + "\n"
+
+
+def toml_value(value: object) -> str:
+    """A value of a configuration as TOML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def _defaults(app: Path | None) -> dict[str, bool | int | float | str]:
+    for project in (app, Path(fedllm_app.__file__).parents[1]):
+        if project is not None and (project / "pyproject.toml").is_file():
+            try:
+                return default_run_config(project)
+            except (KeyError, ValueError):  # another project's, or one that is being edited
+                continue
+    return {}

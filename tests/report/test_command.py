@@ -1,0 +1,45 @@
+"""The command that repeats a run gives its configuration again."""
+
+import shlex
+import tomllib
+
+import pytest
+from places import ROOT
+
+from fedllm_app.commands.overrides import read_overrides
+from fedllm_app.config.parse import default_run_config
+from fedllm_app.report.command import full_configuration, run_command
+
+ODD = 'it\'s a "name" with blanks, \\ $HOME and `ls` ü'
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"train.rounds": 3, "train.learning-rate": 1e-5, "lora.dora": True},
+        {"data.system-prompt": ODD, "data.name": "/data/my file.csv", "data.prompt-column": "3"},
+    ],
+)
+def test_the_command_line_gives_the_configuration(changed):
+    """As a shell splits it and `-c` reads it, over the app's defaults; where the run was is left out."""
+    defaults = default_run_config(ROOT)
+    config = defaults | changed | {"run.directory": "/runs/one", "run.resume": ""}
+    words = shlex.split(run_command(config, ROOT).replace("\\\n", " "))
+    assert words[:3] == ["fedllm", "run", "."]
+    given = words[4:]
+    assert len(given) == len(changed)
+    assert defaults | read_overrides(given, defaults) == defaults | changed
+
+
+def test_an_app_without_defaults_gives_all_values(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedllm_app.report.command.fedllm_app.__file__", str(tmp_path / "a" / "b" / "__init__.py"))
+    config = {"train.rounds": 3, "strategy.name": "fedavg"}
+    assert run_command(config, tmp_path).count("\\\n") == 2
+
+
+def test_the_whole_configuration_is_a_file_for_the_command(tmp_path):
+    config = default_run_config(ROOT) | {"data.system-prompt": ODD}
+    read = tomllib.loads(full_configuration(config))
+    assert read == {key: value for key, value in config.items() if key in read}
+    assert len(config) - len(read) == 4  # where the run is

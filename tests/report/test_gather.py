@@ -1,0 +1,168 @@
+"""What a report reads of runs: phases, participation, references, differences."""
+
+import pytest
+from run_material import write_run
+
+from fedllm_app.report.gather import NoReport, gather, unique_labels
+from fedllm_app.report.headline import headline, sentence
+from fedllm_app.report.participants import NOT_ASKED, REFUSED, TOOK_PART
+from fedllm_app.report.phases import covered, phases
+from fedllm_app.runs.directory import RunDirectory
+from fedllm_app.runs.journal import read_journal
+
+
+def test_phases_of_a_run(tmp_path):
+    """Round 1 has one client, which trains from 1 to 5 s after sending: 4 of 8 s of waiting. Round 2 has two, the other
+    from 5 to 9: the 8 s of waiting are all training.
+
+    start 20 − 12 = 8, load 12, send 2 · 1, train 4 + 8, wait 4 + 0, aggregate 2 · 1, checkpoint 2 · 0.5, evaluate
+    3 · 3, and of 60 s in all 10 are left.
+    """
+    (run,) = gather([write_run(tmp_path / "run")]).runs
+    assert run.seconds == pytest.approx(
+        {
+            "start": 8.0,
+            "load": 12.0,
+            "send": 2.0,
+            "train": 12.0,
+            "wait": 4.0,
+            "aggregate": 2.0,
+            "checkpoint": 1.0,
+            "evaluate": 9.0,
+            "other": 10.0,
+        }
+    )
+
+
+def test_a_client_that_trains_while_others_are_sent_their_messages():
+    """Sending takes 3 s; the first client has trained for 2 s when it ends, and 0.5 s later its reply comes."""
+    events = [
+        {"event": "client", "round": 1, "client": 0, "seconds": 2.5, "reply_seconds": 0.5},
+        {
+            "event": "round",
+            "round": 1,
+            "send_seconds": 3.0,
+            "wait_seconds": 1.0,
+            "aggregate_seconds": 0.0,
+            "seconds": 4.0,
+        },
+    ]
+    assert phases(events, None) == {"send": 1.0, "train": 2.5, "wait": 0.5, "aggregate": 0.0}
+
+
+def test_rounds_of_an_earlier_version_stay_whole():
+    assert phases([{"event": "ready", "seconds": 5.0}, {"event": "round", "round": 1, "seconds": 7.0}], 14.0) == {
+        "start": 5.0,
+        "rounds": 7.0,
+        "other": 2.0,
+    }
+
+
+def test_the_union_of_spans():
+    assert covered([(4.0, 6.0), (0.0, 2.0), (1.0, 3.0), (5.0, 5.5)]) == 5.0
+
+
+def test_who_took_part(tmp_path):
+    """South was refused in round 1. North says in both rounds that it had lost its control variate."""
+    (run,) = gather([write_run(tmp_path / "run")]).runs
+    north, south = run.clients
+    assert (north.drawn, north.took_part, north.refused, north.resets, north.lost) == (2, 2, 0, 2, "control variate")
+    assert (south.took_part, south.refused, south.last_reason, south.resets) == (1, 1, "it ran out of memory", 0)
+    assert run.attendance.fates == {0: (TOOK_PART, TOOK_PART), 1: (REFUSED, TOOK_PART)}
+    (refusal,) = run.refusals
+    assert (refusal.client, refusal.rounds, refusal.reason) == (1, (1,), "it ran out of memory")
+    assert (south.bytes_up, south.bytes_down, south.seconds, south.peak_memory_mb) == (500, 4000, 4.0, 101.0)
+
+
+def test_a_run_that_goes_on_is_counted_from_its_rounds(tmp_path):
+    """No event at the end says who took part, and nobody wrote a result."""
+    path = write_run(tmp_path / "run", ends="")
+    RunDirectory(path).journal("round-started", round=3, clients=[0, 1], learning_rate=0.1)
+    (run,) = gather([path]).runs
+    assert [(row.drawn, row.took_part, row.refused) for row in run.clients] == [(3, 2, 0), (3, 1, 1)]
+    assert run.attendance.fates[0] == (TOOK_PART, TOOK_PART, NOT_ASKED)
+    assert (run.total_seconds, run.traffic.down, run.traffic.up) == (None, 8000, 2000)
+    assert "other" not in run.seconds
+
+
+def test_the_headline_compares_with_base_and_clients_alone(tmp_path):
+    """0.5 exact after round 2, 0 before round 1, 0.25 alone; the loss fell from 5 to 2, alone to 3."""
+    data = gather(
+        [
+            write_run(tmp_path / "together"),
+            write_run(
+                tmp_path / "alone", strategy__name="local", exact={0: 0, 1: 0.1, 2: 0.25}, losses={0: 5, 1: 4, 2: 3}
+            ),
+        ]
+    )
+    together, alone = data.runs
+    found = headline(data, together)
+    assert (found.series.metric, found.value, found.round) == ("exact_match", 0.5, 2)
+    assert [(gain.name, gain.value, gain.better) for gain in found.gains] == [
+        ("base", 0.0, 0.5),
+        ("clients alone", 0.25, 0.25),
+    ]
+    assert sentence(data, together) == (
+        "Held-out exact match 50.0 % after round 2: 50.0 points better than the base model (0.0 %) and 25.0 points "
+        "better than clients alone (25.0 %). Held-out loss 2 after round 2: 3 better than the base model (5) and 1 "
+        "better than clients alone (3)."
+    )
+    assert [gain.name for gain in headline(data, alone).gains] == ["base"]
+
+
+@pytest.mark.parametrize("other", [{"data__seed": 7}, {"clients__number": 3}, {"model__name": "other"}])
+def test_clients_alone_on_other_rows_are_no_reference(tmp_path, other):
+    alone = write_run(tmp_path / "alone", strategy__name="local", **other)
+    data = gather([write_run(tmp_path / "together"), alone])
+    assert data.alone(data.runs[0]) is None
+
+
+def test_a_run_that_started_from_an_adapter_has_no_base(tmp_path):
+    (run,) = gather([write_run(tmp_path / "run", adapter__start="/runs/first")]).runs
+    assert run.base_name == "start"
+
+
+def test_differences_of_configuration(tmp_path):
+    """Where a run is, is no difference."""
+    one = write_run(tmp_path / "a", run__directory="/x/a")
+    two = write_run(tmp_path / "b", run__directory="/x/b", strategy__name="scaffold", update__compress="int8")
+    data = gather([one, two, one])
+    assert [run.label for run in data.runs] == ["a", "b"]
+    assert data.differences == (("strategy.name", ("fedavg", "scaffold")), ("update.compress", ("none", "int8")))
+
+
+def test_labels_tell_runs_apart(tmp_path):
+    paths = [tmp_path / "x" / "federated", tmp_path / "y" / "federated", tmp_path / "y" / "alone"]
+    assert unique_labels(paths) == ["x/federated", "y/federated", "y/alone"]
+    assert unique_labels(paths[:1]) == ["federated"]
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(NoReport, match="does not exist; name run directories"):
+        gather([tmp_path / "nowhere"])
+    with pytest.raises(NoReport, match="holds no run"):
+        gather([tmp_path])
+    run = write_run(tmp_path / "run")
+    (run / "journal.jsonl").write_text("{broken}\n")
+    with pytest.raises(NoReport, match="cannot be read as a run"):
+        gather([run])
+
+
+def test_a_journal_of_an_earlier_version(tmp_path):
+    """Hyphens in keys, numbers for ids, totals without their prefix, no seconds of phases."""
+    path = write_run(tmp_path / "run", ends="")
+    lines = []
+    for event in read_journal(path, everything=True):
+        if event["event"] == "holds":
+            event["held-out"] = event.pop("held_out")
+        if event["event"] == "round":
+            event |= {"bytes_down": event.pop("total_bytes_down"), "bytes_up": event.pop("total_bytes_up")}
+            del event["wait_seconds"], event["send_seconds"], event["aggregate_seconds"]
+        if event["event"] in ("environment", "checkpoint"):
+            continue
+        lines.append(event)
+    (path / "journal.jsonl").unlink()
+    for event in lines:
+        RunDirectory(path).journal(event.pop("event"), **{key: value for key, value in event.items() if key != "time"})
+    (run,) = gather([path]).runs
+    assert (run.clients[0].held_out, run.traffic.down, run.seconds["rounds"]) == (8, 8000, 20.0)
