@@ -5,6 +5,7 @@ result = run({"strategy.name": "scaffold", "train.rounds": 3}, engine="in-proces
 result.journal(), result.adapter, result.evaluate("builtin"), result.figure()
 """
 
+import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -102,7 +103,9 @@ class Run:
         """Losses and held-out metrics over the rounds, as matplotlib's figure; a notebook shows it."""
         from fedllm_app.runs.figures import draw_run
 
-        return draw_run(self.directory)
+        figure = draw_run(self.directory)
+        figure._repr_png_ = lambda: _png(figure)  # a notebook asks for it; pyplot, which would add it, is not used
+        return figure
 
 
 def run(
@@ -194,6 +197,12 @@ def _flat(app: Path, config: Mapping, files: Sequence[Path | str], resume: Path 
         flat = resolve_paths(defaults | given, Path.cwd(), local=True)
     parse_run_config(flat)  # refuses what is wrong before a directory is made
     return flat
+
+
+def _png(figure: "Figure") -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 def _free(directory: Path) -> Path:

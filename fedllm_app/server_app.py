@@ -14,7 +14,6 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.attendance import Attendance
 from fedllm_app.federation.bases import base_problem
-from fedllm_app.federation.clocks import ClockGrid
 from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.ending import tell_ended
 from fedllm_app.federation.exchange import PlainExchange
@@ -94,7 +93,6 @@ def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: 
     """Run `config` over the nodes of a grid into a run directory; what ends it early is journaled and raised."""
     started = time.time()
     participation = Participation()
-    grid = ClockGrid(grid, lambda note: _warn(directory, note))
     try:
         _run(grid, config, directory, run_id, started, participation)
     except Exception as error:
