@@ -14,7 +14,6 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.attendance import Attendance
 from fedllm_app.federation.bases import base_problem
-from fedllm_app.federation.clocks import ClockGrid
 from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.ending import tell_ended
 from fedllm_app.federation.exchange import PlainExchange
@@ -40,10 +39,11 @@ from fedllm_app.federation.start import StartingPoint, check_updates
 from fedllm_app.messages import PEAK_GPU_MEMORY, PEAK_MEMORY, ClientHolding
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
-from fedllm_app.runs.directory import PromptRecord, RunDirectory
+from fedllm_app.runs.directory import PromptRecord, RunDirectory, read_run_config
 from fedllm_app.runs.event_lines import EventWriter
 from fedllm_app.runs.interruption import STOPPED
 from fedllm_app.runs.outgoing import NotSent, send_run
+from fedllm_app.runs.tracking import tracked
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.tasks import task_spec
@@ -94,9 +94,9 @@ def run_experiment(grid: Grid, config: Config, directory: RunDirectory, run_id: 
     """Run `config` over the nodes of a grid into a run directory; what ends it early is journaled and raised."""
     started = time.time()
     participation = Participation()
-    grid = ClockGrid(grid, lambda note: _warn(directory, note))
     try:
-        _run(grid, config, directory, run_id, started, participation)
+        with tracked(directory, config.tracking, read_run_config(directory.path)):
+            _run(grid, config, directory, run_id, started, participation)
     except Exception as error:
         _journal_end(directory, f"{type(error).__name__}: {error}", participation)
         raise

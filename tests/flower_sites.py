@@ -34,7 +34,6 @@ class Sites:
 
     def __init__(self, folder: Path, flower_home: Path, rows: dict[str, int], model: Path) -> None:
         self.folder, self.rows, self.model = folder, rows, model
-        self.environment: dict[str, dict[str, str]] = {}  # of sites that have one of their own
         self.port = free_port()
         self.processes: dict[str, subprocess.Popen] = {}
         address = f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
@@ -62,8 +61,9 @@ class Sites:
         (self.folder / f"{name}.jsonl").write_text("".join(lines))
 
     def server(self) -> None:
-        """Start the SuperLink, which keeps nothing on disk."""
-        link = self._start("server", "flower-superlink", "--insecure", "--port", str(self.port))
+        """Start the SuperLink, which knows the nodes of the one before it."""
+        options = ["--insecure", "--port", str(self.port), "--database", "state.db"]
+        link = self._start("server", "flower-superlink", *options)
         wait_until_healthy(self.port, link, self.folder / "server" / "log")
 
     def node(self, name: str, port: int | None = None) -> None:
@@ -91,7 +91,6 @@ class Sites:
         home = self.folder / name
         home.mkdir(exist_ok=True)
         environment = flower_environment() | {"FEDLLM_HOME": str(home), "HOME": str(home)}
-        environment |= self.environment.get(name, {})
         with open(home / "log", "ab") as log:
             self.processes[name] = subprocess.Popen(
                 [flower_command(command), *options], cwd=home, env=environment, stdout=log, stderr=log

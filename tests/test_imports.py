@@ -11,7 +11,9 @@ from places import ROOT
 PACKAGE = ROOT / "fedllm_app"
 
 LEVELS = [
+    {"api"},
     {"commands"},
+    {"in_process"},
     {"sites"},
     {"server_app", "client_app"},
     {"client", "federation"},

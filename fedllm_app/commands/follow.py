@@ -1,5 +1,6 @@
 """Following a run to its end: its events from its journal or from Flower's log, and how it ended."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, tail
 from fedllm_app.commands.watch import Watch, summary
 from fedllm_app.federation.participation import never_contributed
+from fedllm_app.runs.checkpoints import checkpoint_directories
 from fedllm_app.runs.directory import RunDirectory, read_result
 from fedllm_app.runs.journal import RESUMED, STARTED
 
@@ -112,8 +114,8 @@ def follow(
     with watch:
         while (outcome := following.look()) is None:
             if reason := gone():  # asked for the status of a run, Flower would start another SuperLink
-                watch.console.print(reason, style="red")
-                return Outcome(False, directory=following.directory)
+                watch.console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
+                return Outcome(False, directory=following.directory, told=True)
             time.sleep(_LOOK_EVERY)
     return outcome
 
@@ -214,7 +216,10 @@ def say_end(outcome: Outcome, console: Console, last_words: Callable[[], str], h
         words = "" if outcome.told else last_words()
         if words:
             console.print(words, markup=False, highlight=False)
-        console.print(f"the run failed; {files}", style="red", markup=False, highlight=False)
+        console.print(f"the run failed; {files}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if here and checkpoint_directories(Path(outcome.directory)):
+            again = f"it goes on after its last checkpoint with: fedllm run --resume {shlex.quote(outcome.directory)}"
+            console.print(again, markup=False, highlight=False, soft_wrap=True)
 
 
 def exit_status(outcome: Outcome) -> int:

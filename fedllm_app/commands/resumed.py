@@ -3,17 +3,23 @@
 import argparse
 from pathlib import Path
 
-from fedllm_app.commands.options import run_config
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.config.parse import default_run_config
+from fedllm_app.config.sections import FlatConfig
 from fedllm_app.runs.directory import NotResumable, check_resumable, is_run, read_run_config
 
 
 def resumed_config(parsed: argparse.Namespace, local: bool) -> dict[str, bool | int | float | str]:
-    """The flat configuration with which `fedllm run --resume` goes on.
+    """The flat configuration with which `fedllm run --resume` goes on. See `going_on` for the errors."""
+    defaults = default_run_config(Path(parsed.app).resolve())
+    return going_on(defaults, read_overrides(parsed.run_config or [], defaults), parsed.resume, local)
 
-    Over a connection the run directory may be on the server's machine alone; then `--run-config` has to give what it
-    gave at first, and the server compares.
+
+def going_on(defaults: FlatConfig, given: FlatConfig, resume: str, local: bool) -> dict[str, bool | int | float | str]:
+    """The flat configuration with which the run of a directory goes on, `given` over what it recorded.
+
+    Over a connection the run directory may be on the server's machine alone; then `given` has to be what it was at
+    first, and the server compares.
 
     Raises
     ------
@@ -22,17 +28,14 @@ def resumed_config(parsed: argparse.Namespace, local: bool) -> dict[str, bool | 
     ConfigError
         A value differs that must not.
     """
-    directory = Path(parsed.resume)
+    directory = Path(resume)
     if local:
         directory = directory.expanduser().resolve()
     elif not directory.is_absolute():
-        raise NotResumable(f"--resume {parsed.resume}: over a connection it must be an absolute path of the server")
-    going_on = {"run.resume": str(directory), "run.directory": str(directory)}
-    if not is_run(directory) and not local:
-        return run_config(parsed, local) | going_on
+        raise NotResumable(f"--resume {resume}: over a connection it must be an absolute path of the server")
     recorded = read_run_config(directory) if is_run(directory) else {}
-    defaults = default_run_config(Path(parsed.app).resolve())
-    given = read_overrides(parsed.run_config or [], defaults)
-    flat = resolve_paths(defaults | recorded | given, Path.cwd(), local) | going_on
-    check_resumable(directory, flat)
+    flat = resolve_paths(defaults | recorded | given, Path.cwd(), local)
+    flat |= {"run.resume": str(directory), "run.directory": str(directory)}
+    if recorded or local:
+        check_resumable(directory, flat)
     return flat

@@ -71,7 +71,7 @@ def run_to_end(
     """
     config = parse_run_config(flat)
     local = is_local(connection)
-    directory = _prepare(config, local, federation_config)
+    directory = prepare(config, local, federation_config)
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         overrides = Path(scratch) / "run.toml"
@@ -108,7 +108,7 @@ def draw_figure(run: Path, console: Console) -> None:
     console.print(f"figure: {run / FIGURE_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _prepare(config: Config, local: bool, federation_config: str | None) -> RunDirectory | None:
+def prepare(config: Config, local: bool, federation_config: str | None = None) -> RunDirectory | None:
     """Refuse a run that cannot begin; its directory, which is None where the server chooses it."""
     directory = RunDirectory(Path(config.run.directory)) if config.run.directory else None
     if local:
@@ -166,10 +166,13 @@ def _refuse_used(directory: RunDirectory) -> None:
 
 def default_federation(config: Config) -> str:
     """Simulated nodes and their CPUs: one node a client, and as many at a time as take part and cores allow."""
-    clients = config.clients.number or 2
-    at_once = min(config.clients.per_round or clients, os.cpu_count() or 1)
-    cpus = max(1, (os.cpu_count() or 1) // at_once)
-    return f"num-supernodes={clients} client-resources-num-cpus={cpus}"
+    return f"num-supernodes={config.clients.number or 2} client-resources-num-cpus={client_cpus(config)}"
+
+
+def client_cpus(config: Config) -> int:
+    """The CPUs that a client of the default federation has."""
+    cores = os.cpu_count() or 1
+    return max(1, cores // min(config.clients.per_round or config.clients.number or 2, cores))
 
 
 def _toml(value: bool | int | float | str) -> str:

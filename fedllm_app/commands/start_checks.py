@@ -16,6 +16,7 @@ from fedllm_app.federation.start import checked_start
 from fedllm_app.models.base import locate_model
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.runs.directory import adapter_directory
+from fedllm_app.runs.tracking import check_tracking
 from fedllm_app.strategies.class_path import check_class_path
 from fedllm_app.tasks import task_spec
 from fedllm_app.updates.table import build_chain
@@ -46,6 +47,7 @@ def check_start(config: Config, local: bool) -> None:
         return
     if config.evaluate.suite:
         check_extra(f"evaluate.suite = {config.evaluate.suite!r}")
+    check_tracking(config.tracking)
     template_source(config.data.template)
     for name in set_names(config.data.name):
         if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():

@@ -18,6 +18,8 @@ MAY_CHANGE = frozenset(
         "clients.grace",
         "clients.too-few",
         "clients.retries",
+        "tracking.backend",
+        "tracking.project",
     }
 )
 

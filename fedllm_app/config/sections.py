@@ -238,6 +238,13 @@ class EvaluateConfig(_Section):
     suite_at: Literal["server", "clients"]
 
 
+class TrackingConfig(_Section):
+    """An experiment tracker that the server feeds, and the name of the project there."""
+
+    backend: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
+    project: Annotated[str, Field(min_length=1)]
+
+
 class StrategyConfig(_Section):
     """The aggregation strategy by name and the hyper-parameters of that strategy alone.
 
@@ -264,4 +271,5 @@ class Config(_Section):
     text: TextConfig
     update: UpdateConfig
     evaluate: EvaluateConfig
+    tracking: TrackingConfig
     strategy: StrategyConfig

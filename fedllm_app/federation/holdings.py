@@ -28,7 +28,7 @@ _COUNTS = {
     "equal": "equal pairs",
     "tokens": "tokens",
 }
-_RARE = ("refused", "equal")  # columns that are shown where a client has any
+_RARE = ("duplicates", "dropped", "cut", "refused", "equal")  # columns that are shown where a client has any
 _NAMED = 3  # clients that a warning names
 _FEW_ROWS = 8  # fewer training rows than that are worth a warning
 

@@ -209,10 +209,7 @@ def _meet(
         nodes, problems, gone = identify(grid, [node_id for node_id in connected if node_id not in known], timeout)
         for node_id, reason in problems.items():
             if node_id not in gone:
-                raise NoReply(
-                    f"node {node_id} could not say who it is: {reason}. If its process runs, compare its clock "
-                    "with the server's"
-                )
+                raise NoReply(f"node {node_id} could not say who it is: {reason}")
             log(WARNING, "node %d is left out: %s", node_id, reason)
         lost.update(gone)
         known.update({node.node_id: node for node in nodes})

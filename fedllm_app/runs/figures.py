@@ -21,6 +21,7 @@ from fedllm_app.runs.measures import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FIGURE_FILE = "figure.png"
 """In a run directory."""
@@ -33,6 +34,13 @@ class NothingToDraw(UserError):
 
 
 def plot_run(run: Path, file: Path, title: str = "", alone: Path | None = None) -> None:
+    """Draw a run as a PNG; see `draw_run`."""
+    figure = draw_run(run, title, alone)
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
     """Draw training loss by client and round beside the held-out metrics.
 
     The panels share the rounds, the two losses their axis as well, and all panels one legend. Dashed lines are what the
@@ -76,8 +84,7 @@ def plot_run(run: Path, file: Path, title: str = "", alone: Path | None = None) 
     losses[0].autoscale()
     _legend(figure, axes)
     figure.suptitle(_as_text(title or default_title(config)))
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    return figure
 
 
 def run_panels(events: list[dict], config: Mapping[str, object]) -> list[Series]:

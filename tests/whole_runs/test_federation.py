@@ -27,6 +27,28 @@ from fedllm_app.sites.site_file import read_site
 
 pytestmark = pytest.mark.slow
 
+# What Python reads when it starts: the clock of its process.
+AN_HOUR_AHEAD = """
+import datetime, time
+
+true_time = time.time
+time.time = lambda: true_time() + 3600.0
+
+
+class Kind(type):
+    def __instancecheck__(cls, value):
+        return isinstance(value, true_datetime)
+
+
+class Ahead(datetime.datetime, metaclass=Kind):
+    @classmethod
+    def now(cls, tz=None):
+        return true_datetime.now(tz) + datetime.timedelta(hours=1)
+
+
+true_datetime, datetime.datetime = datetime.datetime, Ahead
+"""
+
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, tiny_model):
@@ -102,7 +124,7 @@ def test_foreign_code_is_refused_and_never_runs(federation, short, tmp_path, con
 def node(*options: str) -> str:
     """What flower-supernode says when it cannot connect."""
     command = [str(os.path.join(os.path.dirname(sys.executable), "flower-supernode")), *options]
-    done = subprocess.run(command, env=flower_environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=flower_environment(), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     return done.stdout + done.stderr
 
@@ -120,6 +142,19 @@ def test_strangers_are_not_let_in(federation, tmp_path):
     theirs = ["--root-certificates", str(other / "ca.crt")]
     for options in ([*ours, "--auth-supernode-private-key", str(key)], ["--insecure"], theirs):
         assert "Exit Code: 305" in node(*address, *options)
+
+
+def test_a_clock_that_is_an_hour_ahead_is_named(federation, tmp_path):
+    """Flower refuses every message of such a node, whose signature has the time. The check says what to do."""
+    (tmp_path / "sitecustomize.py").write_text(AN_HOUR_AHEAD)
+    ours = flower_environment()
+    environment = ours | {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), ours["PYTHONPATH"]]))}
+    site = str(federation.directory / "sites" / "berlin")
+    command = [sys.executable, "-m", "fedllm_app.commands.main", "site", "check", site]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 1, said + done.stderr
+    assert re.search(r"this machine is 3[56]\d\d s ahead of the server", said), said
 
 
 def test_two_runs_at_once(federation, short, tmp_path):
@@ -151,7 +186,9 @@ def test_sigterm_ends_a_site_and_all_that_it_started(federation):
 
 
 def words(process: psutil.Process) -> list[str]:
-    """What a process is, as its command line says."""
+    """What a process is, as its command line says; of one that has ended, nothing."""
+    if process.status() == psutil.STATUS_ZOMBIE:
+        return []
     return [part for word in process.cmdline() for part in re.split(r"[/._ ]", word)] + process.cmdline()
 
 

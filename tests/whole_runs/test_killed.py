@@ -97,7 +97,9 @@ def test_a_simulation(flat, tmp_path, flower_home):
         wait_for(lambda: begun(directory, 2))
         kill("flwr-simulation", process.pid)
         assert process.wait(timeout=120) == 1
-    assert "(flwr-simulation) was ended before the run was over" in (tmp_path / "terminal").read_text()
+    said = (tmp_path / "terminal").read_text()
+    assert "(flwr-simulation) was ended before the run was over" in said
+    assert f"goes on after its last checkpoint with: fedllm run --resume {directory}" in said
     assert read_journal(directory)[-1]["event"] == "failed"
     with command(tmp_path, "--resume", str(directory)) as process:
         assert process.wait(timeout=240) == 0
