@@ -20,6 +20,7 @@ _FATES = {NOT_ASKED: "rgba(128,132,145,0.16)", TOOK_PART: "#2a9d78", REFUSED: "#
 _MOST_CLIENTS = 12  # that have a line of their own
 _MOST_ROWS = 60  # clients in a map
 _ROW = 24  # pixels
+_LONGEST = 24  # characters of a client's name in a figure
 
 Trace = dict[str, object]
 
@@ -43,6 +44,13 @@ class Figure:
 def words(text: object) -> str:
     """Words of clients and data in a figure: Plotly reads some markup, which these are not."""
     return html.escape(str(text), quote=False)
+
+
+def client_words(client: int, name: str) -> str:
+    """A client in a figure. Long names are cut, which leaves room for the figure on a phone; the number tells them
+    apart."""
+    text = f"{client} {name}".strip()
+    return words(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…")
 
 
 def color_of(place: int) -> str:
@@ -132,7 +140,7 @@ def _client_lines(series: Series, run: RunReport) -> list[Trace]:
     for place, client in enumerate(clients):
         known = [(point.round, point.clients[client]) for point in series.points if client in point.clients]
         rounds, values = zip(*known, strict=True)
-        name = words(f"{client} {names.get(client, '')}".strip())
+        name = client_words(client, names.get(client, ""))
         lines.append(_line(rounds, values, name, COLORS[place % len(COLORS)], 1.4))
     return lines
 
@@ -164,7 +172,7 @@ def attendance_figure(run: RunReport, name: str) -> Figure | None:
     scale = [
         [edge / len(_FATES), colour] for place, colour in enumerate(_FATES.values()) for edge in (place, place + 1)
     ]
-    labels = [words(f"{client} {names[client]}") for client in clients]
+    labels = [client_words(client, names[client]) for client in clients]
     trace = {
         "type": "heatmap",
         "x": list(found.rounds),
@@ -255,7 +263,7 @@ def memory_figure(data: ReportData) -> Figure | None:
                 {
                     "type": "bar",
                     "name": words(run.label),
-                    "x": [words(f"{row.client} {row.name}") for row in rows],
+                    "x": [client_words(row.client, row.name) for row in rows],
                     "y": [max(row.peak_memory_mb, row.peak_gpu_memory_mb) for row in rows],
                     "marker": {"color": color_of(place)},
                     "hovertemplate": "%{y:,.0f} MB<extra>%{x}</extra>",

@@ -9,6 +9,7 @@ from datetime import datetime
 import pytest
 from evil_runs import EVIL, IMAGE, LINK
 
+from fedllm_app.report.figures import client_words
 from fedllm_app.report.gather import gather
 from fedllm_app.report.markdown import markdown, text
 from fedllm_app.report.page import content_policy, duration, json_for_html, page
@@ -155,3 +156,10 @@ def test_formulas_in_csv(tmp_path):
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+def test_long_names_leave_room_for_the_figure():
+    """24 characters, the number of the client first; what is markup is cut before it is escaped."""
+    assert client_words(3, "north") == "3 north"
+    assert client_words(3, "x" * 30) == "3 " + "x" * 21 + "…"
+    assert client_words(3, "<" * 30) == "3 " + "&lt;" * 21 + "…"
