@@ -1,6 +1,7 @@
 """`fedllm watch`: shows a run of a connection from its beginning, as `fedllm run` does; and what both share."""
 
 import argparse
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -77,6 +78,11 @@ def follow_connection(run_id: int, connection: str | None, directory: RunDirecto
     finally:
         log.close()
     say_end(outcome, console, lambda: _last_words(log.last_lines), _is_here(outcome))
+    if not outcome and outcome.directory and not _is_here(outcome):
+        again = " ".join(["fedllm run .", *filter(None, [connection]), "--resume", shlex.quote(outcome.directory)])
+        console.print(
+            f"if it has a checkpoint, it goes on with: {again}", markup=False, highlight=False, soft_wrap=True
+        )
     return outcome
 
 

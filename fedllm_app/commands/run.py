@@ -21,11 +21,13 @@ from fedllm_app.commands.flower import (
 from fedllm_app.commands.follow import FileEvents, Outcome, end_of, exit_status, follow, say_end
 from fedllm_app.commands.new_directory import check_home, new_directory
 from fedllm_app.commands.options import add_app_parser, run_config, warn_of_unread
+from fedllm_app.commands.placement import Machine, at_a_time, gives_no_gpu, place, this_machine
 from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
+from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
 from fedllm_app.runs.directory import RunDirectory
 from fedllm_app.tasks import task_spec
@@ -77,8 +79,10 @@ def run_to_end(
         overrides = Path(scratch) / "run.toml"
         overrides.write_text("".join(f'"{key}" = {_toml(value)}\n' for key, value in flat.items()), encoding="utf-8")
         options = ["--run-config", str(overrides)]
+        if local and federation_config and (warning := gives_no_gpu(federation_config, this_machine())):
+            console.print(warning, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
         if local or federation_config:
-            options += ["--federation-config", federation_config or default_federation(config)]
+            options += ["--federation-config", federation_config or default_federation(config, flat, console)]
         options += ["--federation", federation] if federation else []
         if local:
             superlink = stack.enter_context(LocalSuperLink(_log_file(directory), directory.path))
@@ -164,15 +168,29 @@ def _refuse_used(directory: RunDirectory) -> None:
         raise LaunchError(f"run.directory = {str(directory.path)!r} holds another run; name a new directory")
 
 
-def default_federation(config: Config) -> str:
-    """Simulated nodes and their CPUs: one node a client, and as many at a time as take part and cores allow."""
-    return f"num-supernodes={config.clients.number or 2} client-resources-num-cpus={client_cpus(config)}"
+def default_federation(config: Config, flat: dict, console: Console) -> str:
+    """Simulated nodes, one a client, and what each has of this machine, which is told where there is a GPU."""
+    machine = this_machine()
+    placed = place(machine, at_a_time(config), gpu_need(flat) if machine.gpus else None)
+    if placed.reason:
+        style = None if placed.fits else "yellow"
+        said = f"{placed.reason}; --federation-config overrides this"
+        console.print(said, style=style, markup=False, highlight=False, soft_wrap=True)
+    return placed.federation_config(config.clients.number or 2)
+
+
+def gpu_need(flat: dict) -> int | None:
+    """The bytes that a client needs on a GPU, as `fedllm plan` says; None if they cannot be known."""
+    prepare_bitsandbytes(str(flat["model.quantization"]))
+    from fedllm_app.commands.costs import make_plan  # imports torch
+
+    memory = make_plan(flat).memory
+    return None if memory is None else memory.held
 
 
 def client_cpus(config: Config) -> int:
-    """The CPUs that a client of the default federation has."""
-    cores = os.cpu_count() or 1
-    return max(1, cores // min(config.clients.per_round or config.clients.number or 2, cores))
+    """The cores that a client of the default federation has on a machine without a GPU."""
+    return place(Machine(os.cpu_count() or 1), at_a_time(config), None).cpus
 
 
 def _toml(value: bool | int | float | str) -> str:

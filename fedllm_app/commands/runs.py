@@ -73,7 +73,7 @@ def _runs(parsed: argparse.Namespace, console: Console) -> int:
         console.print(f"no runs in {looked}", markup=False, highlight=False, soft_wrap=True)
         return 0
     if not parsed.prune:
-        console.print(runs_table(found, f"{len(found)} runs, {_size(sum(run.size for run in found))}", console.width))
+        console.print(runs_table(found, f"{_number_of(found)}, {_size(sum(run.size for run in found))}", console.width))
         return 0
     return _prune(
         prunable(found, bool(parsed.unfinished or not given), parsed.older_than, parsed.keep), parsed, console
@@ -85,8 +85,8 @@ def _prune(unwanted: Sequence[RunOverview], parsed: argparse.Namespace, console:
         console.print("nothing to delete")
         return 0
     size = _size(sum(run.size for run in unwanted))
-    console.print(runs_table(unwanted, f"to delete: {len(unwanted)} runs, {size}", console.width))
-    if not parsed.yes and not _confirmed(console, len(unwanted), size):
+    console.print(runs_table(unwanted, f"to delete: {_number_of(unwanted)}, {size}", console.width))
+    if not parsed.yes and not _confirmed(console, f"{_number_of(unwanted)} ({size})"):
         console.print("nothing was deleted")
         return 0
     left = 0
@@ -100,9 +100,9 @@ def _prune(unwanted: Sequence[RunOverview], parsed: argparse.Namespace, console:
     return 1 if left else 0
 
 
-def _confirmed(console: Console, number: int, size: str) -> bool:
+def _confirmed(console: Console, what: str) -> bool:
     try:
-        answer = console.input(f"delete these {number} runs ({size}) with all their files? [y/N] ", markup=False)
+        answer = console.input(f"delete {what} with all files? [y/N] ", markup=False)
     except EOFError:  # no terminal and nothing piped in
         console.print()
         return False
@@ -166,6 +166,10 @@ def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Ta
         }
         table.add_row(*(cells[name] for name in columns))
     return table
+
+
+def _number_of(runs: Sequence[RunOverview]) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def _short(path: Path) -> str:

@@ -25,6 +25,7 @@ from fedllm_app.federation.transport import NoReply, ask, wait_for_nodes
 from fedllm_app.messages import CONFIG, plain_text
 
 IDENTIFY, DESCRIBE = "query.identify", "query.describe"
+NO_ANSWER = "no answer"
 
 
 class RosterError(UserError):
@@ -186,7 +187,7 @@ def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[
     nodes, problems, lost = [], {}, set()
     for node_id, answer in ask(grid, requests, IDENTIFY, Closing(timeout)):
         if answer is None or answer.has_error():
-            problems[node_id] = "no answer" if answer is None else error_reason(answer.error)
+            problems[node_id] = NO_ANSWER if answer is None else error_reason(answer.error)
             if answer is not None and is_lost_node(answer.error):
                 lost.add(node_id)
             continue
@@ -209,7 +210,8 @@ def _meet(
         nodes, problems, gone = identify(grid, [node_id for node_id in connected if node_id not in known], timeout)
         for node_id, reason in problems.items():
             if node_id not in gone:
-                raise NoReply(f"node {node_id} could not say who it is: {reason}")
+                said = "could not say who it is" if reason == NO_ANSWER else "does not take part"
+                raise NoReply(f"node {node_id} {said}: {reason}")
             log(WARNING, "node %d is left out: %s", node_id, reason)
         lost.update(gone)
         known.update({node.node_id: node for node in nodes})

@@ -50,7 +50,7 @@ def check_disk(site: Site) -> Iterator[Finding]:
 def check_policy(site: Site) -> Iterator[Finding]:
     """The policy file, and the models that it and site.toml name."""
     policy = site_policy(site.node_config())
-    yield ok("policy", f"{policy.file}: runs may use {len(policy.models.allowed)} base models")
+    yield ok("policy", f"{policy.file}: base models that runs may use: {len(policy.models.allowed)}")
     for name in policy.models.allowed:
         yield _model(name, policy.models.downloads)
 

@@ -16,6 +16,7 @@ from fedllm_app.commands import run as cli
 from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.follow import Outcome
 from fedllm_app.commands.main import main
+from fedllm_app.commands.placement import Machine
 from fedllm_app.commands.run import default_federation, run_to_end
 from fedllm_app.config.parse import default_run_config, parse_run_config
 
@@ -50,7 +51,8 @@ def test_default_federation(monkeypatch, number, per_round, cores, expected):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     config = parse_run_config(default_run_config(ROOT) | {"clients.number": number, "clients.per-round": per_round})
     nodes, cpus = expected
-    assert default_federation(config) == f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
+    monkeypatch.setattr("fedllm_app.commands.run.this_machine", lambda: Machine(cores))
+    assert default_federation(config, {}, None) == f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
 
 
 @pytest.mark.parametrize("command", ["run", "demo"])

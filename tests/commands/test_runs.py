@@ -53,7 +53,7 @@ def test_runs_of_this_directory_and_of_the_home(here, app_home, capsys, monkeypa
 def test_places_that_are_named(here, tmp_path, capsys):
     """A run itself, a directory without runs, one that is not there."""
     assert main(["runs", "runs/good"]) == 0
-    assert "1 runs" in words(capsys)
+    assert "1 run, " in words(capsys)
     (tmp_path / "empty").mkdir()
     assert main(["runs", "empty"]) == 0
     assert "no runs in empty" in words(capsys)
@@ -107,7 +107,7 @@ def test_it_asks_before_it_deletes(here, answer, capsys):
         answer(text)
         assert main(["runs", "--prune"]) == 0
         said = words(capsys)
-        assert "to delete: 1 runs" in said
+        assert "to delete: 1 run, " in said
         assert "nothing was deleted" in said
         assert (here / "bad" / "config.json").is_file()
     answer("y\n")

@@ -124,7 +124,8 @@ def test_a_node_that_cannot_say_who_it_is(make_grid, silent):
     def answer(message):
         return None if silent else Message(Error(code=2, reason="no such app"), reply_to=message)
 
-    with pytest.raises(NoReply, match="node 8 could not say who it is: " + ("no answer" if silent else "no such app")):
+    said = "could not say who it is: no answer" if silent else "does not take part: no such app"
+    with pytest.raises(NoReply, match=f"node 8 {said}"):
         gather_nodes(make_grid(answer, looks=[[8]]), 1, CODE, 0.05)
 
 
@@ -236,7 +237,7 @@ def test_descriptions_are_cleaned_and_shortened(make_grid):
 
 @pytest.mark.parametrize("wrong", [{"partition": "0"}, {"partitions": -1}, {"site": 5}, {"code": b""}, {"site": [1]}])
 def test_an_identity_of_other_types_names_its_node(make_grid, wrong):
-    with pytest.raises(NoReply, match="node 8 could not say who it is: the reply cannot be read: BadMessage"):
+    with pytest.raises(NoReply, match="node 8 does not take part: the reply cannot be read: BadMessage"):
         gather_nodes(make_grid(says(node_8=wrong), looks=[[8]]), 1, CODE, 60.0)
 
 

@@ -1,0 +1,137 @@
+"""How the clients of a simulation share this machine: how many at a time, with which cores and which part of a GPU."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedllm_app.config.sections import Config
+
+_SIGNS = ("/proc/driver/nvidia", "/dev/kfd")  # of a driver for GPUs of NVIDIA and of AMD
+_CONTEXT = 600 * 2**20  # bytes that a process takes on a GPU before it computes anything
+_MARGIN = 1.15  # of a plan's memory: fragments, and what a plan does not see
+_MOST = 8  # clients on a GPU; beyond that they only wait for each other
+_GIB = 2**30
+_ASK = (
+    "import json, torch; n = torch.cuda.device_count(); "
+    "print(json.dumps([[torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i)] for i in range(n)]))"
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU, and its bytes that are free now and in all."""
+
+    name: str
+    free: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to share."""
+
+    cores: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What Ray is told of each client.
+
+    Attributes
+    ----------
+    cpus : int
+        Cores of a client.
+    gpus : float
+        The part of a GPU of a client; 0 for none.
+    reason : str
+        Why, in a sentence; "" on a machine without a GPU.
+    fits : bool
+        Whether a client fits on a GPU, as far as that is known.
+    """
+
+    cpus: int
+    gpus: float = 0.0
+    reason: str = ""
+    fits: bool = True
+
+    def federation_config(self, clients: int) -> str:
+        """As for `flwr run --federation-config`."""
+        gpus = f" client-resources-num-gpus={self.gpus:g}" if self.gpus else ""
+        return f"num-supernodes={clients} client-resources-num-cpus={self.cpus}{gpus}"
+
+
+def this_machine() -> Machine:
+    """The cores of this machine, and the GPUs that torch can use.
+
+    Another process asks torch: whoever asks keeps some hundred MB on each GPU until it ends.
+    """
+    cores = os.cpu_count() or 1
+    if not any(Path(sign).exists() for sign in _SIGNS):
+        return Machine(cores)
+    done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return Machine(cores)  # a driver without a GPU; a client would not find one either
+    return Machine(cores, tuple(Gpu(*gpu) for gpu in json.loads(done.stdout.splitlines()[-1])))
+
+
+def at_a_time(config: Config) -> int:
+    """Clients that could work at a time: those of a round."""
+    return config.clients.per_round or config.clients.number or 2
+
+
+def place(machine: Machine, wanted: int, need: int | None) -> Placement:
+    """Share a machine among clients.
+
+    Parameters
+    ----------
+    wanted : int
+        Clients that could work at a time.
+    need : int | None
+        Bytes that one needs on a GPU beside its context, as `fedllm plan` says; None: not known.
+    """
+    if not machine.gpus:
+        return Placement(max(1, machine.cores // min(wanted, machine.cores)))
+    count = len(machine.gpus)
+    smallest = min(machine.gpus, key=lambda gpu: gpu.free)
+    what = f"{count} GPU{'s' if count > 1 else ''} ({smallest.name}, {_gib(smallest.free)} free)"
+    if need is None:
+        reason = f"{what}: what a client needs there is not known, so each gets a GPU of its own"
+        return Placement(_cores(machine, min(wanted, count)), 1.0, reason)
+    whole = int(need * _MARGIN) + _CONTEXT
+    each = min(smallest.free // whole, _MOST)
+    if each < 1:
+        reason = (
+            f"{what}: a client needs about {_gib(whole)}, more than is free there; it gets a GPU of its own and may "
+            "run out of memory. Quantize the base (model.quantization = 'int8' or 'nf4'), lower train.batch-size and "
+            "raise train.gradient-accumulation, or set train.gradient-checkpointing = true"
+        )
+        return Placement(_cores(machine, min(wanted, count)), 1.0, reason, fits=False)
+    each = min(each, math.ceil(wanted / count))
+    part = math.floor(100 / each) / 100
+    at_once = min(wanted, each * count)
+    reason = f"{what}: a client needs about {_gib(whole)} there, so {at_once} train at a time, {each} on a GPU"
+    return Placement(_cores(machine, at_once), part, reason)
+
+
+def gives_no_gpu(federation_config: str, machine: Machine) -> str:
+    """A warning where a machine has a GPU and a configuration of the user's gives clients none; else ""."""
+    if not machine.gpus or "client-resources-num-gpus" in federation_config:
+        return ""
+    count = len(machine.gpus)
+    return (
+        f"this machine has {count} GPU{'s' if count > 1 else ''}, and --federation-config gives "
+        "clients none, so they train on the CPU: add client-resources-num-gpus=1, or a part such as 0.5"
+    )
+
+
+def _cores(machine: Machine, at_once: int) -> int:
+    return max(1, machine.cores // at_once)
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f} GB"

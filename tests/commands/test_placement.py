@@ -1,0 +1,109 @@
+"""How clients share a machine: made-up machines, and what a run is started with."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from fedllm_app.commands import placement, run
+from fedllm_app.commands.costs import make_plan
+from fedllm_app.commands.placement import Gpu, Machine, Placement, gives_no_gpu, place, this_machine
+from fedllm_app.config.parse import parse_run_config
+
+GB = 2**30
+
+
+def gpus(count: int, gb: float) -> tuple[Gpu, ...]:
+    return tuple(Gpu("GPU", int(gb * GB), int(gb * GB)) for _ in range(count))
+
+
+@pytest.mark.parametrize(
+    ("cores", "wanted", "cpus"), [(2, 4, 1), (8, 4, 2), (8, 3, 2), (8, 1, 8), (1, 4, 1), (64, 2, 32)]
+)
+def test_without_a_gpu_cores_are_shared(cores, wanted, cpus):
+    """As many at a time as take part and cores allow: 8 cores for 3 clients are 2 each."""
+    assert place(Machine(cores), wanted, GB) == Placement(cpus)
+
+
+@pytest.mark.parametrize(
+    ("count", "gb", "need", "wanted", "each", "at_once"),
+    [
+        (1, 8, 1.0, 4, 4, 4),  # 1.15 + 0.59 = 1.74 GB each: 4 fit into 8 GB
+        (1, 8, 1.0, 10, 4, 4),
+        (1, 24, 1.0, 4, 4, 4),  # 13 fit, 4 are there
+        (1, 80, 0.1, 50, 8, 8),  # 110 fit, never more than 8
+        (1, 24, 14.0, 4, 1, 1),  # 16.1 + 0.59 = 16.7 GB: one
+        (8, 24, 14.0, 4, 1, 4),
+        (8, 80, 14.0, 50, 4, 32),  # 80 / 16.7 = 4.8
+        (8, 80, 14.0, 10, 2, 10),  # 10 clients on 8 GPUs: two on a GPU are enough
+        (2, 80, 33.0, 3, 2, 3),  # 37.95 + 0.59 = 38.5 GB: two
+    ],
+)
+def test_a_gpu_is_shared_by_those_that_fit(count, gb, need, wanted, each, at_once):
+    placed = place(Machine(16, gpus(count, gb)), wanted, int(need * GB))
+    assert placed.gpus == pytest.approx(1 / each, abs=0.01) and placed.gpus * each <= 1.0
+    assert placed.cpus == max(1, 16 // at_once)
+    assert placed.fits and f"{at_once} train at a time, {each} on a GPU" in placed.reason
+
+
+@pytest.mark.parametrize(("gb", "need"), [(8, 14.0), (24, 140.0), (80, 75.0)])
+def test_a_client_that_does_not_fit_is_said(gb, need):
+    """A 7B base in bfloat16 on 8 GB, a 70B one on 24 GB; 75 GB and a margin do not fit into 80 GB."""
+    placed = place(Machine(8, gpus(2, gb)), 4, int(need * GB))
+    assert (placed.gpus, placed.cpus, placed.fits) == (1.0, 4, False)
+    assert "more than is free there" in placed.reason and "model.quantization" in placed.reason
+
+
+def test_memory_that_others_use_counts(caplog):
+    """Of two GPUs of 80 GB one has 10 GB free: a client of 8 GB fits once there, so one a GPU."""
+    machine = Machine(8, (Gpu("GPU", 80 * GB, 80 * GB), Gpu("GPU", 10 * GB, 80 * GB)))
+    assert place(machine, 4, 8 * GB).gpus == 1.0
+
+
+def test_what_is_not_known_gets_a_gpu_of_its_own():
+    placed = place(Machine(8, gpus(1, 80)), 4, None)
+    assert (placed.gpus, placed.cpus) == (1.0, 8)
+    assert "not known" in placed.reason
+
+
+def test_the_federation_that_a_run_is_started_with():
+    assert Placement(2).federation_config(4) == "num-supernodes=4 client-resources-num-cpus=2"
+    text = Placement(2, 0.33, "…").federation_config(4)
+    assert text == "num-supernodes=4 client-resources-num-cpus=2 client-resources-num-gpus=0.33"
+
+
+def test_a_configuration_without_gpus_is_warned_of():
+    machine = Machine(8, gpus(2, 80))
+    assert "this machine has 2 GPUs" in gives_no_gpu("num-supernodes=4 client-resources-num-cpus=2", machine)
+    assert gives_no_gpu("num-supernodes=4 client-resources-num-gpus=0", machine) == ""  # said on purpose
+    assert gives_no_gpu("num-supernodes=4", Machine(8)) == ""
+
+
+def test_torch_is_asked_only_where_a_driver_is(monkeypatch, tmp_path):
+    """And in another process, whose answer may follow warnings."""
+    asked = []
+
+    def answer(command, **_):
+        asked.append(command)
+        return SimpleNamespace(returncode=0, stdout='a warning\n[["GPU", 5, 9]]\n')
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    monkeypatch.setattr(placement, "_SIGNS", (str(tmp_path / "nowhere"),))
+    assert this_machine().gpus == () and asked == []
+    monkeypatch.setattr(placement, "_SIGNS", (str(tmp_path),))
+    assert this_machine().gpus == (Gpu("GPU", 5, 9),)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout=""))
+    assert this_machine().gpus == ()
+
+
+def test_a_run_uses_the_gpus_and_says_so(run_config, monkeypatch, console):
+    """The need is that of `fedllm plan` for the tiny model, a few hundred MB with the context: four clients share."""
+    monkeypatch.setattr(run, "this_machine", lambda: Machine(8, gpus(1, 8)))
+    config = run_config | {"clients.number": 4}
+    text = run.default_federation(parse_run_config(config), config, console)
+    assert text == "num-supernodes=4 client-resources-num-cpus=2 client-resources-num-gpus=0.25"
+    assert "1 GPU (GPU, 8.0 GB free): a client needs about 0." in console.export_text()
+
+
+def test_the_need_of_a_gpu_is_the_plans(run_config):
+    assert run.gpu_need(run_config) == make_plan(run_config).memory.held
