@@ -1,6 +1,6 @@
 """The command that repeats a run gives its configuration again."""
 
-import shlex
+import subprocess
 import tomllib
 
 import pytest
@@ -22,10 +22,17 @@ ODD = 'it\'s a "name" with blanks, \\ $HOME and `ls` ü'
     ],
 )
 def test_the_command_line_gives_the_configuration(changed):
-    """As a shell splits it and `-c` reads it, over the app's defaults; where the run was is left out."""
+    """As a shell reads it and then `-c`, over the app's defaults; where the run was is left out."""
     defaults = default_run_config(ROOT)
     config = defaults | changed | {"run.directory": "/runs/one", "run.resume": ""}
-    words = shlex.split(run_command(config, ROOT).replace("\\\n", " "))
+    shell = subprocess.run(
+        ["sh", "-c", f"printf '%s\\0' {run_command(config, ROOT)}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    words = shell.stdout.split("\0")[:-1]
     assert words[:3] == ["fedllm", "run", "."]
     given = words[4:]
     assert len(given) == len(changed)
