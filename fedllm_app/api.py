@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from fedllm_app.commands.new_directory import new_directory
+from fedllm_app.commands.options import app_defaults
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.commands.resumed import going_on
 from fedllm_app.commands.run import client_cpus, prepare, run_to_end
 from fedllm_app.commands.watch import Watch
-from fedllm_app.config.parse import default_run_config, parse_run_config
+from fedllm_app.config.app_files import app_directory
+from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError
 from fedllm_app.runs.directory import read_result
 from fedllm_app.runs.journal import read_journal
@@ -129,11 +131,11 @@ def run(
         "simulation": Flower, with Ray, as `fedllm run` does. "in-process": server and clients in this process, one
         after the other, with the same result.
     files : Sequence[Path | str]
-        TOML and YAML files, as `-c` takes them.
+        TOML and YAML files and names of presets, as `-c` takes them.
     resume : Path | str | None
         A run directory to go on with; `config` may change what `fedllm run --resume` may.
     app : Path | str | None
-        The directory of the app; None: the working directory if it is one, else where this package lies.
+        The directory of the app; None: the working directory if it is one, else the installed app.
     federation_config : str | None
         Of a simulation, as for `flwr run`: "num-supernodes=4 client-resources-num-gpus=0.5".
 
@@ -144,7 +146,7 @@ def run(
     """
     if engine not in _ENGINES:
         raise RunError(f"engine = {engine!r}: must be one of {', '.join(map(repr, _ENGINES))}")
-    where, console = _app_directory(app), console or Console()
+    where, console = app_directory(app or "."), console or Console()
     flat = _flat(where, config or {}, files, resume)
     fresh = not (flat["run.directory"] or flat["run.resume"])
     with new_directory(str(flat["strategy.name"])) if fresh else nullcontext(flat["run.directory"]) as directory:
@@ -180,16 +182,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _app_directory(given: Path | str | None) -> Path:
-    if given is not None:
-        return Path(given).expanduser().resolve()
-    here, package = Path.cwd(), Path(__file__).resolve().parents[1]
-    return here if (here / "fedllm_app").is_dir() and (here / "pyproject.toml").is_file() else package
-
-
 def _flat(app: Path, config: Mapping, files: Sequence[Path | str], resume: Path | str | None) -> dict:
     """The flat configuration, checked: defaults, then files, then keys."""
-    defaults = default_run_config(app)
+    defaults = app_defaults(app)
     given = read_overrides([str(file) for file in files], defaults) | dict(config)
     if resume is not None:
         flat = going_on(defaults, given, str(resume), local=True)

@@ -19,6 +19,17 @@ def configuration_file() -> Path:
     return get_flwr_home() / FLOWER_CONFIG_FILE
 
 
+def connection_names() -> list[str]:
+    """The connections of Flower's configuration; without a file, those that Flower writes into a new one."""
+    from flwr.cli.constant import DEFAULT_FLOWER_CONFIG_TOML
+
+    try:
+        connections = tomllib.loads(_text() or DEFAULT_FLOWER_CONFIG_TOML).get("superlink", {})
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"Flower's configuration {configuration_file()} cannot be read: {error}") from error
+    return [name for name, value in connections.items() if isinstance(value, dict)]
+
+
 def check_free(name: str) -> None:
     """Refuse a name of a connection that the user has made, and one that no connection can have."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):

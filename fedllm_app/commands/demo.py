@@ -18,6 +18,7 @@ from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.new_directory import new_directory
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.commands.run import run_to_end
+from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.data import corpus
@@ -36,7 +37,7 @@ def add_parser(subparsers) -> None:
 
 
 def _demo(parsed: argparse.Namespace, console: Console) -> int:
-    app, flat = Path(parsed.app).resolve(), run_config(parsed)
+    app, flat = app_directory(parsed.app), run_config(parsed)
 
     def run_one(overrides: Mapping[str, object]) -> None:
         if not run_to_end(app, flat | overrides, console):

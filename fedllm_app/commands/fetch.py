@@ -12,6 +12,8 @@ from rich.console import Console
 from fedllm_app.commands.attach import connection_of
 from fedllm_app.commands.flower import LaunchError, flower_environment, run_status, submit_run
 from fedllm_app.commands.log_stream import LogEvents, LogStream
+from fedllm_app.commands.options import APP_HELP
+from fedllm_app.config.app_files import app_directory
 from fedllm_app.paths import atomic_path, file_sha256
 from fedllm_app.runs.outgoing import CHUNK, LARGEST
 
@@ -30,7 +32,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("superlink", nargs="?", help="connection of Flower's configuration (default: its default one)")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new directory of this machine")
     parser.add_argument("--checkpoints", action="store_true", help="the checkpoints as well")
-    parser.add_argument("--app", default=".", help="directory of the app (default: this one)")
+    parser.add_argument("--app", default=".", help=APP_HELP)
     parser.set_defaults(command=_fetch)
 
 
@@ -47,7 +49,7 @@ def _fetch(parsed: argparse.Namespace, console: Console) -> int:
         overrides.write(f'"run.fetch" = "{quoted}"\n"run.fetch-checkpoints" = {str(parsed.checkpoints).lower()}\n')
         overrides.flush()
         run_id = submit_run(
-            Path(parsed.app).resolve(), connection, ["--run-config", overrides.name], flower_environment()
+            app_directory(parsed.app), connection, ["--run-config", overrides.name], flower_environment()
         )
     with atomic_path(out) as temporary:
         count, size = receive(events_of(run_id, connection), temporary)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from fedllm_app.commands.complete_app import complete_app
 from fedllm_app.commands.reaper import reaper_command
 from fedllm_app.errors import UserError
 from fedllm_app.paths import make_directory, opener
@@ -158,8 +159,9 @@ def is_local(connection: str | None) -> bool:
 
 def submit_run(app: Path, connection: str | None, options: Sequence[str], environment: dict[str, str]) -> int:
     """`flwr run` and the id of the run that it started. `LaunchError` with Flower's words if it did not."""
-    command = [flower_command("flwr"), "run", str(app), *([connection] if connection else []), *options]
-    answer = _flwr_json(command, environment)
+    with complete_app(app) as directory:
+        command = [flower_command("flwr"), "run", str(directory), *([connection] if connection else []), *options]
+        answer = _flwr_json(command, environment)
     if not answer.get("success"):
         raise LaunchError(f"flwr run failed: {answer.get('error-message') or answer}")
     return int(answer["run-id"])

@@ -15,6 +15,7 @@ from fedllm_app.commands import (
     evaluate,
     federation,
     fetch,
+    init,
     partition,
     plan,
     report,
@@ -23,9 +24,10 @@ from fedllm_app.commands import (
     site,
     stop,
 )
+from fedllm_app.commands.command_parser import CommandParser, Version
 from fedllm_app.errors import UserError
 
-SUBCOMMANDS = (run, attach, stop, fetch, runs, report, demo, plan, partition, chat, evaluate, federation, site)
+SUBCOMMANDS = (run, attach, stop, fetch, runs, report, demo, plan, partition, chat, evaluate, federation, site, init)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -33,7 +35,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `fedllm`; returns the exit status."""
-    parsed = _parser().parse_args(arguments)
+    parsed = command_parser().parse_args(arguments)
     console = Console()
     with _ended_in_order():
         try:
@@ -70,8 +72,10 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fedllm", description=__doc__)
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = CommandParser(prog="fedllm", description="Federated fine-tuning of language models")
+    parser.add_argument("--version", action=Version, nargs=0, help="the versions of the app and of what it runs on")
     subparsers = parser.add_subparsers(required=True, metavar="command")
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers)

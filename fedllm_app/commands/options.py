@@ -2,14 +2,18 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
+from fedllm_app.config.app_files import PACKAGE, app_directory
 from fedllm_app.config.parse import default_run_config, parse_run_config
 from fedllm_app.config.unread import unread_settings
+
+APP_HELP = "directory of the app (default: this one; the installed app if this is none)"
 
 Subcommand = Callable[[argparse.Namespace, Console], int]
 
@@ -17,14 +21,14 @@ Subcommand = Callable[[argparse.Namespace, Console], int]
 def add_app_parser(subparsers, name: str, subcommand: Subcommand, summary: str) -> argparse.ArgumentParser:
     """A subcommand that reads the app's configuration: its parser has the options `app` and `--run-config`."""
     parser = subparsers.add_parser(name, help=summary)
-    parser.add_argument("app", nargs="?", default=".", help="directory of the app (default: this one)")
+    parser.add_argument("app", nargs="?", default=".", help=APP_HELP)
     parser.add_argument(
         "--run-config",
         "-c",
         action="extend",
         nargs="+",
         metavar="CONFIG",
-        help="TOML or YAML files and key=value pairs; later ones win",
+        help="TOML or YAML files, names of presets, and key=value pairs; later ones win",
     )
     parser.set_defaults(command=subcommand)
     return parser
@@ -35,8 +39,15 @@ def run_config(parsed: argparse.Namespace, local: bool = True) -> dict[str, bool
 
     `local` tells that the run directory is on this machine.
     """
-    defaults = default_run_config(Path(parsed.app).resolve())
+    defaults = app_defaults(app_directory(parsed.app))
     return resolve_paths(defaults | read_overrides(parsed.run_config or [], defaults), Path.cwd(), local)
+
+
+def app_defaults(app: Path) -> dict[str, bool | int | float | str]:
+    """The flat defaults of an app. From then on its modules can be imported here, as Flower lets the run do."""
+    if app != PACKAGE and str(app) not in sys.path:
+        sys.path.append(str(app))
+    return default_run_config(app)
 
 
 def warn_of_unread(parsed: argparse.Namespace, flat: dict[str, bool | int | float | str], console: Console) -> None:

@@ -1,5 +1,6 @@
-"""What `--run-config` gives: TOML and YAML files, and key=value pairs; later ones win."""
+"""What `--run-config` gives: TOML and YAML files, presets, and key=value pairs; later ones win."""
 
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from fedllm_app.config.app_files import presets
 from fedllm_app.config.parse import flatten
 from fedllm_app.config.sections import ConfigError, FlatConfig
 from fedllm_app.data.named_sets import NAMED_SETS, set_names
@@ -27,8 +29,8 @@ def read_overrides(given: Sequence[str], defaults: FlatConfig) -> dict[str, Valu
     Parameters
     ----------
     given : Sequence[str]
-        Each a .toml, .yaml or .yml file, or "key=value key=value". Text needs quotes only if it contains blanks and
-        other pairs follow it.
+        Each a .toml, .yaml or .yml file, the name of a packaged preset, or "key=value key=value". Text needs quotes
+        only if it contains blanks and other pairs follow it.
     defaults : FlatConfig
         The configuration that is overridden: where a default is text, the value is text as it stands.
 
@@ -39,14 +41,29 @@ def read_overrides(given: Sequence[str], defaults: FlatConfig) -> dict[str, Valu
     """
     merged: dict[str, Value] = {}
     for text in given:
-        merged |= _read_file(text) if text.endswith(_FILES) and "=" not in text else _read_pairs(text, defaults)
+        if (preset := _preset(text)) is not None:
+            merged |= _read_file(str(preset))
+        else:
+            merged |= _read_file(text) if text.endswith(_FILES) and "=" not in text else _read_pairs(text, defaults)
     return merged
+
+
+def _preset(text: str) -> Path | None:
+    """The packaged preset that is meant: `cpu`, and where there is no such file `cpu.toml` and `conf/cpu.toml`, too."""
+    if text.endswith(_FILES) and Path(text).exists():
+        return None
+    return presets().get(text.removeprefix("conf/").removesuffix(".toml"))
 
 
 def _read_file(text: str) -> dict[str, Value]:
     path = Path(text).expanduser()
     if not path.is_file():
-        raise ConfigError([f"--run-config {text}: there is no such file; give the path of a TOML or YAML file"])
+        raise ConfigError(
+            [
+                f"--run-config {text}: there is no such file; give the path of a TOML or YAML file, or a preset: "
+                f"{', '.join(presets())}"
+            ]
+        )
     try:
         content = path.read_text(encoding="utf-8")
         nested = tomllib.loads(content) if path.suffix == ".toml" else yaml.safe_load(content)
@@ -106,7 +123,11 @@ def _hint(text: str) -> str:
         return "must have no blanks around '=': train.rounds=3"
     if "=" in text:
         return f"{text.partition('=')[0].strip()!r} is no key; keys have a section and a name: train.rounds=3"
-    return "must be a .toml, .yaml or .yml file, or key=value pairs: train.rounds=3 strategy.name=fedprox"
+    near = difflib.get_close_matches(text, presets(), n=1)
+    return (
+        "must be a .toml, .yaml or .yml file, key=value pairs: train.rounds=3 strategy.name=fedprox, or a preset: "
+        + (f"did you mean {near[0]}?" if near else ", ".join(presets()))
+    )
 
 
 def resolve_paths(flat: Mapping[str, Value], here: Path, local: bool) -> dict[str, Value]:

@@ -3,15 +3,16 @@
 import argparse
 from pathlib import Path
 
+from fedllm_app.commands.options import app_defaults
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
-from fedllm_app.config.parse import default_run_config
+from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.sections import FlatConfig
 from fedllm_app.runs.directory import NotResumable, check_resumable, is_run, read_run_config
 
 
 def resumed_config(parsed: argparse.Namespace, local: bool) -> dict[str, bool | int | float | str]:
     """The flat configuration with which `fedllm run --resume` goes on. See `going_on` for the errors."""
-    defaults = default_run_config(Path(parsed.app).resolve())
+    defaults = app_defaults(app_directory(parsed.app))
     return going_on(defaults, read_overrides(parsed.run_config or [], defaults), parsed.resume, local)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedllm_app.class_paths import NotImportable
 from fedllm_app.commands.attach import follow_connection
+from fedllm_app.commands.connections import connection_names
 from fedllm_app.commands.flower import (
     LaunchError,
     LocalSuperLink,
@@ -25,8 +26,10 @@ from fedllm_app.commands.placement import Machine, at_a_time, gives_no_gpu, plac
 from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch
+from fedllm_app.config.app_files import app_directory, is_app
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
+from fedllm_app.errors import UserError
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import home
 from fedllm_app.runs.directory import RunDirectory
@@ -48,15 +51,43 @@ def add_parser(subparsers) -> None:
 
 def _run(parsed: argparse.Namespace, console: Console) -> int:
     """What `flwr run` does, and then wait, show progress and report how the run ended."""
+    parsed.app, parsed.superlink = app_and_connection(parsed.app, parsed.superlink)
     local = is_local(parsed.superlink)
     flat = resumed_config(parsed, local) if parsed.resume else run_config(parsed, local)
     warn_of_unread(parsed, flat, console)
-    app = Path(parsed.app).resolve()
+    app = app_directory(parsed.app)
     makes_one = local and not flat["run.directory"]
     with new_directory(str(flat["strategy.name"])) if makes_one else nullcontext(flat["run.directory"]) as directory:
         flat["run.directory"] = str(directory)
         outcome = run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation)
     return exit_status(outcome)
+
+
+def app_and_connection(app: str, connection: str | None) -> tuple[str, str | None]:
+    """What the two places of `fedllm run APP CONNECTION` mean: `fedllm run sites` is a connection without an app.
+
+    Raises
+    ------
+    UserError
+        One word that is neither the directory of an app nor a connection, or a directory and a connection.
+    """
+    here = Path(app).expanduser()
+    if connection is not None or here.resolve() == Path.cwd() or (here.is_dir() and is_app(here)):
+        return app, connection
+    known = connection_names()
+    if app in known and here.exists():
+        raise UserError(
+            f"{app}: is a connection of Flower's configuration and also here, though no app: for the connection write "
+            f"`fedllm run . {app}`"
+        )
+    if app in known:
+        return ".", app
+    if not here.exists():
+        raise UserError(
+            f"{app}: there is no such directory, and no such connection of Flower's configuration; connections: "
+            f"{', '.join(known)}. Without a directory the installed app is used"
+        )
+    return app, connection  # a file, or a directory without an app: the app's own error says so
 
 
 def run_to_end(

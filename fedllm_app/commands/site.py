@@ -16,7 +16,7 @@ from fedllm_app.client.site import DATA_OPTIONS
 from fedllm_app.client.worker import WorkerSupervisor
 from fedllm_app.client.worker_handover import VARIABLE
 from fedllm_app.commands.flower import flower_environment, free_port
-from fedllm_app.commands.options import run_config
+from fedllm_app.commands.options import APP_HELP, run_config
 from fedllm_app.commands.supervisor import supervise
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError
@@ -50,7 +50,7 @@ def add_parser(subparsers) -> None:
     check = actions.add_parser("check", help="find in a minute what would otherwise fail in round 1")
     check.add_argument("directory", type=Path)
     check.add_argument("--run-config", "-c", action="extend", nargs="+", metavar="CONFIG", help="as `fedllm run -c`")
-    check.add_argument("--app", default=".", help="with -c: directory of the app (default: this one)")
+    check.add_argument("--app", default=".", help=f"with -c: {APP_HELP}")
     check.set_defaults(command=_check)
 
     start = actions.add_parser("start", help="run the site's node in the foreground, with TLS and its key")

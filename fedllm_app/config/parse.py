@@ -1,7 +1,6 @@
 """From Flower's flat mapping to the typed configuration, or one error that lists every problem."""
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedllm_app.class_paths import ClassPathError, is_class_path
+from fedllm_app.config.app_files import PACKAGE, app_directory, pyproject, read_toml
 from fedllm_app.config.contradictions import contradictions
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig, kebab
 from fedllm_app.data.named_sets import set_names
@@ -20,6 +20,8 @@ from fedllm_app.strategies.registry import (
     strategy_spec,
 )
 from fedllm_app.tasks import TASKS, UnknownTask, task_spec
+
+_NAMED = 3  # missing keys that an error names
 
 
 def parse_run_config(flat: FlatConfig) -> Config:
@@ -49,12 +51,32 @@ def parse_run_config(flat: FlatConfig) -> Config:
     return config
 
 
-def default_run_config(project: Path) -> dict[str, bool | int | float | str]:
-    """The flat defaults that stand in `project`/pyproject.toml."""
-    if not (project / "pyproject.toml").is_file():
-        raise ConfigError([f"{project} holds no app: {project / 'pyproject.toml'} does not exist"])
-    with open(project / "pyproject.toml", "rb") as file:
-        return flatten(tomllib.load(file)["tool"]["flwr"]["app"]["config"])
+def default_run_config(app: Path) -> dict[str, bool | int | float | str]:
+    """The flat defaults that stand in the pyproject.toml of an app; the packaged ones where this directory is no app.
+
+    Raises
+    ------
+    NoApp
+        Another directory is no app.
+    ConfigError
+        Its defaults lack a key.
+    """
+    directory = app_directory(app)
+    defaults = _defaults_of(directory)
+    missing = sorted(_defaults_of(PACKAGE).keys() - defaults.keys()) if directory != PACKAGE else []
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise ConfigError(
+            [
+                f"{pyproject(directory)} has no default for {', '.join(missing[:_NAMED])}{more}; every key needs one "
+                "below [tool.flwr.app.config]. `fedllm init DIR` writes an app with all of them"
+            ]
+        )
+    return defaults
+
+
+def _defaults_of(app: Path) -> dict[str, bool | int | float | str]:
+    return flatten(read_toml(pyproject(app))["tool"]["flwr"]["app"].get("config", {}))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

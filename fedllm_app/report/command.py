@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-import fedllm_app
+from fedllm_app.config.app_files import PACKAGE
 from fedllm_app.config.parse import default_run_config
 
 _PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")
@@ -39,10 +39,9 @@ def toml_value(value: object) -> str:
 
 
 def _defaults(app: Path | None) -> dict[str, bool | int | float | str]:
-    for project in (app, Path(fedllm_app.__file__).parents[1]):
-        if project is not None and (project / "pyproject.toml").is_file():
-            try:
-                return default_run_config(project)
-            except (KeyError, ValueError):  # another project's, or one that is being edited
-                continue
-    return {}
+    if app is not None and (app / "pyproject.toml").is_file():
+        try:
+            return default_run_config(app)
+        except (KeyError, ValueError):  # another project's, or one that is being edited
+            pass
+    return default_run_config(PACKAGE)

@@ -1,6 +1,7 @@
 """What `--run-config` gives, and the paths in it."""
 
 import pytest
+from places import ROOT
 
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.config.sections import ConfigError
@@ -28,6 +29,19 @@ def test_a_yaml_file_is_read_like_toml(tmp_path):
     file.write_text("train:\n  rounds: 3\nlora.r: 4\nstrategy: {name: fedprox, fedprox: {mu: 0.5}}\n")
     read = {"train.rounds": 3, "lora.r": 4, "strategy.name": "fedprox", "strategy.fedprox.mu": 0.5}
     assert read_overrides([str(file)], DEFAULTS) == read
+
+
+@pytest.mark.parametrize("text", ["cpu", "cpu.toml", "conf/cpu.toml"])
+def test_a_preset_goes_by_its_name_where_there_is_no_such_file(text, tmp_path, monkeypatch):
+    """A file of the user's with the name of a preset is that file."""
+    monkeypatch.chdir(tmp_path)
+    preset = read_overrides([str(ROOT / "conf" / "cpu.toml")], DEFAULTS)
+    assert preset["model.name"] == "smollm2-135m-instruct"
+    assert read_overrides([text, "train.rounds=9"], DEFAULTS) == preset | {"train.rounds": 9}
+    if text.endswith(".toml"):
+        (tmp_path / "conf").mkdir()
+        (tmp_path / text).write_text("lora.r = 2")
+        assert read_overrides([text], DEFAULTS) == {"lora.r": 2}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +72,7 @@ def test_values(text, expected):
         ("train.rounds=2, lora.r=2", "separate pairs by blanks, without the comma in '2,'"),
         ("train.rounds=", "train.rounds has no value"),
         ("train.rounds=3 4 lora.r=2", "cannot read '4"),
+        ("fedit-finanze", "did you mean fedit-finance?"),
         ("few.toml", "there is no such file"),
         ("few.yaml", "there is no such file"),
     ],
