@@ -83,8 +83,8 @@ def test_errors_are_exceptions_and_nothing_is_left(small, tmp_path, monkeypatch,
         fedllm_app.run(small | {"train.round": 3}, engine="in-process", console=quiet)
     with pytest.raises(RunError, match="must be one of 'simulation', 'in-process'"):
         fedllm_app.run(small, engine="ray", console=quiet)
-    with pytest.raises(ConfigError, match="holds no app"):
-        fedllm_app.run(small, app=tmp_path, console=quiet)
+    with pytest.raises(UserError, match="there is no such directory"):
+        fedllm_app.run(small, app=tmp_path / "nowhere", console=quiet)
     assert list(tmp_path.iterdir()) == []
 
 
