@@ -8,10 +8,24 @@ from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
-from fedllm_app.commands import attach, chat, demo, evaluate, federation, fetch, partition, plan, run, site, stop
+from fedllm_app.commands import (
+    attach,
+    chat,
+    demo,
+    evaluate,
+    export,
+    federation,
+    fetch,
+    merge,
+    partition,
+    plan,
+    run,
+    site,
+    stop,
+)
 from fedllm_app.errors import UserError
 
-SUBCOMMANDS = (run, attach, stop, fetch, demo, plan, partition, chat, evaluate, federation, site)
+SUBCOMMANDS = (run, attach, stop, fetch, demo, plan, partition, chat, evaluate, merge, export, federation, site)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
