@@ -56,6 +56,7 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
     from fedllm_app.adapters.merging import merge
     from fedllm_app.data.chat_template import chat_template
     from fedllm_app.data.encoding import encode_prompts
+    from fedllm_app.models.check import quiet_transformers
     from fedllm_app.models.licence import licence_of
     from fedllm_app.runs.card import model_card
     from fedllm_app.runs.card_facts import gather_facts, saved_evaluations
@@ -73,7 +74,7 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
         merged = merge(chat.model, prompt)
     base, dtype = card_base(source.model.name, licence), chat.source.model.dtype
     facts = gather_facts(source.adapter, out.name, base, source.prompt, _use(out.name), dtype, evaluations)
-    with console.status("writing"), written_whole(out) as directory:
+    with console.status("writing"), written_whole(out) as directory, quiet_transformers():
         _save(merged.model, chat, written, prompt, directory)
         copy_licences(licence, directory)
         (directory / "README.md").write_text(model_card(facts), encoding="utf-8")
@@ -197,7 +198,7 @@ def _use(name: str) -> list[str]:
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         "```",
         "",
-        f"or `vllm serve {name}`. The base's own sampling settings are not taken over: transformers decodes greedily by "
-        "default, as `fedllm chat` does, and vLLM if `temperature` is set to 0. In training, text of a message that "
+        f"or `vllm serve {name}`. The base's own sampling settings are not taken over: transformers decodes greedily "
+        "by default, as `fedllm chat` does, and vLLM if `temperature` is set to 0. In training, text of a message that "
         "spells a control token was text; `apply_chat_template(…, sanitize_control_tokens=True)` keeps it so.",
     ]

@@ -31,30 +31,6 @@ HI = [("user", "Hi")]
 
 
 @pytest.fixture
-def save_run(run_config, tiny_model, tmp_path):
-    """A finished run directory of the tiny model whose adapter was moved away from its start, so that it matters."""
-
-    def save(template="vicuna", system_prompt="", clients=0, method="lora", dora=False, **config):
-        name = f"run-{len(list(tmp_path.iterdir()))}"
-        directory = RunDirectory(tmp_path / name, PromptRecord.of(template, system_prompt))
-        overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in config.items()}
-        directory.create(run_config | overrides)
-        directory.journal("started")
-        location = locate_model(str(tiny_model))
-        targets = ("q_proj", "v_proj", "down_proj")
-        values = AdapterValues(4, 8, 0.0, targets, dora=dora, method=method, virtual_tokens=5)
-        layout = adapter_layout(location, values)
-        vector = initial_adapter(layout, values, 0, lambda: load_base_model(location, torch.float32))
-        noise = [np.random.default_rng(k).normal(0, 1, vector.shape).astype(np.float32) for k in range(clients + 1)]
-        vectors = [vector + moved for moved in noise]
-        directory.checkpoint(Checkpoint(1, vectors[0], {}, {}, {}, {}), vectors[0], layout)
-        directory.finish(vectors[0], dict(enumerate(vectors[1:])), layout, {})
-        return directory.path
-
-    return save
-
-
-@pytest.fixture
 def nothing_is_loaded(monkeypatch):
     """Weights must not be loaded."""
     monkeypatch.setattr(chat_module, "load_model", lambda *_: pytest.fail("weights were loaded"))
