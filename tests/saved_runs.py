@@ -10,8 +10,10 @@ from fedllm_app.runs.directory import Checkpoint, PromptRecord, RunDirectory
 
 @pytest.fixture
 def save_run(run_config, tiny_model, tmp_path):
-    """Write a finished run of the tiny model, or of another `model`; `adapter` are values of `AdapterValues`. Numbers of the
-    adapter are moved by normal numbers of the standard deviation `spread`."""
+    """Write a finished run of the tiny model, or of another `model`; `adapter` are values of `AdapterValues`.
+
+    The adapter's numbers are moved by normal ones of the standard deviation `spread`.
+    """
     import torch
 
     def save(
@@ -36,7 +38,9 @@ def save_run(run_config, tiny_model, tmp_path):
         values = AdapterValues(4, 8, 0.0, dora=dora, method=method, **given)
         layout = adapter_layout(location, values)
         vector = initial_adapter(layout, values, 0, lambda: load_base_model(location, torch.float32))
-        noise = [np.random.default_rng(k).normal(0, spread, vector.shape).astype(np.float32) for k in range(clients + 1)]
+        noise = [
+            np.random.default_rng(k).normal(0, spread, vector.shape).astype(np.float32) for k in range(clients + 1)
+        ]
         vectors = [vector + moved for moved in noise]
         directory.checkpoint(Checkpoint(1, vectors[0], {}, {}, {}, {}), vectors[0], layout)
         directory.finish(vectors[0], dict(enumerate(vectors[1:])), layout, {"rounds": 2, "participation": []})

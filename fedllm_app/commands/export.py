@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -147,12 +148,11 @@ def _served(directory: Path | str, base: str, settings: Mapping, template: bool)
     if settings.get("peft_type") != "LORA" or settings.get("use_dora") or rank > _VLLM_RANKS[-1]:
         prompts = settings.get("num_virtual_tokens")
         other = "load it with PEFT" if prompts else "load it with PEFT, or merge it with `fedllm merge`"
-        return f"vLLM takes adapters of LoRA without DoRA only, up to rank {_VLLM_RANKS[-1]}: {other}"
+        return f"vLLM takes only adapters of LoRA without DoRA, up to rank {_VLLM_RANKS[-1]}: {other}"
     largest = next(limit for limit in _VLLM_RANKS if limit >= rank)
-    named = Path(directory).name
-    return f"vllm serve {base} --enable-lora --max-lora-rank {largest} --lora-modules {named}={directory}" + (
-        f" --chat-template {Path(directory) / _TEMPLATE_FILE}" if template else ""
-    )
+    words = ["vllm", "serve", base, "--enable-lora", "--max-lora-rank", str(largest)]
+    words += ["--lora-modules", f"{Path(directory).name}={directory}"]
+    return shlex.join(words + (["--chat-template", str(Path(directory) / _TEMPLATE_FILE)] if template else []))
 
 
 def _use(name: str, hub_id: str, settings: Mapping, template: bool) -> list[str]:

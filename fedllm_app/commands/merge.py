@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,7 +92,7 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
         )
     if not licence.name:
         lines.append("warning: the licence of the base is not known here; look it up before you publish the model")
-    lines.append(f"chat: vllm serve {out}   or: fedllm evaluate --model {out} --suite …")
+    lines.append(f"serve it: {shlex.join(['vllm', 'serve', str(out)])}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -198,7 +199,8 @@ def _use(name: str) -> list[str]:
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         "```",
         "",
-        f"or `vllm serve {name}`. The base's own sampling settings are not taken over: transformers decodes greedily "
-        "by default, as `fedllm chat` does, and vLLM if `temperature` is set to 0. In training, text of a message that "
-        "spells a control token was text; `apply_chat_template(…, sanitize_control_tokens=True)` keeps it so.",
+        f"or `{shlex.join(['vllm', 'serve', name])}`. The base's own sampling settings are not taken over: transformers "
+        "decodes greedily by default, as `fedllm chat` does, and vLLM if `temperature` is set to 0. In training, text of "
+        "a message that spells a control token was text; `apply_chat_template(…, sanitize_control_tokens=True)` keeps "
+        "it so.",
     ]

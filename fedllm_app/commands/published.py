@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,9 +70,21 @@ def written_whole(out: Path) -> Iterator[Path]:
             directory.mkdir()
             yield directory
             _check_empty(out)
+            _give_usual_modes(directory)
     except (OSError, SafetensorError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise NotWritten(f"--out {out} cannot be written: {reason}; nothing was left there") from error
+
+
+def _give_usual_modes(directory: Path) -> None:
+    """Files of weights are written for their owner alone; these are to be read by whoever serves the model."""
+    probe = directory / ".mode"
+    probe.touch()
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in directory.rglob("*"):
+        if file.is_file():
+            file.chmod(usual)
 
 
 def check_room(out: Path, size: int) -> None:
@@ -80,7 +93,7 @@ def check_room(out: Path, size: int) -> None:
     free = shutil.disk_usage(above).free
     if free < size:
         raise NotWritten(
-            f"--out {out}: the model takes {size / 1e6:,.0f} MB, and the disk has {free / 1e6:,.0f} MB free: make "
+            f"--out {out}: the model takes {size / 1e6:,.1f} MB, and the disk has {free / 1e6:,.1f} MB free: make "
             "room, or name a directory on another disk"
         )
 

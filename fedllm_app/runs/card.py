@@ -126,11 +126,10 @@ def _metadata(facts: CardFacts) -> str:
 
 
 def _summary(facts: CardFacts) -> str:
-    made = f"the base model {_linked(facts.base)} fine-tuned"
-    adapter = f"with {_method(facts.settings)}"
-    what = f"This is {made} {adapter}. The adapter is merged into the weights ({facts.merged})."
+    base, method = _linked(facts.base), _method(facts.settings)
+    what = f"This is the base model {base}, fine-tuned with {method}; the adapter is merged into the weights."
     if not facts.merged:
-        what = f"This is an adapter ({_method(facts.settings)}) for the base model {_linked(facts.base)}."
+        what = f"This is an adapter ({method}) for the base model {base}."
     config = facts.config
     if config is None:
         return f"{what} It was not trained by a run that is recorded here."
@@ -139,8 +138,8 @@ def _summary(facts: CardFacts) -> str:
     if config["strategy.name"] == "centralized":
         return f"{what} It was trained on the data of all clients in one place, as a baseline of federated learning."
     return (
-        f"{what} Several owners of data trained it together with federated learning (Flower): each trained the adapter "
-        "on its own data, and a server combined the adapters."
+        f"{what} It was trained with federated learning (Flower): each of several clients trained the adapter on its "
+        "own data, and a server combined the adapters."
     )
 
 
@@ -159,6 +158,7 @@ def _prompts(prompt: PromptRecord | None) -> str:
 
 def _training(facts: CardFacts) -> list[str]:
     rows = [("base model", _linked(facts.base) + (f"; {facts.base.remark}" if facts.base.remark else ""))]
+    rows += [("weights", f"{facts.merged}, adapter merged")] if facts.merged else []
     rows.append(("adapter", _adapter(facts)))
     config = facts.config
     if config is not None:
@@ -188,7 +188,8 @@ def _adapter(facts: CardFacts) -> str:
     settings, config = facts.settings, facts.config or {}
     if settings.get("peft_type") == "LORA":
         modules = settings.get("target_modules")
-        named = ", ".join(sorted(modules)) if isinstance(modules, list) else str(modules)
+        leaves = {str(name).rpartition(".")[2] for name in modules} if isinstance(modules, list) else {str(modules)}
+        named = ", ".join(sorted(leaves))
         text = f"{_method(settings)}, r = {settings.get('r')}, alpha = {settings.get('lora_alpha')}, on {named}"
         return (
             f"{text}; the factors B alone were trained (FFA-LoRA)" if config.get("lora.aggregation") == "ffa" else text
@@ -200,8 +201,9 @@ def _adapter(facts: CardFacts) -> str:
 
 def _method(settings: Mapping[str, object]) -> str:
     name = _METHODS.get(str(settings.get("peft_type")), str(settings.get("peft_type")))
-    kinds = [kind for key, kind in (("use_rslora", "rank-stabilised"), ("use_dora", "DoRA")) if settings.get(key)]
-    return f"{name} ({', '.join(kinds)})" if kinds else name
+    if settings.get("use_rslora"):
+        return "DoRA with rank-stabilised scale" if settings.get("use_dora") else "rank-stabilised LoRA"
+    return "DoRA" if settings.get("use_dora") else name
 
 
 def _algorithm(config: Mapping[str, object]) -> str:

@@ -77,7 +77,9 @@ def test_a_sum_is_rounded_once(save_run):
     """To bfloat16: what is written is the float32 sum of weight and change, rounded. The type stays what it was."""
     source = find_source(save_run())
     model = Chat(replace(source, model=replace(source.model, dtype="bfloat16"))).model
-    layers = {name: layer for name, layer in model.get_base_model().named_modules() if isinstance(layer, BaseTunerLayer)}
+    layers = {
+        name: layer for name, layer in model.get_base_model().named_modules() if isinstance(layer, BaseTunerLayer)
+    }
     sums = {
         f"{name}.weight": layer.get_base_layer().weight.float() + layer.get_delta_weight("default")
         for name, layer in layers.items()

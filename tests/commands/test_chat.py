@@ -5,14 +5,13 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from in_process import run_in_process
 from rich.console import Console
 
 from fedllm_app.adapters.layout import AdapterError
-from fedllm_app.adapters.methods import METHODS, AdapterValues, adapter_layout, initial_adapter
+from fedllm_app.adapters.methods import METHODS
 from fedllm_app.client.build import local_client
 from fedllm_app.commands.chat import converse
 from fedllm_app.commands.main import main
@@ -20,8 +19,7 @@ from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.evaluation import conversation as chat_module
 from fedllm_app.evaluation.conversation import Chat, find_source
 from fedllm_app.evaluation.generation import ContextTooLong, generate
-from fedllm_app.models.base import load_base_model, locate_model
-from fedllm_app.runs.directory import Checkpoint, PromptRecord, RunDirectory
+from fedllm_app.runs.directory import PromptRecord
 
 JINJA = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"

@@ -1,13 +1,8 @@
 """`fedllm merge`: a directory that transformers loads by itself, written whole or not at all."""
 
-import json
-import shutil
-
 import pytest
 import torch
-from in_process import run_in_process
 
-from fedllm_app.commands import merge as merge_module
 from fedllm_app.commands.main import main
 from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.evaluation import conversation

@@ -11,7 +11,7 @@ ONE = [("user", "Hi ")]
 CONVERSATIONS = [
     ONE,
     [*ONE, ("assistant", "Yo"), ("user", " {{ 1 }} 'quoted'\n")],
-    [("system", "Be \"brief\".\n"), *ONE],
+    [("system", 'Be "brief".\n'), *ONE],
     [("system", ""), *ONE],
     [("system", "é {% x %}"), *ONE, ("assistant", "Yo\n"), ("user", "Bye"), ("assistant", "Ah"), ("user", "?")],
 ]
