@@ -199,8 +199,8 @@ def _use(name: str) -> list[str]:
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         "```",
         "",
-        f"or `{shlex.join(['vllm', 'serve', name])}`. The base's own sampling settings are not taken over: transformers "
-        "decodes greedily by default, as `fedllm chat` does, and vLLM if `temperature` is set to 0. In training, text of "
-        "a message that spells a control token was text; `apply_chat_template(…, sanitize_control_tokens=True)` keeps "
-        "it so.",
+        f"or `{shlex.join(['vllm', 'serve', name])}`. The base's own sampling settings are not taken over: "
+        "transformers decodes greedily by default, as `fedllm chat` does, and vLLM if `temperature` is set to 0. In "
+        "training, text of a message that spells a control token was text; "
+        "`apply_chat_template(…, sanitize_control_tokens=True)` keeps it so.",
     ]

@@ -31,12 +31,12 @@ def show_side_by_side(
         return _one_by_one(console, names, answers, conversations)
     texts = [""] * len(names)
     # A screen that is full shows the beginning; the whole of both is printed at last.
-    with Live(_table(names, texts), console=console, transient=True, refresh_per_second=10) as live:
+    with Live(_table(names, texts), console=console, transient=True, auto_refresh=False) as live:
         for number, (answer, turns) in enumerate(zip(answers, conversations, strict=True)):
 
             def show(piece: str, number: int = number) -> None:
                 texts[number] += piece
-                live.update(_table(names, texts))
+                live.update(_table(names, texts), refresh=True)
 
             texts[number] = answer(turns, show)
     console.print(_table(names, texts))
