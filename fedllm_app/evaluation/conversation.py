@@ -104,6 +104,10 @@ def find_source(
 
 def find_adapter(path: Path, client: int | None) -> Path:
     """The PEFT directory that an absolute path names. `AdapterError` as in `find_source`."""
+    if not path.exists():
+        raise AdapterError(
+            f"there is no directory {path}: name a run's directory, a checkpoint of one, or a PEFT directory"
+        )
     if client is not None:
         alone = client_adapters(path)
         if client not in alone:
