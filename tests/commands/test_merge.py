@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -267,10 +268,10 @@ def test_a_disk_without_room_is_told_before_weights_are_loaded(
     save_run, tmp_path, nothing_is_loaded, monkeypatch, capsys
 ):
     """37,792 parameters of 2 bytes are 0.08 MB."""
-    monkeypatch.setattr(published.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 1000, 75_000))
+    monkeypatch.setattr(published.shutil, "disk_usage", lambda _: SimpleNamespace(free=75_000))
     assert merged(save_run(), tmp_path / "merged", "--dtype", "bfloat16") == 2
     assert "the model takes 0.1 MB, and the disk has 0.1 MB free" in " ".join(capsys.readouterr().out.split())
-    monkeypatch.setattr(published.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 1000, 75_584))
+    monkeypatch.setattr(published.shutil, "disk_usage", lambda _: SimpleNamespace(free=75_584))
     monkeypatch.setattr(conversation, "load_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert merged(save_run(), tmp_path / "merged", "--dtype", "bfloat16") == 130
 
