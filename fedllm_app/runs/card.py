@@ -4,6 +4,7 @@
 It names data and models of this machine by the last part of their paths, and neither sites nor directories.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -111,7 +112,8 @@ def _metadata(facts: CardFacts) -> str:
     from huggingface_hub import ModelCardData
 
     licence = facts.base.licence
-    federated = facts.config is not None and facts.client is None
+    config = facts.config
+    federated = config is not None and facts.client is None and config["strategy.name"] != "centralized"
     card = ModelCardData(
         base_model=facts.base.hub_id or None,
         datasets=[id for name in _data_names(facts) if (id := _hub_id_of_set(name))] or None,
@@ -150,9 +152,10 @@ def _prompts(prompt: PromptRecord | None) -> str:
     same = "The chat template that comes with it writes the same prompts"
     if not prompt.system_prompt:
         return f"{template}. {same}."
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", prompt.system_prompt)), 0)
     return (
-        f"{template} and this system prompt:\n\n```text\n{prompt.system_prompt}\n```\n\n{same}, and puts that system "
-        "prompt where a conversation has none of its own."
+        f"{template} and this system prompt:\n\n{fence}text\n{prompt.system_prompt}\n{fence}\n\n{same}, and puts that "
+        "system prompt where a conversation has none of its own."
     )
 
 

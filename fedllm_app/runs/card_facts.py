@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fedllm_app.adapters.peft_directory import weights_file
 from fedllm_app.adapters.start import read_settings
 from fedllm_app.errors import UserError
 from fedllm_app.paths import home
@@ -61,7 +62,8 @@ def saved_evaluations(adapter: Path, named: Sequence[Path] = ()) -> list[Evaluat
     """The saved reports of `fedllm evaluate` in which an adapter was asked, and its name there.
 
     They are looked for in the `named` directories; if there are none, in FEDLLM_HOME/evaluations and in the run
-    directory. Of each suite the newest counts.
+    directory, where those that are older than the adapter are of an earlier end of the run. Of each suite the newest
+    counts.
 
     Raises
     ------
@@ -81,8 +83,11 @@ def saved_evaluations(adapter: Path, named: Sequence[Path] = ()) -> list[Evaluat
                 "fedllm evaluate"
             )
         found += own
+    trained = weights_file(adapter).stat().st_mtime
     for directory in () if named else filter(None, (home() / "evaluations", run_of(adapter))):
         for file in sorted(directory.glob(f"**/{_REPORT}")):
+            if file.stat().st_mtime < trained:
+                continue
             try:
                 found += _of(_read(file), adapter)
             except NoEvaluation:  # of something else, or of a command that was killed: nobody named it
@@ -90,7 +95,7 @@ def saved_evaluations(adapter: Path, named: Sequence[Path] = ()) -> list[Evaluat
     newest: dict[str, Evaluation] = {}
     for report, name in sorted(found, key=lambda pair: str(pair[0]["settings"].get("time", ""))):
         newest[str(report["suite"])] = report, name
-    return list(newest.values())
+    return [newest[suite] for suite in sorted(newest)]
 
 
 def _read(file: Path) -> dict:
