@@ -35,7 +35,7 @@ def save_run(run_config, tiny_model, tmp_path):
         directory.journal("started")
         location = locate_model(base)
         given = {"targets": ("q_proj", "v_proj", "down_proj"), "virtual_tokens": 5} | (adapter or {})
-        values = AdapterValues(4, 8, 0.0, dora=dora, method=method, **given)
+        values = AdapterValues(alpha=8, dropout=0.0, dora=dora, method=method, **({"r": 4} | given))
         layout = adapter_layout(location, values)
         vector = initial_adapter(layout, values, 0, lambda: load_base_model(location, torch.float32))
         noise = [

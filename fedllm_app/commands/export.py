@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fedllm_app.commands.published import (
+    absolute,
     add_options,
     card_base,
     checked_output,
@@ -48,7 +49,7 @@ def _export(parsed: argparse.Namespace, console: Console) -> int:
     from fedllm_app.runs.directory import read_run_config, recorded_template, run_of
 
     out = checked_output(parsed.out)
-    adapter = find_adapter(Path(parsed.run).expanduser().resolve(), parsed.client)
+    adapter = find_adapter(absolute(parsed.run), parsed.client)
     settings, prompt = read_settings(adapter), recorded_template(adapter)
     evaluations = saved_evaluations(adapter, parsed.evaluation)
     name = base_values(adapter, settings, parsed.model).name

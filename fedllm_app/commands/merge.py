@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fedllm_app.commands.published import (
+    absolute,
     add_options,
     card_base,
     check_room,
@@ -104,7 +105,7 @@ def _source(parsed: argparse.Namespace) -> "Source":
     from fedllm_app.adapters.start import read_settings
     from fedllm_app.evaluation.conversation import find_adapter, find_source
 
-    run = Path(parsed.run).expanduser().resolve()
+    run = absolute(parsed.run)
     adapter = find_adapter(run, parsed.client)
     check_mergeable(read_settings(adapter), adapter)
     return find_source(

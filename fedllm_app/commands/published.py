@@ -34,9 +34,14 @@ def add_options(parser) -> None:
     )
 
 
+def absolute(given: str) -> Path:
+    """The absolute path of what a user names; a `~name` of nobody is a name like others."""
+    return Path(os.path.expanduser(given)).resolve()
+
+
 def checked_output(given: str) -> Path:
     """The absolute path of `--out`. NotWritten if it holds something or cannot be made."""
-    out = Path(given).expanduser().resolve()
+    out = absolute(given)
     if out == Path.cwd():
         raise NotWritten(f"--out {given}: is the working directory, which is not replaced; name a new directory")
     if out.exists() and not out.is_dir():

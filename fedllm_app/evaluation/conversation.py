@@ -5,6 +5,7 @@ kept stand in the run's configuration. Everything is found and checked before we
 """
 
 import json
+import os
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,8 +148,8 @@ def base_values(adapter: Path, settings: dict, given: str | None) -> ModelValues
     name = given or (config["model.name"] if config else settings.get("base_model_name_or_path"))
     if not name:
         raise ModelNotFound(f"{adapter} names no base model: name it with --model")
-    if given and Path(given).expanduser().is_dir():
-        name = str(Path(given).expanduser().resolve())
+    if given and os.path.isdir(os.path.expanduser(given)):
+        name = str(Path(os.path.expanduser(given)).resolve())
     if config is None:
         return ModelValues(name, "auto")
     missing = [

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.data.control_tokens import ControlTokens
 from fedllm_app.data.templates.chat import Renderer, TemplateError, tokenizer_template
-from fedllm_app.data.templates.formats import FORMATS, Format, Turn
+from fedllm_app.data.templates.formats import FORMATS, Turn
 from fedllm_app.data.templates.jinja import jinja_format
 from fedllm_app.data.templates.probe import REMEDY, Opening, Probe, faithful_renderer
 
@@ -165,9 +165,7 @@ def get_template(
         raise TemplateError("the tokenizer has no end token (eos_token), so no completion could ever end")
     controls = ControlTokens(tokenizer)
     if name in FORMATS:
-        begins = tokenizer.bos_token_id is not None and controls.begin[:1] == [tokenizer.bos_token_id]
-        render, ignores_prompt = _format_renderer(FORMATS[name], tokenizer, begins), False
-        source = jinja_format(name, begins)
+        (render, source), ignores_prompt = _format(name, tokenizer, controls), False
     else:
         called = "the tokenizer's chat template" if name == "tokenizer" else f"the template {name}"
         if name == "tokenizer":
@@ -212,12 +210,14 @@ def template_source(name: str) -> str | None:
         raise TemplateError(f"the template {path} cannot be read: {error}") from error
 
 
-def _format_renderer(form: Format, tokenizer: PreTrainedTokenizerBase, begins: bool) -> Renderer:
-    """Render with one of the formats, after the begin token if the tokenizer is one that adds it."""
+def _format(name: str, tokenizer: PreTrainedTokenizerBase, controls: ControlTokens) -> tuple[Renderer, str]:
+    """Renders with one of the formats, after the begin token if the tokenizer is one that adds it; and its Jinja."""
+    form = FORMATS[name]
+    begins = tokenizer.bos_token_id is not None and controls.begin[:1] == [tokenizer.bos_token_id]
     bos = tokenizer.bos_token if begins else ""
 
     def render(turns: Sequence[Turn]) -> str:
         system = turns[0][1] if turns[0][0] == "system" else None
         return form(system, turns[system is not None :], bos, tokenizer.eos_token)
 
-    return render
+    return render, jinja_format(name, begins)
