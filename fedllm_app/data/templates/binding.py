@@ -167,11 +167,9 @@ def get_template(
     if name in FORMATS:
         (render, source), ignores_prompt = _format(name, tokenizer, controls), False
     else:
-        called = "the tokenizer's chat template" if name == "tokenizer" else f"the template {name}"
-        if name == "tokenizer":
-            source = tokenizer_template(tokenizer)
-        elif source is None:
-            source = template_source(name)
+        own = name == "tokenizer"
+        source = tokenizer_template(tokenizer) if own else template_source(name) if source is None else source
+        called = "the tokenizer's chat template" if own else f"the template {name}"
         render, ignores_prompt = faithful_renderer(tokenizer, source, called)
     probe = Probe(render, controls, stops, ignores_prompt, is_format=name in FORMATS)
     opening, (closing, end) = probe.opening(), probe.ending()
