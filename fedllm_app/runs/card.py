@@ -246,7 +246,10 @@ def _clients(facts: CardFacts) -> str:
 
 def _base_while_training(config: Mapping[str, object]) -> str:
     quantization = config.get("model.quantization", "none")
-    return f"weights in {config['model.dtype']}" + (f", stored as {quantization}" if quantization != "none" else "")
+    dtype = config["model.dtype"]
+    return ("weights in what suits each machine" if dtype == "auto" else f"weights in {dtype}") + (
+        f", stored as {quantization}" if quantization != "none" else ""
+    )
 
 
 def _holds(facts: CardFacts) -> list[Mapping[str, object]]:

@@ -163,6 +163,8 @@ def test_a_quantized_base_and_a_start_are_told(facts):
     changed = {"model.quantization": "nf4", "adapter.start": "/srv/secret/first"}
     card = model_card(replace(facts, config=facts.config | changed))
     assert row(card, "base while training") == "weights in float32, stored as nf4"
+    auto = model_card(replace(facts, config=facts.config | {"model.dtype": "auto"}))
+    assert row(auto, "base while training") == "weights in what suits each machine"
     assert row(card, "started from") == "the adapter `first`"
     assert "secret" not in card
 
