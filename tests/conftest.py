@@ -11,7 +11,7 @@ from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 from places import ROOT
 
-pytest_plugins = ["training_fixtures", "round_loop"]
+pytest_plugins = ["training_fixtures", "round_loop", "saved_runs"]
 
 # Commands respect signals that are ignored where they are started, as nohup does. A shell without job control starts
 # its background jobs, and so perhaps these tests, with Ctrl-C ignored.

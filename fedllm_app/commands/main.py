@@ -13,9 +13,11 @@ from fedllm_app.commands import (
     chat,
     demo,
     evaluate,
+    export,
     federation,
     fetch,
     init,
+    merge,
     partition,
     plan,
     report,
@@ -27,7 +29,9 @@ from fedllm_app.commands import (
 from fedllm_app.commands.command_parser import CommandParser, Version
 from fedllm_app.errors import UserError
 
-SUBCOMMANDS = (run, attach, stop, fetch, runs, report, demo, plan, partition, chat, evaluate, federation, site, init)
+_RUNS = (run, attach, stop, fetch, runs, report)
+_MODELS = (chat, evaluate, merge, export)
+SUBCOMMANDS = (*_RUNS, demo, plan, partition, *_MODELS, federation, site, init)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

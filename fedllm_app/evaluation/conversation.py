@@ -5,10 +5,11 @@ kept stand in the run's configuration. Everything is found and checked before we
 """
 
 import json
+import os
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -90,9 +91,9 @@ def find_source(
     TemplateError
         No template is recorded or given.
     """
-    adapter = _find_adapter(directory.expanduser().resolve(), client)
+    adapter = find_adapter(directory.expanduser().resolve(), client)
     settings = _read_settings(adapter / "adapter_config.json")
-    base = replace(_base_values(adapter, settings, model), trust_remote_code=trust_remote_code)
+    base = replace(base_values(adapter, settings, model), trust_remote_code=trust_remote_code)
     return Source(
         adapter,
         replace(base, quantization=quantization) if quantization else base,
@@ -102,7 +103,12 @@ def find_source(
     )
 
 
-def _find_adapter(path: Path, client: int | None) -> Path:
+def find_adapter(path: Path, client: int | None) -> Path:
+    """The PEFT directory that an absolute path names. `AdapterError` as in `find_source`."""
+    if not path.exists():
+        raise AdapterError(
+            f"there is no directory {path}: name a run's directory, a checkpoint of one, or a PEFT directory"
+        )
     if client is not None:
         alone = client_adapters(path)
         if client not in alone:
@@ -135,15 +141,15 @@ def _read_settings(file: Path) -> dict:
         raise AdapterError(f"{file} cannot be read: {error}") from error
 
 
-def _base_values(adapter: Path, settings: dict, given: str | None) -> ModelValues:
-    """The base as the run kept it, and as PEFT names it for an adapter of elsewhere."""
+def base_values(adapter: Path, settings: dict, given: str | None) -> ModelValues:
+    """The base as the run kept it, and as PEFT names it (in `settings`) for an adapter of elsewhere; or `given`."""
     run = run_of(adapter)
     config = read_run_config(run) if run else None
     name = given or (config["model.name"] if config else settings.get("base_model_name_or_path"))
     if not name:
         raise ModelNotFound(f"{adapter} names no base model: name it with --model")
-    if given and Path(given).expanduser().is_dir():
-        name = str(Path(given).expanduser().resolve())
+    if given and os.path.isdir(os.path.expanduser(given)):
+        name = str(Path(os.path.expanduser(given)).resolve())
     if config is None:
         return ModelValues(name, "auto")
     missing = [
@@ -231,8 +237,12 @@ class Chat:
         model = load_model(self.source.model)
         return model if self.base else with_adapter(model, self.source)
 
-    def answer(self, turns: Sequence[Turn], show: Callable[[str], None] | None = None) -> str:
+    def answer(
+        self, turns: Sequence[Turn], show: Callable[[str], None] | None = None, without_adapter: bool = False
+    ) -> str:
         """The answer to a conversation that ends with a user turn; `show` is given its pieces as they are generated.
+
+        `without_adapter`: that of the base, whose weights are loaded once for both.
 
         Raises
         ------
@@ -244,18 +254,22 @@ class Chat:
         # As `data.system-prompt`: "" leaves the template's own.
         system_prompt = self.source.prompt.system_prompt or None
         ids = encode_prompts([turns], self.template, self.tokenizer, system_prompt)
-        read = len(ids[0]) + (0 if self.base else self.source.virtual_tokens)
+        alone = self.base or without_adapter
+        read = len(ids[0]) + (0 if alone else self.source.virtual_tokens)
         if self.context and read + self.max_new_tokens > self.context:
             raise ContextTooLong(
                 f"the conversation takes {read} tokens and an answer up to {self.max_new_tokens}, and the model reads "
                 f"{self.context} at most: ask less, begin anew, or lower --max-new-tokens"
             )
-        with warnings.catch_warnings():
+        with self._as_base() if alone else nullcontext(), warnings.catch_warnings():
             # PEFT on methods with virtual tokens: in a row without padding, positions are what they are without it.
             warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)
             return generate(
                 self.model, self.tokenizer, self.template, ids, self.max_new_tokens, self.temperature, show
             )[0]
+
+    def _as_base(self) -> AbstractContextManager:
+        return nullcontext() if self.base else self.model.disable_adapter()
 
     @contextmanager
     def _or_another_base(self) -> Iterator[None]:

@@ -58,21 +58,22 @@ def generate(
             max_new_tokens=max_new_tokens,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=list(_stops(tokenizer, template)),
+            eos_token_id=list(stop_tokens(tokenizer, template)),
             streamer=_Stream(tokenizer, template, show) if show else None,
             **sampling,
         )
     return [answer_text(ids, tokenizer, template) for ids in output[:, padded[0].shape[1] :].tolist()]
 
 
-def _stops(tokenizer: "PreTrainedTokenizerBase", template: "Template") -> dict[int, None]:
+def stop_tokens(tokenizer: "PreTrainedTokenizerBase", template: "Template") -> dict[int, None]:
+    """Ids of the tokens at which an answer ends: the one that ends the template's turns first."""
     return dict.fromkeys([tokenizer.convert_tokens_to_ids(template.end), *template.stops])
 
 
 def answer_text(ids: list[int], tokenizer: "PreTrainedTokenizerBase", template: "Template") -> str:
     """An answer up to the token that ends it, without what the template puts before and behind."""
     # Text as it was generated: in a conversation it is rendered and tokenized again.
-    stops = _stops(tokenizer, template)
+    stops = stop_tokens(tokenizer, template)
     end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
     text = tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     text = text.removeprefix(template.controls.remove(template.completion_prefix))

@@ -19,6 +19,7 @@ from fedllm_app.models.location import (
     load_tokenizer,
     locate_model,
     stop_ids,
+    stored_dtype,
 )
 from fedllm_app.models.quantization import bitsandbytes_config, compute_in, use_one_arithmetic
 from fedllm_app.models.skeleton import leave_routers_alone, skeleton
@@ -41,6 +42,7 @@ __all__ = [
     "load_tokenizer",
     "locate_model",
     "stop_ids",
+    "stored_dtype",
 ]
 
 _log = logging.getLogger(__name__)

@@ -63,7 +63,7 @@ def check_model(location: ModelLocation, values: ModelValues, checkpointing: boo
                 "train.batch-size or train.max-length"
             )
         notes = []
-        if shapes is not None and not _stored_quantization(config):
+        if shapes is not None and not stored_quantization(config):
             notes += loading_notes(_compare(model, shapes), model, location)
         if directory is not None:
             rows = model.get_input_embeddings().weight.shape[0]
@@ -82,7 +82,8 @@ def _named_anywhere(attention: str) -> str:
     return attention if attention in ("sdpa", "eager") else "auto"
 
 
-def _stored_quantization(config: "PretrainedConfig") -> Mapping | None:
+def stored_quantization(config: "PretrainedConfig") -> Mapping | None:
+    """How a model's files keep its weights quantized (`quantization_config`); None if they do not."""
     stored = getattr(config, "quantization_config", None)
     stored = stored or getattr(config.get_text_config(), "quantization_config", None)
     return stored if stored is None or isinstance(stored, Mapping) else stored.to_dict()
@@ -90,7 +91,7 @@ def _stored_quantization(config: "PretrainedConfig") -> Mapping | None:
 
 def check_stored_quantization(config: "PretrainedConfig", location: ModelLocation, values: ModelValues) -> bool:
     """Whether the base is stored quantized. UnusableModel if it is not as `model.quantization` says."""
-    stored = _stored_quantization(config)
+    stored = stored_quantization(config)
     problem = quantization_problem(stored, values.quantization, values.double_quantization)
     if problem:
         raise UnusableModel(f"model.name = {location.name!r}: {problem}")

@@ -148,6 +148,13 @@ def context_length(location: ModelLocation) -> int | None:
     return found_once(location, "context", find)["context"]
 
 
+def stored_dtype(location: ModelLocation) -> str:
+    """The type in which the model's files keep its weights, by torch's name; "float32" where they do not say."""
+    config = load_model_config(location)
+    named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return str(named or "float32").removeprefix("torch.")
+
+
 def stop_ids(location: ModelLocation) -> tuple[int, ...]:
     """Ids of the tokens at which the model's files say that generation stops: end tokens, of text or of a turn.
 

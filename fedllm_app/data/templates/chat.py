@@ -57,8 +57,7 @@ def chat_renderer(
     """
     from jinja2 import TemplateError as JinjaError
 
-    if "strftime_now" in source:
-        source = _FIXED_DATE + source
+    source = with_fixed_date(source)
 
     def render(turns: Sequence[Turn]) -> str:
         messages = [
@@ -76,6 +75,11 @@ def chat_renderer(
             raise TemplateError(f"{name} cannot render a conversation of {roles}: {error}") from error
 
     return render
+
+
+def with_fixed_date(source: str) -> str:
+    """The template with a date of its own, which is always the same; as it is where it asks for none."""
+    return _FIXED_DATE + source if "strftime_now" in source else source
 
 
 def tokenizer_template(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,8 +9,10 @@ Turn = tuple[str, str]
 Format = Callable[[str | None, Sequence[Turn], str, str], str]
 """Text of (system prompt or None for the default, turns without system, begin token, end token)."""
 
-_ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-_VICUNA = (
+ALPACA_SYSTEM = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+)
+VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant."
     " The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
@@ -18,7 +20,7 @@ _VICUNA = (
 
 def _alpaca(system: str | None, turns: Sequence[Turn], bos: str, eos: str) -> str:
     """Stanford Alpaca without an input; a line break follows `### Response:`. A system prompt replaces the preamble."""
-    system = _ALPACA if system is None else system
+    system = ALPACA_SYSTEM if system is None else system
     text = bos + (f"{system}\n\n" if system else "")
     for role, content in turns:
         text += f"### Instruction:\n{content}\n\n### Response:\n" if role == "user" else f"{content}{eos}\n\n"
@@ -27,7 +29,7 @@ def _alpaca(system: str | None, turns: Sequence[Turn], bos: str, eos: str) -> st
 
 def _vicuna(system: str | None, turns: Sequence[Turn], bos: str, eos: str) -> str:
     """Vicuna v1.1."""
-    system = _VICUNA if system is None else system
+    system = VICUNA_SYSTEM if system is None else system
     text = bos + (f"{system} " if system else "")
     for role, content in turns:
         text += f"USER: {content} ASSISTANT:" if role == "user" else f" {content}{eos}"
