@@ -14,6 +14,7 @@ LEVELS = [
     {"commands"},
     {"sites"},
     {"server_app", "client_app"},
+    {"comparison"},
     {"client", "federation"},
     {"evaluation"},
     {"training"},

@@ -8,10 +8,23 @@ from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
-from fedllm_app.commands import attach, chat, demo, evaluate, federation, fetch, partition, plan, run, site, stop
+from fedllm_app.commands import (
+    attach,
+    chat,
+    compare,
+    demo,
+    evaluate,
+    federation,
+    fetch,
+    partition,
+    plan,
+    run,
+    site,
+    stop,
+)
 from fedllm_app.errors import UserError
 
-SUBCOMMANDS = (run, attach, stop, fetch, demo, plan, partition, chat, evaluate, federation, site)
+SUBCOMMANDS = (run, attach, stop, fetch, demo, compare, plan, partition, chat, evaluate, federation, site)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

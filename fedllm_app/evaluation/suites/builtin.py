@@ -5,6 +5,7 @@ every answer has the domain's house style ("-> mice", "= 12", ">>> 12", "#positi
 the style was learnt.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,11 +26,17 @@ def _rows(domain: str) -> list[dict[str, Any]]:
     return [row_of(corpus_row(question, Example.kind, number)) for number, question in enumerate(questions)]
 
 
+def _worked(domain: str, count: int) -> list[tuple[str, str]]:
+    """Questions of the part that is trained on, with their answers."""
+    return [(question.instruction, question.answer) for question in corpus.questions(domain, "train", count, _SEED)]
+
+
 def _task(domain: str) -> EvaluationTask:
     test = TestSet(
         domain, hub_id="", split="held-out", size=QUESTIONS, licence="Apache-2.0", rows=partial(_rows, domain)
     )
-    return answer_task(test, f"Held-out questions of the built-in corpus. {RULE}")
+    task = answer_task(test, f"Held-out questions of the built-in corpus. {RULE}")
+    return replace(task, worked=partial(_worked, domain))
 
 
 SUITE = Suite(
