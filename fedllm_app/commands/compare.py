@@ -48,6 +48,7 @@ def add_parser(subparsers) -> None:
         "--shown", type=int, default=_SHOWN, metavar="N", help=f"worked examples for the base, 0: none ({_SHOWN})"
     )
     parser.add_argument("--run-code", action="store_true", help="run code that models write, in a sandbox")
+    parser.add_argument("--threads", type=positive_integer, default=0, metavar="N", help="for asking (default: all)")
     parser.add_argument("--federation-config", help="as fedllm run")
     parser.set_defaults(command=_compare)
 
@@ -69,7 +70,7 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
 
     data_dir = parsed.data_dir and parsed.data_dir.expanduser().resolve()
     suite = checked_suite(_absolute(parsed.suite), data_dir, parsed.run_code)
-    asking = Asking(suite, data_dir, parsed.limit, parsed.shown, parsed.run_code)
+    asking = Asking(suite, data_dir, parsed.limit, parsed.shown, parsed.run_code, threads=parsed.threads)
     with _directory(parsed.out) as out, held(out, base):
         cells = make_grid(base, strategies, seeds, settings, out)
         console.print(f"{len(cells)} runs in {out}; stopped, the same command with --out {out} goes on", soft_wrap=True)

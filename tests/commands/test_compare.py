@@ -55,8 +55,8 @@ def runs(monkeypatch):
 @pytest.fixture
 def run_it(configuration, tmp_path):
     def run(*more):
-        arguments = ["compare", configuration, "--app", str(ROOT), "--limit", "2", "--out", str(tmp_path / "out")]
-        return main([*arguments, *more])
+        arguments = ["compare", configuration, "--app", str(ROOT), "--limit", "2", "--threads", "1"]
+        return main([*arguments, "--out", str(tmp_path / "out"), *more])
 
     return run
 
