@@ -88,8 +88,8 @@ def models_of(cell: Cell) -> list[Contestant]:
     ]
 
 
-def ask_all(models: Sequence[Contestant], asking: Asking, out: Path, tell: Tell) -> list[TaskResult]:
-    """Ask the base and all models; the answers are kept below `out`, model by model.
+def ask_all(models: Sequence[Contestant], asking: Asking, out: Path | None, tell: Tell) -> list[TaskResult]:
+    """Ask the base and all models; the answers are kept below `out`, model by model, if it is given.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def ask_all(models: Sequence[Contestant], asking: Asking, out: Path, tell: Tell)
     for contestant in contestants:
         began = time.monotonic()
         try:
-            given = _given(contestant, asked, Evaluation(stage, [contestant], settings), about, out / ANSWERS)
+            given = _given(contestant, asked, Evaluation(stage, [contestant], settings), about, out and out / ANSWERS)
         except TemplateError as error:
             if not contestant.shown:
                 raise
@@ -134,14 +134,14 @@ _Given = list[tuple[list[Answer], list[str]]]
 
 
 def _given(
-    contestant: Contestant, asked: Sequence[Asked], evaluation: Evaluation, about: object, folder: Path
+    contestant: Contestant, asked: Sequence[Asked], evaluation: Evaluation, about: object, folder: Path | None
 ) -> _Given:
     """A model's answers to each set with what is to be said of them: from the disk if it was asked the same before."""
     weights = file_sha256(weights_file(contestant.source.adapter)) if contestant.source else ""
     whole = json.dumps([about, weights, contestant.shown], sort_keys=True, default=repr)
     key = hashlib.sha256(whole.encode()).hexdigest()
-    file = folder / f"{key[:32]}.json"
-    if file.is_file():
+    file = folder and folder / f"{key[:32]}.json"
+    if file and file.is_file():
         kept = json.loads(file.read_text(encoding="utf-8"))
         return [([_answer(answer) for answer in one["answers"]], one["notes"]) for one in kept["sets"]]
     results = evaluation.run(asked)
@@ -150,7 +150,8 @@ def _given(
         for result, each in zip(results, asked, strict=True)
     ]
     content = [{"answers": [asdict(answer) for answer in answers], "notes": notes} for answers, notes in given]
-    write_text(file, json.dumps({"model": contestant.name, "sets": content}, ensure_ascii=False) + "\n")
+    if file:
+        write_text(file, json.dumps({"model": contestant.name, "sets": content}, ensure_ascii=False) + "\n")
     return given
 
 

@@ -67,15 +67,15 @@ def run_cells(cells: Sequence[Cell], run: Run, console: Console) -> dict[str, st
     failed: dict[str, str] = {}
     for number, cell in enumerate(cells, 1):
         console.rule(f"{number} of {len(cells)}: {cell.name}")
-        reason = _run(cell, run, console)
+        reason = run_cell(cell, run, console)
         if reason:
             failed[cell.name] = reason
             console.print(f"{cell.name} failed: {reason}", style="red", markup=False, highlight=False)
     return failed
 
 
-def _run(cell: Cell, run: Run, console: Console) -> str:
-    """Run a cell; why it failed, or ""."""
+def run_cell(cell: Cell, run: Run, console: Console) -> str:
+    """Run a cell that is not finished; why it failed, or ""."""
     if is_run(cell.directory) and (different := refused_changes(read_run_config(cell.directory), cell.flat)):
         return f"{cell.directory} holds another run: {different[0]}"
     if is_finished(cell):

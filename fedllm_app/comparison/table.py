@@ -115,8 +115,8 @@ def legend(table: Table) -> str:
     over = "questions and seeds" if seeds > 1 else "questions"
     return (
         f"{spread}. [low, high] is a 95 % interval, {MARK}: differs from {table.first} (p < {SIGNIFICANT}), by a "
-        f"paired bootstrap over {over}; several figures at once: one in twenty such marks is chance. Examples and steps "
-        "are what one model has seen of training."
+        f"paired bootstrap over {over}; several figures at once: one in twenty such marks is chance. Examples and "
+        "steps are what one model has seen of training."
     )
 
 

@@ -42,7 +42,12 @@ def test_it_sees_as_many_examples_as_the_federation(per_round, drawn, run_config
         return met[-1][1]
 
     monkeypatch.setattr(LocalClient, "indices", look)
-    flat = run_config | {"clients.per-round": per_round, "train.rounds": 3, "evaluate.every": 0, "train.max-length": 400}
+    flat = run_config | {
+        "clients.per-round": per_round,
+        "train.rounds": 3,
+        "evaluate.every": 0,
+        "train.max-length": 400,
+    }
     steps = {}
     for name in ("fedavg", "centralized"):
         met.clear()

@@ -12,8 +12,8 @@ from typing import Any
 from fedllm_app.data import corpus
 from fedllm_app.data.corpus_rows import corpus_row
 from fedllm_app.data.examples import Example
-from fedllm_app.evaluation.own_file import METRICS, RULE, answer_task, row_of
-from fedllm_app.evaluation.suite import Average, EvaluationTask, Suite, TestSet
+from fedllm_app.evaluation.own_file import METRICS, RULE, answer_task, grade_exact, row_of
+from fedllm_app.evaluation.suite import Average, EvaluationTask, Suite, TestSet, each
 
 QUESTIONS = 200
 """Of each domain."""
@@ -49,3 +49,13 @@ SUITE = Suite(
         if metric.name != "perplexity"
     ),
 )
+
+
+_EXACT = next(metric for metric in METRICS if metric.name == "exact match")
+
+EXACT = replace(
+    SUITE,
+    tasks=tuple(replace(task, grade=each(grade_exact), metrics=(_EXACT,)) for task in SUITE.tasks),
+    averages=tuple(average for average in SUITE.averages if average.name == _EXACT.name),
+)
+"""The same questions, graded by exact match alone: what the demo asks."""
