@@ -16,10 +16,16 @@ from fedllm_app.commands.start_checks import check_start
 from fedllm_app.comparison.grid import BadGrid, Cell, Settings, held, make_grid
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
+from fedllm_app.data.named_sets import BUILT_IN
 from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.evaluation.suite import DATA_FILE
 
+_NO_SUITE = "none"
 _SHOWN = 3  # worked examples
+_SUITE_HELP = (
+    "as fedllm evaluate, or 'none': only the held-out metrics of the runs (default: builtin for the built-in corpus, "
+    "else none)"
+)
 _FAILED, _INCOMPLETE = 1, 3  # exit statuses
 
 
@@ -41,7 +47,7 @@ def add_parser(subparsers) -> None:
         "--set", action="append", default=[], metavar="KEY=A,B", help="values of a key that varies; repeat for others"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="again with the same DIR, it goes on")
-    parser.add_argument("--suite", "-s", default="builtin", metavar="SUITE", help="as fedllm evaluate (builtin)")
+    parser.add_argument("--suite", "-s", metavar="SUITE", help=_SUITE_HELP)
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where local copies of the suite's sets are")
     parser.add_argument("--limit", type=positive_integer, default=0, metavar="N", help="questions of each set")
     parser.add_argument(
@@ -69,7 +75,10 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
     from fedllm_app.comparison.asking import Asking, checked_suite  # imports torch
 
     data_dir = parsed.data_dir and parsed.data_dir.expanduser().resolve()
-    suite = checked_suite(_absolute(parsed.suite), data_dir, parsed.run_code)
+    name = parsed.suite or (BUILT_IN if base["data.name"] == BUILT_IN else _NO_SUITE)
+    suite = None if name == _NO_SUITE else checked_suite(_absolute(name), data_dir, parsed.run_code)
+    if suite is None and not base["evaluate.every"]:
+        raise BadGrid("evaluate.every = 0: the runs measure nothing; name a --suite, or set evaluate.every above 0")
     asking = Asking(suite, data_dir, parsed.limit, parsed.shown, parsed.run_code, threads=parsed.threads)
     with _directory(parsed.out) as out, held(out, base):
         cells = make_grid(base, strategies, seeds, settings, out)

@@ -37,21 +37,26 @@ class Asking:
 
     Attributes
     ----------
-    suite : Suite
-        Its sets, loaded.
+    suite : Suite | None
+        What is asked; None: nothing, and the table has the held-out metrics of the runs alone.
     limit : int
         Questions of each set; 0: all.
     shown : int
         Worked examples that the base is also shown, where the suite has some; 0: none.
     """
 
-    suite: Suite
+    suite: Suite | None
     data_dir: Path | None = None
     limit: int = 0
     shown: int = 0
     run_code: bool = False
     batch_rows: int = 0
     threads: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the table is called."""
+        return self.suite.name if self.suite else "held-out rows of the clients"
 
 
 def checked_suite(name: str, data_dir: Path | None, run_code: bool = False) -> Suite:

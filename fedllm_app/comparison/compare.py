@@ -10,9 +10,11 @@ from rich.console import Console
 from fedllm_app.comparison.asking import Asking, ask_all, models_of, shown_name
 from fedllm_app.comparison.cell import costs, is_finished
 from fedllm_app.comparison.curves import plot_curves
-from fedllm_app.comparison.figures import Line, Value, headline, measures, shares, values
+from fedllm_app.comparison.figures import Line, headline, measures, values
 from fedllm_app.comparison.grid import Cell
-from fedllm_app.comparison.table import Table, csv_text, json_text, markdown, place_name, show
+from fedllm_app.comparison.held_out import HELD_OUT, held_out
+from fedllm_app.comparison.notes import notes
+from fedllm_app.comparison.table import Table, csv_text, json_text, markdown, show
 from fedllm_app.evaluation.contestants import BASE
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.saved import example_lines, file_names
@@ -21,8 +23,6 @@ from fedllm_app.tasks import task_spec
 
 TABLE, FIGURE = "comparison", "comparison.png"
 """In the directory of a comparison: the table's files without their endings, and the figure."""
-
-_LIMIT = 100  # characters of a reason in the notes
 
 
 def compare(
@@ -35,7 +35,7 @@ def compare(
     failed : Mapping[str, str]
         Why cells are not finished, by their names.
     """
-    finished = [cell for cell in cells if is_finished(cell)]
+    finished = [cell for cell in cells if is_finished(cell) and cell.name not in failed]
     if not finished:
         return None
 
@@ -43,19 +43,22 @@ def compare(
         console.print(f"  {sentence}", markup=False, highlight=False)
 
     models = {cell.name: models_of(cell) for cell in finished}
-    results = ask_all([model for those in models.values() for model in those], asking, out, tell)
+    results = []
+    if asking.suite:
+        results = ask_all([model for those in models.values() for model in those], asking, out, tell)
     lines = _lines(cells, {name: tuple(m.name for m in those) for name, those in models.items()}, failed)
     lines = [*_bases(results, asking), *lines]
     first = next(line.name for line in lines if line.models)
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
-    found = values(measures(asking.suite, results), lines, seeds, first)
-    chosen = headline(asking.suite)
-    notes = _notes(cells, lines, failed, results)
-    reached = [value for value in found if (value.task, value.metric) in chosen]
-    notes += _of_centralized(finished, reached)
-    table = Table(asking.suite.name, lines, found, chosen, first, notes, _settings(cells, asking))
-    _write(table, results, out)
     metrics = task_spec(finished[0].flat["train.task"]).metrics
+    found = values(measures(asking.suite, results), lines, seeds, first) if asking.suite else []
+    found += held_out(finished, lines, metrics, first)
+    chosen = headline(asking.suite) if asking.suite else [(HELD_OUT, label) for label in metrics.values()]
+    said = notes(cells, lines, failed, [value for value in found if (value.task, value.metric) in chosen])
+    remarks = list(dict.fromkeys(f"{result.task.name}: {note}" for result in results for note in result.notes))
+    about = _settings(cells, asking)
+    table = Table(asking.name, lines, found, chosen, first, said, remarks, about)
+    _write(table, results, out)
     if not plot_curves(finished, metrics, out / FIGURE):
         tell("no figure, because no cell evaluates during its run (evaluate.every = 0)")
     return table, results
@@ -71,7 +74,8 @@ def report(table: Table, out: Path, console: Console) -> None:
 
 def _bases(results: Sequence[TaskResult], asking: Asking) -> list[Line]:
     names = (BASE, shown_name(asking.shown)) if asking.shown else (BASE,)
-    return [Line(name, fixed=name) for name in names if name in results[0].answers]
+    asked = results[0].answers if results else (BASE,)
+    return [Line(name, fixed=name) for name in names if name in asked]
 
 
 def _lines(cells: Sequence[Cell], models: Mapping[str, tuple[str, ...]], failed: Mapping[str, str]) -> list[Line]:
@@ -91,59 +95,6 @@ def _lines(cells: Sequence[Cell], models: Mapping[str, tuple[str, ...]], failed:
     return lines
 
 
-def _notes(
-    cells: Sequence[Cell], lines: Sequence[Line], failed: Mapping[str, str], results: Sequence[TaskResult]
-) -> list[str]:
-    """What a reader must know of the lines, of what failed, and of how the sets were asked."""
-    seeds = list(dict.fromkeys(cell.seed for cell in cells))
-    drawn = {cell.flat["data.seed"] for cell in cells}
-    notes = [
-        f"run.seed is {', '.join(map(str, seeds))}: it draws the starting adapter, the order of rows and the clients "
-        "of a round. "
-        + (
-            f"data.seed is {next(iter(drawn))} in all cells, so every cell has the same rows."
-            if len(drawn) == 1
-            else f"data.seed varies: {', '.join(map(str, sorted(drawn)))}."
-        )
-    ]
-    several = [line.name for line in lines if any(cost.models > 1 for cost in line.costs.values())]
-    if several:
-        notes.append(
-            f"{', '.join(several)}: the mean of the clients' models; each has seen the examples of one client."
-        )
-    pooled = [name for name in dict.fromkeys(cell.line for cell in cells) if _is_pooled(cells, name)]
-    if pooled:
-        notes.append(
-            f"{', '.join(pooled)}: one model on the rows of all clients, for as many steps and examples as all clients "
-            "of a federation take together."
-        )
-    notes += [f"{name} failed: {_short(reason)}" for name, reason in failed.items()]
-    return notes + list(dict.fromkeys(f"{result.task.name}: {note}" for result in results for note in result.notes))
-
-
-def _is_pooled(cells: Sequence[Cell], line: str) -> bool:
-    flat = next(cell.flat for cell in cells if cell.line == line)
-    return flat["strategy.name"] == "centralized"
-
-
-def _short(reason: str) -> str:
-    first = " ".join(reason.split())
-    return first if len(first) <= _LIMIT else f"{first[: _LIMIT - 1]}…"
-
-
-def _of_centralized(finished: Sequence[Cell], found: Sequence[Value]) -> list[str]:
-    """How close the other strategies come to training on all rows in one place."""
-    pooled = next((cell.line for cell in finished if cell.flat["strategy.name"] == "centralized"), None)
-    if pooled is None:
-        return []
-    trained = {cell.line for cell in finished}
-    return [
-        f"{line} reaches {100 * share:.1f} % of {pooled} ({place_name(value.task, value.metric)})"
-        for line, value, share in shares(found, pooled)
-        if line in trained
-    ]
-
-
 def _settings(cells: Sequence[Cell], asking: Asking) -> dict[str, object]:
     flat = cells[0].flat
     keys = ("model.name", "data.name", "data.partition", "clients.number", "clients.per-round", "train.rounds")
@@ -157,6 +108,8 @@ def _settings(cells: Sequence[Cell], asking: Asking) -> dict[str, object]:
 def _write(table: Table, results: Sequence[TaskResult], out: Path) -> None:
     for ending, text in (("md", markdown(table)), ("csv", csv_text(table)), ("json", json_text(table))):
         write_text(out / f"{TABLE}.{ending}", text)
+    if not results:
+        return
     with atomic_path(out / "examples") as folder:
         folder.mkdir()
         for name, result in zip(file_names([result.task.name for result in results]), results, strict=True):

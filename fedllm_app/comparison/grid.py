@@ -48,7 +48,7 @@ class Cell:
     Attributes
     ----------
     line : str
-        The line of the table that it belongs to, with the cells of the other seeds: "fedavg, local-steps = 10".
+        The line of the table that it belongs to, with the cells of the other seeds: "fedprox, mu = 0.1".
     directory : Path
         Its run directory.
     flat : FlatConfig
@@ -157,7 +157,8 @@ def _problems(flat: FlatConfig) -> list[str]:
 
 
 def _line(strategy: str, chosen: Mapping[str, Value]) -> str:
-    parts = [f"{key.rpartition('.')[2]} = {value}" for key, value in chosen.items()]
+    own = f"strategy.{strategy}."
+    parts = [f"{key.removeprefix(own)} = {value}" for key, value in chosen.items()]
     return ", ".join([strategy, *parts])
 
 

@@ -33,6 +33,8 @@ class Table:
         The line that the others are held against.
     notes : Sequence[str]
         Sentences below the table.
+    remarks : Sequence[str]
+        How single sets were asked of single models, where that is to be told; not on the terminal.
     settings : Mapping[str, object]
         How it came about.
     """
@@ -43,6 +45,7 @@ class Table:
     headline: Sequence[tuple[str, str]]
     first: str
     notes: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     settings: Mapping[str, object] | None = None
 
     def of(self, line: str, task: str, metric: str) -> Value | None:
@@ -67,7 +70,7 @@ def difference(value: Value | None) -> str:
     text = f"{shown(value.difference, value.percent)}"
     if value.low is not None:
         text += f" [{shown(value.low, value.percent)}, {shown(value.high, value.percent)}]"
-    return f"{text}, p = {value.p:.2g}"
+    return text if value.p is None else f"{text}, p = {value.p:.2g}"
 
 
 def place_name(task: str, metric: str) -> str:
@@ -131,6 +134,9 @@ def show(table: Table, console: Console) -> None:
     console.print(made)
     for note in table.notes:
         console.print(note, markup=False, highlight=False)
+    if table.remarks:
+        told = f"{len(table.remarks)} remarks on how single sets were asked are in the Markdown file"
+        console.print(told, markup=False, highlight=False)
 
 
 def markdown(table: Table) -> str:
@@ -138,6 +144,7 @@ def markdown(table: Table) -> str:
     text = [f"# Comparison: {table.suite}", "", *_markdown(*short_rows(table)), "", f"{legend(table)}", ""]
     text += [*(f"- {note}" for note in table.notes), ""] if table.notes else []
     text += ["## All metrics", "", *_markdown(*long_rows(table)), "", "## How", ""]
+    text += [f"- {remark}" for remark in table.remarks]
     text += [f"- {key}: {value}" for key, value in (table.settings or {}).items()]
     return "\n".join(text) + "\n"
 

@@ -152,6 +152,25 @@ def test_a_broken_run_goes_on(run_it, runs, tmp_path):
     assert "resumed" in [event["event"] for event in read_journal(directory)]
 
 
+def test_without_a_suite_the_held_out_metrics_of_the_runs_are_compared(run_it, runs, tmp_path):
+    """The mean over clients after round 2; of the base before round 1. No question is asked, so nothing is paired."""
+    assert run_it("--suite", "none", "--strategies", "fedavg,local", "--seeds", "2") == 0
+    out = tmp_path / "out"
+    rows = {(row["line"], row["seed"], row["metric"]): row for row in rows_of(out)}
+    journal = read_journal(out / "runs" / "local-seed-43")
+    evaluations = {event["round"]: event["eval_loss"] for event in journal if event["event"] == "evaluation"}
+    assert float(rows["local", "43", "loss"]["value"]) == evaluations[2]
+    assert float(rows["base", "", "loss"]["value"]) == pytest.approx(evaluations[0])
+    mean = sum(float(rows["local", seed, "loss"]["value"]) for seed in ("42", "43")) / 2
+    assert float(rows["local", "", "loss"]["value"]) == pytest.approx(mean)
+    difference = mean - float(rows["fedavg", "", "loss"]["value"])
+    assert float(rows["local", "", "loss"]["difference"]) == pytest.approx(difference)
+    assert rows["local", "", "loss"]["p"] == ""
+    assert json.loads((out / "comparison.json").read_text())["headline"][0] == ["held-out rows", "loss"]
+    assert not (out / "answers").exists()
+    assert run_it("--suite", "none", "-c", "evaluate.every=0") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -17,10 +17,10 @@ def test_strategies_times_settings_times_seeds(run_config):
     """2 strategies x 2 values x 2 seeds, the seeds outermost, so that what ends first can be compared."""
     cells = make_grid(run_config, ["fedavg", "local"], [3, 4], {"train.local-steps": [1, 2]}, Path("/out"))
     assert [cell.seed for cell in cells] == [3] * 4 + [4] * 4
-    assert lines(cells) == [f"{name}, local-steps = {n}" for name in ("fedavg", "local") for n in (1, 2)]
+    assert lines(cells) == [f"{name}, train.local-steps = {n}" for name in ("fedavg", "local") for n in (1, 2)]
     last = cells[-1]
     assert (last.flat["strategy.name"], last.flat["train.local-steps"], last.flat["run.seed"]) == ("local", 2, 4)
-    assert last.directory == Path("/out/runs/local-local-steps=2-seed-4")
+    assert last.directory == Path("/out/runs/local-train.local-steps=2-seed-4")
     assert len({cell.directory for cell in cells}) == 8
 
 
