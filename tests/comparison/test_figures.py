@@ -89,6 +89,15 @@ def test_pairs_are_of_seeds_and_questions_that_both_have():
     assert value.difference == pytest.approx(2 / 3)
 
 
+def test_a_seed_that_the_first_line_lacks_is_no_pair():
+    """first 2/4 under seed 1 alone, other 4/4 and 0/4: its mean is 1/2, and the difference that of seed 1, 1/2."""
+    suite = Suite("s", "", (task("a"),))
+    first = Line("first", {1: ("first 1",)}, failed={2: "why"})
+    found = result(suite.tasks[0], first_1=[1, 1, 0, 0], other_1=[1] * 4, other_2=[0] * 4)
+    _, value = values(measures(suite, [found]), [first, OTHER], [1, 2], "first")
+    assert (value.value, value.difference, value.n) == (0.5, 0.5, 4)
+
+
 def test_a_difference_of_the_seeds_alone_is_not_certain():
     """40 questions, other is right everywhere, first under seed 1 everywhere and under seed 2 nowhere. Mean difference
     1/2; a quarter of the resamples draws seed 1 twice, difference 0: p is about 2 · 1/4, far from significant. Under
