@@ -36,12 +36,12 @@ def test_mean_and_average_rank():
 
 def test_the_sample_is_what_the_best_model_alone_has_right():
     """Of two questions a domain, a has the first of general, and both of math; b has one of each: a alone the second of
-    math. Where the others know as much, the first that the best has right.
+    math. Where b knows more, the first that a has right, and not one that nobody has.
     """
     of = results(a=(1, 2, 0, 0), b=(1, 1, 0, 0))
     found = sample(of, "a", ["b"], "exact match")
     assert (found.question, found.answers) == ("math 1", {"b": "b 1 of math", "a": "a 1 of math"})
-    assert sample(results(a=(0, 1, 0, 0), b=(2, 2, 2, 2)), "a", ["b"], "exact match").question == "math 0"
+    assert sample(results(a=(0, 1, 0, 0), b=(0, 2, 2, 2)), "a", ["b"], "exact match").question == "math 0"
 
 
 def test_figure_of_a_journal(tmp_path):
