@@ -114,7 +114,7 @@ def long_rows(table: Table) -> tuple[list[str], list[list[str]]]:
 def legend(table: Table) -> str:
     """What stands beside the figures."""
     seeds = max((len(line.models) for line in table.lines), default=0)
-    spread = "mean ± standard deviation over the seeds" if seeds > 1 else "one seed"
+    spread = "Mean ± standard deviation over the seeds" if seeds > 1 else "One seed"
     over = "questions and seeds" if seeds > 1 else "questions"
     return (
         f"{spread}. [low, high] is a 95 % interval, {MARK}: differs from {table.first} (p < {SIGNIFICANT}), by a "
@@ -127,8 +127,9 @@ def show(table: Table, console: Console) -> None:
     """Print the short table and the notes."""
     columns, rows = short_rows(table)
     made = RichTable(title=Text(f"comparison: {table.suite}"), caption=Text(legend(table)))
-    for number, column in enumerate(columns):
-        made.add_column(Text(column), justify="left" if not number else "right", overflow="fold")
+    made.add_column("", overflow="fold")
+    for column in columns[1:]:
+        made.add_column(Text(column), justify="right", overflow="fold")
     for row in rows:
         made.add_row(*map(Text, row))
     console.print(made)
