@@ -137,7 +137,8 @@ class Assignment:
     back to one of them. `run` is what the run is known by, also when it is resumed: 32 hexadecimal digits, which become
     part of a path. `seconds` is the time until the round is closed, counted by the client from the arrival of the
     message, because clocks differ. `once` are hashes, by name, of arrays that the server sends a client once and the
-    client keeps, such as the adapter of a reference policy. `config` is the whole configuration of the message, in
+    client keeps, such as the adapter of a reference policy. `shares` is how many times `train.local-steps` the client
+    trains, which is 1 unless it stands for others (`pooled`). `config` is the whole configuration of the message, in
     which strategies have keys of their own.
     """
 
@@ -150,6 +151,7 @@ class Assignment:
     state_version: int = 0
     once: Mapping[str, str] = field(default_factory=dict)
     pooled: bool = False
+    shares: int = 1
     run: str = "0" * 32
     checkpoints: tuple[int, ...] = ()
     seconds: float = 3600.0
@@ -162,6 +164,7 @@ class Assignment:
             "clients": self.clients,
             "server-round": self.server_round,
             "position": self.position,
+            "shares": self.shares,
             "learning-rate": self.learning_rate,
             "manifest": self.manifest,
             "state-version": self.state_version,
@@ -199,6 +202,7 @@ class Assignment:
             state_version=whole_number(config, "state-version", 0, server_round),
             once=once,
             pooled=config.get("pooled", False),
+            shares=whole_number(config, "shares", 1, clients),
             run=run_key(_field(config, "run")),
             checkpoints=tuple(checkpoints),
             seconds=_real(config, "seconds", 0.0, _LONGEST),

@@ -27,7 +27,7 @@ def train_on(model, trainer, dataset, adapter, learning_rate, seed, corrections=
     """One round of training on a data set, for no client in particular."""
     job = Job(
         model=model,
-        train=None,
+        train=TrainConfig.model_construct(local_steps=trainer.args.max_steps),
         shards=None,
         assignment=Assignment(0, 1, 1, 0, learning_rate, ""),
         adapter=adapter,

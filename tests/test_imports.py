@@ -16,6 +16,7 @@ LEVELS = [
     {"in_process"},
     {"sites"},
     {"server_app", "client_app"},
+    {"comparison"},
     {"client", "federation"},
     {"report"},
     {"evaluation"},

@@ -30,6 +30,7 @@ JOB = Assignment(
     once={"reference": "f00d"},
     checkpoints=(1, 2),
     seconds=60.0,
+    shares=3,
 )
 
 

@@ -177,18 +177,18 @@ class LocalClient:
 
     def indices(self, shards: ClientShards, assignment: Assignment) -> np.ndarray:
         """The examples of a client's next round, batch by batch."""
-        train, pooled = self.train_config, assignment.pooled
+        train, pooled, shares = self.train_config, assignment.pooled, assignment.shares
         return round_indices(
             shards,
             client=assignment.client,
             clients=assignment.clients,
             pooled=pooled,
             seed=self.seed,
-            # The pool is walked by rounds.
-            steps=(assignment.server_round - 1) * train.local_steps if pooled else assignment.position,
+            # The pool is walked by rounds, because another client may walk it in each; all rounds have as many shares.
+            steps=(assignment.server_round - 1) * train.local_steps * shares if pooled else assignment.position,
             per_step=train.batch_size * train.gradient_accumulation,
             batch=train.batch_size,
-            count=train.examples_per_round,
+            count=train.examples_per_round * shares,
         )
 
     def _job(self, assignment, vectors: Vectors, shards: ClientShards, corrections, progress) -> Job:

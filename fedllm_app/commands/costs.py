@@ -133,15 +133,17 @@ def _work(client: LocalClient, strategy: RoundStrategy, schedule: Schedule) -> _
     positions = dict.fromkeys(range(schedule.clients), 0)
     steps, tokens, largest = 0, 0, (0, 0)
     for plan in schedule.training():
+        shares = strategy.shares(plan.clients)
         for k in strategy.taking_part(plan.clients):
-            assignment = Assignment(k, schedule.clients, plan.number, positions[k], 0.0, "", pooled=strategy.pooled)
+            place = (k, schedule.clients, plan.number, positions[k])
+            assignment = Assignment(*place, 0.0, "", pooled=strategy.pooled, shares=shares)
             shards = client.pooled_shards() if strategy.pooled else client.shards(k)
             indices = client.indices(shards, assignment)
             lengths = shards.train.lengths[indices].reshape(-1, batch)
             tokens += shards.train.tokens_of(indices)
             largest = max(largest, (int(lengths.max()), batch * shards.train.sequences))
-            positions[k] += schedule.local_steps
-            steps += schedule.local_steps
+            positions[k] += schedule.local_steps * shares
+            steps += schedule.local_steps * shares
     return _Work(steps, tokens, rows=largest[1], length=largest[0])
 
 

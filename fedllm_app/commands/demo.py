@@ -3,32 +3,40 @@
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedllm_app.adapters.layout import Manifest
-from fedllm_app.adapters.peft_directory import load_peft_directory
 from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.new_directory import new_directory
 from fedllm_app.commands.options import add_app_parser, run_config
 from fedllm_app.commands.run import run_to_end
+from fedllm_app.comparison.cell import Run, run_cell
+from fedllm_app.comparison.grid import Cell
 from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.parse import parse_run_config
-from fedllm_app.config.sections import Config
+from fedllm_app.config.sections import FlatConfig
 from fedllm_app.data import corpus
-from fedllm_app.evaluation.compare import QUESTIONS, Comparison, compare, sample_answers
-from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import write_text
 from fedllm_app.runs.figures import plot_run
-from fedllm_app.training.resident import resident, set_threads
 
-RunIt = Callable[[Mapping[str, object]], None]
+if TYPE_CHECKING:
+    from fedllm_app.comparison.by_set import BySet, Sample
+    from fedllm_app.evaluation.contestants import Contestant
+
+QUESTIONS = 60
+"""Held-out questions a domain."""
+
+SHOWN = 3
+"""Worked examples of each domain that the base is also shown, so that it knows the form of the answers."""
+
+FEDERATED = "federated"
+_KEY = "exact match"
 
 
 def add_parser(subparsers) -> None:
@@ -38,39 +46,41 @@ def add_parser(subparsers) -> None:
 
 def _demo(parsed: argparse.Namespace, console: Console) -> int:
     app, flat = app_directory(parsed.app), run_config(parsed)
-
-    def run_one(overrides: Mapping[str, object]) -> None:
-        if not run_to_end(app, flat | overrides, console):
-            raise LaunchError("the demo stops here, because a run of it failed")
-
+    parse_run_config(flat)
     given = flat["run.directory"]
     with nullcontext(given) if given else new_directory("demo") as directory:
-        demo(parse_run_config(flat), Path(directory), run_one, console)
+        demo(flat, Path(directory), lambda own: bool(run_to_end(app, dict(own), console)), console)
     return 0
 
 
-def demo(config: Config, directory: Path, run: RunIt, console: Console) -> None:
+def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     """Run the whole job into `directory`: two runs, the comparison, the figure, a sample."""
-    from fedllm_app.client.build import resident_key  # imports torch, which the other subcommands need not wait for
-    from fedllm_app.client.local_client import peak_memory_mb
+    from fedllm_app.client.local_client import peak_memory_mb  # imports torch, as the next one does
+    from fedllm_app.comparison.asking import Asking, ask_all
+    from fedllm_app.comparison.by_set import BySet, sample
+    from fedllm_app.evaluation.suites.builtin import EXACT
 
     started = time.monotonic()
+    together, alone = cells(flat, directory)
     console.rule("1/3 federated training: four clients, one domain each")
-    run({"run.directory": str(directory / "federated")})
+    _run(together, run, console)
     console.rule("2/3 each client alone, for the same number of steps")
-    run({"run.directory": str(directory / "alone"), "strategy.name": "local", "strategy.arguments": ""})
+    _run(alone, run, console)
     console.rule(f"3/3 {QUESTIONS} held-out questions a domain, the same for every model")
-    prepare_bitsandbytes(config.model.quantization)
-    set_threads(0)
-    model = resident(replace(resident_key(config), aggregation="factors"))  # saved adapters are whole
-    models = load_models(directory, model.manifest)
-    comparison = compare(config, model, models, console)
+    results = ask_all(
+        models(together, alone),
+        Asking(EXACT, limit=QUESTIONS, shown=SHOWN),
+        None,
+        lambda sentence: console.print(f"  {sentence}", markup=False, highlight=False),
+    )
+    found = BySet.of(results, _KEY)
     figure = directory / "training.png"
-    plot_run(directory / "federated", figure, "Federated training: SmolLM2-135M-Instruct, four domains")
-    console.print(_table(comparison))
-    sample = sample_answers(config, model, models, comparison, console)
+    plot_run(together.directory, figure, "Federated training: SmolLM2-135M-Instruct, four domains", alone.directory)
+    console.print(_table(found))
+    chosen = sample(results, FEDERATED, [name for name in found.shares if name.startswith("base")], _KEY)
+    _tell(chosen, console)
     seconds = time.monotonic() - started
-    _write(comparison, sample, seconds, directory / "comparison.json")
+    _write(found, chosen, seconds, directory / "comparison.json")
     console.print(f"figure: {figure}", soft_wrap=True)
     console.print(f"run directory: {directory}", soft_wrap=True)
     console.print(
@@ -78,36 +88,63 @@ def demo(config: Config, directory: Path, run: RunIt, console: Console) -> None:
     )
 
 
-def load_models(directory: Path, manifest: Manifest) -> dict[str, np.ndarray | None]:
-    """The packed adapter of every model by name; the base has none."""
-    paths = {
-        f"{domain} alone": directory / "alone" / "adapters" / f"client-{client}"
-        for client, domain in enumerate(corpus.DOMAINS)
-    }
-    paths["federated"] = directory / "federated" / "adapter"
-    trained = {name: load_peft_directory(path, manifest) for name, path in paths.items()}
-    return {"base": None} | trained
+def cells(flat: FlatConfig, directory: Path) -> tuple[Cell, Cell]:
+    """The run of the configuration's strategy, and that of each client alone."""
+    seed = int(flat["run.seed"])
+    own = {"strategy.name": "local", "strategy.arguments": ""}
+    return (
+        Cell(FEDERATED, seed, directory / FEDERATED, flat),
+        Cell("alone", seed, directory / "alone", {**flat, **own}),
+    )
 
 
-def _table(comparison: Comparison) -> Table:
+def _run(cell: Cell, run: Run, console: Console) -> None:
+    if reason := run_cell(cell, run, console):
+        raise LaunchError(f"the demo stops here, because a run of it failed: {reason}")
+
+
+def models(together: Cell, alone: Cell) -> "list[Contestant]":
+    """The models of both cells, those of the clients called after their domain."""
+    from fedllm_app.comparison.asking import models_of
+
+    clients = models_of(alone)
+    domains = [corpus.DOMAINS[number % len(corpus.DOMAINS)] for number in range(len(clients))]
+    several = len(clients) > len(corpus.DOMAINS)
+    named = [f"{domain} alone" + f", client {number}" * several for number, domain in enumerate(domains)]
+    trained = [replace(model, name=FEDERATED) for model in models_of(together)]
+    return [*(replace(model, name=name) for model, name in zip(clients, named, strict=True)), *trained]
+
+
+def _table(found: "BySet") -> Table:
     table = Table(title=f"exact match on {QUESTIONS} held-out questions a domain")
     table.add_column("model")
     for column in (*corpus.DOMAINS, "mean", "average rank"):
         table.add_column(column, justify="right")
-    for model in sorted(comparison.accuracy, key=comparison.mean, reverse=True):
-        scores = [f"{comparison.accuracy[model][domain]:.1%}" for domain in corpus.DOMAINS]
-        style = "bold" if model == "federated" else None
-        table.add_row(model, *scores, f"{comparison.mean(model):.1%}", f"{comparison.rank(model):.2f}", style=style)
+    for model in _ranked(found):
+        scores = [f"{found.shares[model][domain]:.1%}" for domain in corpus.DOMAINS]
+        style = "bold" if model == FEDERATED else None
+        table.add_row(model, *scores, f"{found.mean(model):.1%}", f"{found.rank(model):.2f}", style=style)
     return table
 
 
-def _write(comparison: Comparison, sample: dict[str, str], seconds: float, file: Path) -> None:
+def _ranked(found: "BySet") -> Sequence[str]:
+    return sorted(found.shares, key=found.mean, reverse=True)
+
+
+def _tell(chosen: "Sample", console: Console) -> None:
+    said = {"a held-out question": chosen.question}
+    said |= {f"  {name}": answer for name, answer in chosen.answers.items()} | {"  expected": chosen.expected}
+    for who, text in said.items():
+        console.print(f"{who}: {text}", markup=False, highlight=False)
+
+
+def _write(found: "BySet", chosen: "Sample", seconds: float, file: Path) -> None:
     content = {
         "questions_per_domain": QUESTIONS,
-        "accuracy": comparison.accuracy,
-        "mean": {model: comparison.mean(model) for model in comparison.accuracy},
-        "average_rank": {model: comparison.rank(model) for model in comparison.accuracy},
-        "sample": sample,
+        "accuracy": {model: dict(shares) for model, shares in found.shares.items()},
+        "mean": {model: found.mean(model) for model in found.shares},
+        "average_rank": {model: found.rank(model) for model in found.shares},
+        "sample": {"question": chosen.question, "expected": chosen.expected, **chosen.answers},
         "seconds": seconds,
     }
     write_text(file, json.dumps(content, indent=1) + "\n")

@@ -16,11 +16,17 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "runs": ("fedllm runs", "fedllm runs --prune --keep 5"),
     "report": ("fedllm report runs/federated runs/alone --out report.html",),
     "demo": ("fedllm demo", "fedllm demo -c run.directory=/runs/demo"),
+    "compare": (
+        "fedllm compare --strategies fedavg,scaffold,local --seeds 3",
+        "fedllm compare own.toml --strategies fedavg --set train.local-steps=5,10 --seeds 1,5,9 --out grid",
+    ),
     "plan": ("fedllm plan -c data.name=/data/tickets.csv clients.number=8",),
     "partition": (
         "fedllm partition -c data.name=/data/tickets.csv data.partition=dirichlet data.partition-column=department",
     ),
     "chat": ("fedllm chat runs/my-run", 'fedllm chat runs/my-run --prompt "What is 7 plus 5?"'),
+    "merge": ("fedllm merge runs/my-run --out my-model",),
+    "export": ("fedllm export runs/my-run --out my-adapter",),
     "evaluate": ("fedllm evaluate runs/federated runs/alone --base --suite finance --data-dir /data/sets",),
     "federation": ("fedllm federation up --data berlin.csv --data madrid.jsonl",),
     "federation certificates": ("fedllm federation certificates /srv/fedllm --host fl.example.org",),

@@ -11,6 +11,7 @@ from rich.console import Console
 from fedllm_app.commands import (
     attach,
     chat,
+    compare,
     demo,
     evaluate,
     export,
@@ -31,7 +32,7 @@ from fedllm_app.errors import UserError
 
 _RUNS = (run, attach, stop, fetch, runs, report)
 _MODELS = (chat, evaluate, merge, export)
-SUBCOMMANDS = (*_RUNS, demo, plan, partition, *_MODELS, federation, site, init)
+SUBCOMMANDS = (*_RUNS, demo, compare, plan, partition, *_MODELS, federation, site, init)
 """Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -37,10 +37,14 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model of the table: a name, and the adapter it is, None for the base."""
+    """A model of the table: a name, and the adapter it is, None for the base.
+
+    `shown` is how many worked examples of each set (`EvaluationTask.worked`) stand before its questions.
+    """
 
     name: str
     source: Source | None
+    shown: int = 0
 
 
 def find_contestants(

@@ -167,6 +167,8 @@ class Evaluation:
             return {place: _asked_of(asker, asked[place]) for place in places}
 
     def _given(self, asker: Asker, contestant: Contestant, each: Asked, base: "_Given | None") -> "_Given":
+        if contestant.shown:
+            return _asked_of(asker, with_worked(each, contestant.shown))
         if base is None:
             return _asked_of(asker, each)
         # Every model's rewards need this pass of the base, so each of them has its share of the time.
@@ -181,6 +183,17 @@ class Evaluation:
         for name, answers in result.answers.items():
             grades[name] = result.task.grade(result.questions, answers, self.settings.means)
         return replace(result, grades=grades)
+
+
+def with_worked(each: Asked, count: int) -> Asked:
+    """The set with so many worked examples before each question, as earlier turns.
+
+    NothingToAsk if there are none.
+    """
+    if each.task.worked is None:
+        raise NothingToAsk(f"the set {each.task.name} has no worked examples to show")
+    turns = tuple(turn for text, answer in each.task.worked(count) for turn in (("user", text), ("assistant", answer)))
+    return replace(each, questions=[replace(asked, turns=(*turns, *asked.turns)) for asked in each.questions])
 
 
 def _remark(every: Sequence[Question], rows: Sequence[TestRow]) -> str:

@@ -71,6 +71,11 @@ def grade_answer(question: Question, answer: Answer) -> Grade:
     return Grade(values)
 
 
+def grade_exact(question: Question, answer: Answer) -> Grade:
+    """Exact match alone, which needs no library of the extra `eval`."""
+    return Grade({"exact match": exact_match(answer.texts[0], str(question.gold))})
+
+
 def answer_task(test: TestSet, rule: str = RULE) -> EvaluationTask:
     """The task of a set whose rows are those of `row_of`; its name is the set's."""
     return EvaluationTask(test.name, test, questions, ScoreAnswer(), each(grade_answer), METRICS, rule)

@@ -268,6 +268,9 @@ class EvaluationTask:
         "plain": the protocol's own prompt, tokenized as it is; "run": the template that the adapters were trained with.
     shots : TestSet | None
         Rows that worked examples are made of; without them in `--data-dir` the set is asked without, and that is said.
+    worked : Callable[[int], Sequence[tuple[str, str]]] | None
+        So many questions with their answers, none of them among the set's, for a model that is shown how to answer
+        (`Contestant.shown`); None where there are none.
     """
 
     name: str
@@ -279,6 +282,7 @@ class EvaluationTask:
     rule: str
     template: Literal["plain", "run"] = "run"
     shots: TestSet | None = None
+    worked: Callable[[int], Sequence[tuple[str, str]]] | None = None
 
 
 @dataclass(frozen=True)

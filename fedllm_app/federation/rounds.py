@@ -132,11 +132,12 @@ class Rounds:
         started = time.perf_counter()
         grid = DrawnClients(plan.clients)
         configured = self.strategy.configure_train(plan.number, arrays, ConfigRecord(), grid)
-        request = self._request(MessageType.TRAIN, configured, plan.number, plan.learning_rate)
+        shares = self.strategy.shares(plan.clients)
+        request = self._request(MessageType.TRAIN, configured, plan.number, plan.learning_rate, shares)
         replies = self._replies_of_a_round(request)
         aggregated, metrics = self.strategy.aggregate_train(plan.number, replies)
         self._drain(plan, replies)
-        self.ledger.trained(plan.number, request.accepted, self.schedule.local_steps)
+        self.ledger.trained(plan.number, request.accepted, self.schedule.local_steps * shares)
         if aggregated is not None:
             arrays = self._next(aggregated, arrays, plan.number)
         seconds = time.perf_counter() - started
@@ -238,7 +239,9 @@ class Rounds:
         line = {"round": plan.number, "clients": request.accepted, "seconds": time.perf_counter() - started}
         self.ledger.directory.journal("evaluation", **(journal_keys(metrics) | line | self.ledger.take_peaks()))
 
-    def _request(self, kind: str, configured: Iterable[Message], server_round: int, rate: float) -> RoundRequest:
+    def _request(
+        self, kind: str, configured: Iterable[Message], server_round: int, rate: float, shares: int = 1
+    ) -> RoundRequest:
         """The strategy's messages to clients that are there, each stamped with its client's assignment."""
         messages = {message.metadata.dst_node_id: message for message in configured}
         drawn = sorted(messages)
@@ -247,14 +250,14 @@ class Rounds:
         absent = self.attendance.absent(server_round, drawn, least) if self.attendance is not None and drawn else {}
         waited = time.monotonic() - began
         contents = {
-            client: self._content(client, messages[client], server_round, rate)
+            client: self._content(client, messages[client], server_round, rate, shares)
             for client in drawn
             if client not in absent
         }
         enough = self.quorum.enough_of(len(drawn), self.strategy.minimum_replies)
         return RoundRequest(server_round, kind, contents, absent, enough, seconds={"send": 0.0, "wait": waited})
 
-    def _content(self, client: int, message: Message, server_round: int, rate: float) -> RecordDict:
+    def _content(self, client: int, message: Message, server_round: int, rate: float, shares: int) -> RecordDict:
         totals = self.ledger.totals
         assignment = Assignment(
             client=client,
@@ -262,6 +265,7 @@ class Rounds:
             server_round=server_round,
             position=totals.positions[client],
             learning_rate=rate,
+            shares=shares,
             manifest=self.manifest,
             state_version=totals.versions[client],
             once=self.once.hashes,

@@ -14,6 +14,10 @@ class Centralized(FedAvg):
 
     ``x ← y``, where y is the adapter of the client with the lowest id, which config["pooled"] asks to train on the
     shards of all clients. It needs the data in one place: a simulation, or one owner.
+
+    It sees as many examples as the federation: where m clients of K are drawn for a round, it takes m times
+    ``train.local-steps`` optimizer steps (`shares`), and goes on in the pool where the last round ended. As everywhere,
+    the learning rate is that of the round, and the optimizer starts anew in each.
     """
 
     pooled: ClassVar[bool] = True

@@ -33,7 +33,8 @@ class RoundStrategy:
     sent_arrays, reply_arrays : tuple[str, ...]
         Names of the packed arrays of a training message, and of those that each reply must carry.
     pooled : bool
-        One client trains on the rows of all; the run is refused where a site has rows of its own.
+        One client trains on the rows of all, for as many steps as all that were drawn would; the run is refused where a
+        site has rows of its own.
     needs_single_replies : bool
         It compares replies with each other: their sum is not enough.
     minimum_replies : int
@@ -59,6 +60,14 @@ class RoundStrategy:
     def taking_part(self, clients: list[int]) -> list[int]:
         """Return which of the clients drawn for a round are sent a message to train."""
         return clients
+
+    def shares(self, clients: list[int]) -> int:
+        """Return how many clients' shares of a round's examples each client that trains takes, of those drawn.
+
+        One each; where one client trains on the rows of all, those of all that were drawn, so that the model sees as
+        many examples as in a federation.
+        """
+        return len(clients) if self.pooled else 1
 
     def round_numbers(self) -> Mapping[str, int | float]:
         """Return numbers about the last aggregation, which the journal's line of the round holds under their names."""

@@ -102,6 +102,7 @@ def train_round(job: Job, trainer: Trainer, dataset: Dataset) -> TrainResult:
     freeze_home(job.model.model, job.model.key.aggregation)  # PEFT unfreezes the whole adapter when it is switched on
     callback.begin(job.corrections, view.parameters, job.progress)
     trainer.train_dataset = dataset
+    trainer.args.max_steps = job.train.local_steps * job.assignment.shares
     trainer.args.learning_rate = job.assignment.learning_rate
     trainer.optimizer, trainer.lr_scheduler = None, None
     torch.manual_seed(job.seed)

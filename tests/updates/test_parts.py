@@ -287,15 +287,15 @@ def test_an_embedding_is_trained_otherwise(ffa, tmp_path):
 
 
 def test_chat_and_demo_load_the_whole_adapter(ffa, tmp_path, monkeypatch, console):
-    """Saved adapters hold A and B: the comparison's model has both, though a client's trains B alone; chat as ever."""
-    monkeypatch.setattr("fedllm_app.evaluation.compare.QUESTIONS", 2)
-    flat = ffa | {"clients.number": 4}
+    """Saved adapters hold A and B, though a client trains B alone: the comparison's models have both; chat as ever."""
+    monkeypatch.setattr("fedllm_app.commands.demo.QUESTIONS", 2)
+    flat = ffa | {"clients.number": 4, "data.template": "none"}
 
-    def run(overrides) -> None:
-        run_in_process(flat | dict(overrides), Path(overrides["run.directory"]))
+    def run(own) -> bool:
+        return bool(run_in_process(dict(own), Path(own["run.directory"])))
 
-    demo(parse_run_config(flat), tmp_path / "demo", run, console)
+    demo(flat, tmp_path / "demo", run, console)
     compared = json.loads((tmp_path / "demo" / "comparison.json").read_text())
-    assert {"base", "federated"} < set(compared["accuracy"])
+    assert {"base", "base, 3 examples shown", "general alone", "finance alone", "federated"} < set(compared["accuracy"])
     source = find_source(tmp_path / "demo" / "federated", None, None, None, None, False, None)
     assert isinstance(Chat(source, False, 2, 0.0).answer([("user", "a")]), str)

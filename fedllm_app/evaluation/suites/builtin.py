@@ -5,14 +5,15 @@ every answer has the domain's house style ("-> mice", "= 12", ">>> 12", "#positi
 the style was learnt.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fedllm_app.data import corpus
 from fedllm_app.data.corpus_rows import corpus_row
 from fedllm_app.data.examples import Example
-from fedllm_app.evaluation.own_file import METRICS, RULE, answer_task, row_of
-from fedllm_app.evaluation.suite import Average, EvaluationTask, Suite, TestSet
+from fedllm_app.evaluation.own_file import METRICS, RULE, answer_task, grade_exact, row_of
+from fedllm_app.evaluation.suite import Average, EvaluationTask, Suite, TestSet, each
 
 QUESTIONS = 200
 """Of each domain."""
@@ -25,11 +26,17 @@ def _rows(domain: str) -> list[dict[str, Any]]:
     return [row_of(corpus_row(question, Example.kind, number)) for number, question in enumerate(questions)]
 
 
+def _worked(domain: str, count: int) -> list[tuple[str, str]]:
+    """Questions of the part that is trained on, with their answers."""
+    return [(question.instruction, question.answer) for question in corpus.questions(domain, "train", count, _SEED)]
+
+
 def _task(domain: str) -> EvaluationTask:
     test = TestSet(
         domain, hub_id="", split="held-out", size=QUESTIONS, licence="Apache-2.0", rows=partial(_rows, domain)
     )
-    return answer_task(test, f"Held-out questions of the built-in corpus. {RULE}")
+    task = answer_task(test, f"Held-out questions of the built-in corpus. {RULE}")
+    return replace(task, worked=partial(_worked, domain))
 
 
 SUITE = Suite(
@@ -42,3 +49,13 @@ SUITE = Suite(
         if metric.name != "perplexity"
     ),
 )
+
+
+_EXACT = next(metric for metric in METRICS if metric.name == "exact match")
+
+EXACT = replace(
+    SUITE,
+    tasks=tuple(replace(task, grade=each(grade_exact), metrics=(_EXACT,)) for task in SUITE.tasks),
+    averages=tuple(average for average in SUITE.averages if average.name == _EXACT.name),
+)
+"""The same questions, graded by exact match alone: what the demo asks."""

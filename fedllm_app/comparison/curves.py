@@ -1,0 +1,83 @@
+"""The figure of a comparison: held-out metrics over rounds, a line each with its spread over the seeds."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedllm_app.comparison.grid import Cell
+from fedllm_app.paths import atomic_path
+from fedllm_app.runs.journal import read_journal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Curve = list[tuple[int, float, float]]  # round, mean over the seeds, standard deviation (n - 1; 0 of one seed)
+
+
+def curves(cells: Sequence[Cell], metric: str) -> dict[str, Curve]:
+    """The means of a held-out metric by round, line by line, from the journals of finished cells.
+
+    A round counts if every seed of the line has evaluated in it.
+    """
+    by_line: dict[str, list[dict[int, float]]] = defaultdict(list)
+    for cell in cells:
+        journal = read_journal(cell.directory)
+        by_line[cell.line].append(
+            {event["round"]: event[metric] for event in journal if event["event"] == "evaluation" and metric in event}
+        )
+    return {line: curve for line, seeds in by_line.items() if (curve := _curve(seeds))}
+
+
+def _curve(seeds: Sequence[Mapping[int, float]]) -> Curve:
+    rounds = sorted(set.intersection(*(set(seed) for seed in seeds)))
+    found = []
+    for number in rounds:
+        values = [seed[number] for seed in seeds]
+        found.append((number, float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0))
+    return found
+
+
+def plot_curves(cells: Sequence[Cell], metrics: Mapping[str, str], file: Path) -> bool:
+    """Draw the held-out metrics over rounds as a PNG; whether there was anything to draw.
+
+    Parameters
+    ----------
+    metrics : Mapping[str, str]
+        By the journal's name, what the axis is called.
+    """
+    # The figure needs no display, and pyplot's global state is not wanted.
+    from matplotlib.figure import Figure
+
+    found = {label: curves(cells, name) for name, label in metrics.items()}
+    found = {label: lines for label, lines in found.items() if lines}
+    if not found:
+        return False
+    figure = Figure(figsize=(5.5 * len(found), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    for axes, (label, lines) in zip(panels, found.items(), strict=True):
+        _draw(axes, lines, label)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+    spread = ": mean and standard deviation" if len(seeds) > 1 else ""
+    named = "seeds" if len(seeds) > 1 else "seed"
+    figure.suptitle(f"held-out rows of the clients, {named} {', '.join(map(str, seeds))}{spread}")
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    return True
+
+
+def _draw(axes: "Axes", lines: Mapping[str, Curve], label: str) -> None:
+    for name, curve in lines.items():
+        rounds, means, deviations = (np.array(column) for column in zip(*curve, strict=True))
+        # Matplotlib reads "$" as the beginning of a formula, and leaves out names that begin with "_".
+        (drawn,) = axes.plot(rounds, means, marker="o", markersize=4, label=" " + name.replace("$", r"\$"))
+        axes.fill_between(rounds, means - deviations, means + deviations, color=drawn.get_color(), alpha=0.15)
+    axes.set_xlabel("round")
+    axes.set_ylabel(label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

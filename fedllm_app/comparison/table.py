@@ -1,0 +1,185 @@
+"""The table of a comparison: on the terminal, as Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from fedllm_app.comparison.figures import Line, Value
+from fedllm_app.evaluation.figures import AVERAGE
+from fedllm_app.evaluation.tables import MARK, SIGNIFICANT, shown
+
+_NUMBERS = ("value", "deviation", "difference", "low", "high", "p")
+_COSTS = ("examples", "steps", "seconds", "megabytes")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a comparison found.
+
+    Attributes
+    ----------
+    headline : Sequence[tuple[str, str]]
+        The measures of the short table: (task, metric).
+    first : str
+        The line that the others are held against.
+    notes : Sequence[str]
+        Sentences below the table.
+    remarks : Sequence[str]
+        How single sets were asked of single models, where that is to be told; not on the terminal.
+    settings : Mapping[str, object]
+        How it came about.
+    """
+
+    suite: str
+    lines: Sequence[Line]
+    values: Sequence[Value]
+    headline: Sequence[tuple[str, str]]
+    first: str
+    notes: Sequence[str] = ()
+    remarks: Sequence[str] = ()
+    settings: Mapping[str, object] | None = None
+
+    def of(self, line: str, task: str, metric: str) -> Value | None:
+        """The figure of a cell."""
+        return next((v for v in self.values if (v.line, v.task, v.metric) == (line, task, metric)), None)
+
+
+def cell(value: Value | None) -> str:
+    """A figure with its deviation, marked where it differs from the first line."""
+    if value is None or value.value is None:
+        return "-"
+    text = shown(value.value, value.percent)
+    if value.deviation is not None:
+        text += f" ± {shown(value.deviation, value.percent)}"
+    return text + (MARK if value.p is not None and value.p < SIGNIFICANT else "")
+
+
+def difference(value: Value | None) -> str:
+    """The difference from the first line, its interval and p."""
+    if value is None or value.difference is None:
+        return ""
+    text = f"{shown(value.difference, value.percent)}"
+    if value.low is not None:
+        text += f" [{shown(value.low, value.percent)}, {shown(value.high, value.percent)}]"
+    return text if value.p is None else f"{text}, p = {value.p:.2g}"
+
+
+def place_name(task: str, metric: str) -> str:
+    """What a measure is called in a heading."""
+    return metric if task == AVERAGE else f"{task}, {metric}"
+
+
+def short_rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the short table: the headline, what was seen and what it took."""
+    columns = ["", "seeds"]
+    for task, metric in table.headline:
+        columns += [place_name(task, metric), f"minus {table.first}"]
+    columns += ["examples", "steps", "seconds", "MB"]
+    return columns, [_short_row(table, line) for line in table.lines]
+
+
+def _short_row(table: Table, line: Line) -> list[str]:
+    tried = {*line.models, *line.failed}
+    row = [line.name, "" if line.fixed else f"{len(line.models)}" + (f" of {len(tried)}" if line.failed else "")]
+    for place in table.headline:
+        value = table.of(line.name, *place)
+        row += [cell(value), difference(value)]
+    if not line.costs:
+        return [*row, "", "", "", ""]
+    seen = list(line.costs.values())
+    each = " each" if seen[0].models > 1 else ""
+    means = [fmean(getattr(one, name) for one in seen) for name in _COSTS]
+    return [*row, f"{means[0]:,.0f}{each}", f"{means[1]:,.0f}{each}", f"{means[2]:,.0f}", f"{means[3]:,.0f}"]
+
+
+def long_rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table of all metrics."""
+    names = [line.name for line in table.lines if line.fixed or line.models]
+    places = dict.fromkeys((value.task, value.metric) for value in table.values)
+    rows = []
+    for task, metric in places:
+        rows.append([task, metric, *(cell(table.of(name, task, metric)) for name in names)])
+    return ["set", "metric", *names], rows
+
+
+def legend(table: Table) -> str:
+    """What stands beside the figures."""
+    seeds = max((len(line.models) for line in table.lines), default=0)
+    spread = "Mean ± standard deviation over the seeds" if seeds > 1 else "One seed"
+    over = "questions and seeds" if seeds > 1 else "questions"
+    return (
+        f"{spread}. [low, high] is a 95 % interval, {MARK}: differs from {table.first} (p < {SIGNIFICANT}), by a "
+        f"paired bootstrap over {over}; several figures at once: one in twenty such marks is chance. Examples and "
+        "steps are what one model has seen of training."
+    )
+
+
+def show(table: Table, console: Console) -> None:
+    """Print the short table and the notes."""
+    columns, rows = short_rows(table)
+    made = RichTable(title=Text(f"comparison: {table.suite}"), caption=Text(legend(table)))
+    made.add_column("", overflow="fold")
+    for column in columns[1:]:
+        made.add_column(Text(column), justify="right", overflow="fold")
+    for row in rows:
+        made.add_row(*map(Text, row))
+    console.print(made)
+    for note in table.notes:
+        console.print(note, markup=False, highlight=False)
+    if table.remarks:
+        told = f"{len(table.remarks)} remarks on how single sets were asked are in the Markdown file"
+        console.print(told, markup=False, highlight=False)
+
+
+def markdown(table: Table) -> str:
+    """Both tables and the notes as a document."""
+    text = [f"# Comparison: {table.suite}", "", *_markdown(*short_rows(table)), "", f"{legend(table)}", ""]
+    text += [*(f"- {note}" for note in table.notes), ""] if table.notes else []
+    text += ["## All metrics", "", *_markdown(*long_rows(table)), "", "## How", ""]
+    text += [f"- {remark}" for remark in table.remarks]
+    text += [f"- {key}: {value}" for key, value in (table.settings or {}).items()]
+    return "\n".join(text) + "\n"
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for cells in (columns, ["---"] * len(columns), *rows):
+        yield "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in cells) + " |"
+
+
+def csv_text(table: Table) -> str:
+    """One line a figure, in full precision, followed by the lines of its seeds; what was seen and taken beside each."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["line", "seed", "set", "metric", *_NUMBERS, "n", *_COSTS])
+    lines = {line.name: line for line in table.lines}
+    for value in table.values:
+        seen = lines[value.line].costs
+        means = [fmean(getattr(one, name) for one in seen.values()) for name in _COSTS] if seen else [""] * 4
+        numbers = ["" if number is None else number for number in (getattr(value, name) for name in _NUMBERS)]
+        writer.writerow([value.line, "", value.task, value.metric, *numbers, value.n, *means])
+        for seed, one in value.by_seed.items():
+            own = [getattr(seen[seed], name) for name in _COSTS] if seed in seen else [""] * 4
+            writer.writerow([value.line, seed, value.task, value.metric, one, *[""] * 5, value.n, *own])
+    return file.getvalue()
+
+
+def json_text(table: Table) -> str:
+    """Everything; numbers that JSON does not know, such as an infinite perplexity, as text."""
+    return json.dumps(_finite(asdict(table)), indent=2, default=str, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
