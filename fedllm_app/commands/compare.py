@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from fedllm_app.commands.new_directory import new_directory
-from fedllm_app.commands.options import positive_integer, run_config
+from fedllm_app.commands.options import APP_HELP, positive_integer, run_config
 from fedllm_app.commands.overrides import Value, read_overrides, resolve_paths
 from fedllm_app.commands.run import run_to_end
 from fedllm_app.commands.start_checks import check_start
 from fedllm_app.comparison.grid import BadGrid, Cell, Settings, held, make_grid
+from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
 from fedllm_app.data.named_sets import BUILT_IN
@@ -38,7 +39,7 @@ def add_parser(subparsers) -> None:
         help="the configuration of all runs: TOML or YAML files and key=value pairs, as -c; a directory is the app's",
     )
     parser.add_argument("--run-config", "-c", action="extend", nargs="+", metavar="CONFIG", help="more of the same")
-    parser.add_argument("--app", help="directory of the app (default: this one)")
+    parser.add_argument("--app", help=APP_HELP)
     parser.add_argument("--strategies", metavar="A,B", help="(default: that of the configuration)")
     parser.add_argument(
         "--seeds", default="1", metavar="N", help="how many, from run.seed on; or a list, such as 1,5,9"
@@ -62,7 +63,7 @@ def add_parser(subparsers) -> None:
 def _compare(parsed: argparse.Namespace, console: Console) -> int:
     check_extra("fedllm compare")
     base = base_config(parsed)
-    app = Path(parsed.app).resolve()
+    app = app_directory(parsed.app)
     seeds = read_seeds(parsed.seeds, int(base["run.seed"]))
     strategies = _names(parsed.strategies) if parsed.strategies else [str(base["strategy.name"])]
     settings = read_settings(parsed.set, base)

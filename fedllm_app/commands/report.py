@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedllm_app.commands.options import APP_HELP
 from fedllm_app.errors import UserError
 from fedllm_app.paths import write_text
 
@@ -32,9 +33,7 @@ def add_parser(subparsers) -> None:
         metavar="DIR",
         help="what fedllm evaluate saved (default: what is below FEDLLM_HOME of these runs)",
     )
-    parser.add_argument(
-        "--app", type=Path, default=Path("."), metavar="DIR", help="directory of the app (default: this one)"
-    )
+    parser.add_argument("--app", type=Path, default=Path("."), metavar="DIR", help=APP_HELP)
     parser.set_defaults(command=_report)
 
 
