@@ -169,7 +169,15 @@ def in_an_hour():
 
 
 @pytest.mark.parametrize(
-    ("asked", "wait"), [("7", 7.0), ("0", 1.0), ("-3", 1.0), ("900", 60.0), (in_an_hour(), 60.0), ("soon", 1.0)]
+    ("asked", "wait"),
+    [
+        ("7", 7.0),
+        ("0", 1.0),
+        ("-3", 1.0),
+        ("900", 60.0),
+        pytest.param(in_an_hour(), 60.0, id="in an hour"),
+        ("soon", 1.0),
+    ],
 )
 def test_the_endpoint_may_ask_for_a_longer_wait_up_to_a_limit(server, judge, asked, wait):
     """Its own delay is 1 s, the limit 60 s."""
