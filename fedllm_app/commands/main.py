@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import shtab
 from rich.console import Console
 
 from fedllm_app.commands import (
@@ -81,6 +82,7 @@ def command_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = CommandParser(prog="fedllm", description="Federated fine-tuning of language models")
     parser.add_argument("--version", action=Version, nargs=0, help="the versions of the app and of what it runs on")
+    shtab.add_argument_to(parser, "--print-completion", help="a script by which a shell completes commands and options")
     subparsers = parser.add_subparsers(required=True, metavar="command")
     for subcommand in SUBCOMMANDS:
         subcommand.add_parser(subparsers)

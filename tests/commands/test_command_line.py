@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import subprocess
 from importlib.metadata import version
 
 import pytest
@@ -95,3 +96,15 @@ def test_a_configuration_of_flower_that_is_broken_is_named(here, flower_home):
     (flower_home / "config.toml").write_text("[superlink")
     with pytest.raises(UserError, match=r"config\.toml cannot be read"):
         app_and_connection("sites", None)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands_and_options(shell, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--print-completion", shell])
+    script = capsys.readouterr().out
+    assert ended.value.code == 0
+    for word in ("compare", "evaluate", "--run-config", "--federation-config"):
+        assert word in script
+    if shell == "bash":
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
