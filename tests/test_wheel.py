@@ -13,10 +13,11 @@ from fedllm_app.config.app_files import app_version
 from fedllm_app.federation.fingerprint import code_hash
 
 COMMAND = "import sys; from fedllm_app.commands.main import main; sys.exit(main(sys.argv[1:]))"
-FINGERPRINT = (
-    "import fedllm_app; from fedllm_app.federation.fingerprint import code_hash; "
-    "print(fedllm_app.__file__, code_hash())"
-)
+FINGERPRINT = """
+import fedllm_app
+from fedllm_app.federation.fingerprint import code_hash
+print(fedllm_app.__file__, code_hash())
+"""
 
 
 @pytest.fixture(scope="module")
