@@ -14,10 +14,11 @@ from fedllm_app.comparison.figures import Line, headline, measures, values
 from fedllm_app.comparison.grid import Cell
 from fedllm_app.comparison.held_out import HELD_OUT, held_out
 from fedllm_app.comparison.notes import notes
-from fedllm_app.comparison.table import Table, csv_text, json_text, markdown, show
+from fedllm_app.comparison.table import Table, csv_text, markdown, show
 from fedllm_app.evaluation.contestants import BASE
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.saved import example_lines, file_names
+from fedllm_app.evaluation.tables import json_text
 from fedllm_app.paths import atomic_path, write_text
 from fedllm_app.tasks import task_spec
 

@@ -2,12 +2,9 @@
 
 import csv
 import io
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -170,16 +167,3 @@ def csv_text(table: Table) -> str:
             own = [getattr(seen[seed], name) for name in _COSTS] if seed in seen else [""] * 4
             writer.writerow([value.line, seed, value.task, value.metric, one, *[""] * 5, value.n, *own])
     return file.getvalue()
-
-
-def json_text(table: Table) -> str:
-    """Everything; numbers that JSON does not know, such as an infinite perplexity, as text."""
-    return json.dumps(_finite(asdict(table)), indent=2, default=str, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

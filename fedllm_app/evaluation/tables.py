@@ -186,8 +186,8 @@ def csv_text(report: Report) -> str:
     return file.getvalue()
 
 
-def json_text(report: Report) -> str:
-    """Everything; numbers that JSON does not know, such as an infinite perplexity, as text."""
+def json_text(report: Any) -> str:
+    """Everything of a dataclass; numbers that JSON does not know, such as an infinite perplexity, as text."""
     return json.dumps(_finite(asdict(report)), indent=2, default=str, allow_nan=False) + "\n"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from fedllm_app.comparison.cell import Costs
 from fedllm_app.comparison.figures import Line, headline, measures, shares, values
-from fedllm_app.comparison.table import Table, cell, csv_text, json_text, markdown, short_rows
+from fedllm_app.comparison.table import Table, cell, csv_text, markdown, short_rows
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.suite import (
     Answer,
@@ -20,6 +20,7 @@ from fedllm_app.evaluation.suite import (
     TestSet,
     each,
 )
+from fedllm_app.evaluation.tables import json_text
 
 ACCURACY = Metric("accuracy", "share", "right")
 WORDS = Metric("words", "mean", "words", percent=False, lower_is_better=True)
