@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -109,7 +110,7 @@ def _init(parsed: argparse.Namespace, console: Console) -> int:
     write_project(directory)
     console.print(
         f"{directory}: change my_strategy.py and pyproject.toml there, then: "
-        f"cd {parsed.directory} && fedllm run -c conf/short.toml",
+        f"cd {shlex.quote(str(parsed.directory))} && fedllm run -c conf/short.toml",
         markup=False,
         highlight=False,
         soft_wrap=True,

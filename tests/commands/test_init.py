@@ -35,13 +35,11 @@ def test_a_project_has_every_key_and_a_strategy_of_its_own(project):
 
 def test_a_new_project_runs(project, run_config, tmp_path):
     """With η = 1 its strategy is FedAvg: the same final adapter up to rounding; with η = 0 nothing moves."""
-    from argparse import Namespace
-
     import numpy as np
     from safetensors.numpy import load
 
     main(["init", str(project)])
-    assert app_defaults(Namespace(app=str(project)))["strategy.name"] == "my_strategy.Mine"
+    assert app_defaults(project)["strategy.name"] == "my_strategy.Mine"
     small = run_config | {"clients.number": 2, "evaluate.every": 0}
     mine = small | {"strategy.name": "my_strategy.Mine"}
     averaged = load(run_in_process(small, tmp_path / "fedavg"))
@@ -57,10 +55,10 @@ def test_a_new_project_runs(project, run_config, tmp_path):
 def test_what_is_there_is_left_alone(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["init", str(tmp_path)]) == 2
-    assert "is not empty" in capsys.readouterr().out.replace("\n", " ")
+    assert "is not empty" in " ".join(capsys.readouterr().out.split())
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert main(["init", str(tmp_path / "notes.txt")]) == 2
-    assert "is a file" in capsys.readouterr().out.replace("\n", " ")
+    assert "is a file" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_empty_directory_is_taken(tmp_path, monkeypatch):
