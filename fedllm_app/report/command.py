@@ -14,7 +14,7 @@ _PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")
 def run_command(config: Mapping[str, object], app: Path | None = None) -> str:
     """The `fedllm run` that repeats a run: every value that is not a default of the app, quoted for a shell.
 
-    Without the app's defaults, which stand in its pyproject.toml, all values are given.
+    The defaults are those of the app's pyproject.toml, or of the installed app where there is none.
     """
     defaults = _defaults(app)
     changed = {key: value for key, value in config.items() if key not in _PLACES and defaults.get(key) != value}

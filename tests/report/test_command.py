@@ -39,10 +39,13 @@ def test_the_command_line_gives_the_configuration(changed):
     assert defaults | read_overrides(given, defaults) == defaults | changed
 
 
-def test_an_app_without_defaults_gives_all_values(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedllm_app.report.command.fedllm_app.__file__", str(tmp_path / "a" / "b" / "__init__.py"))
-    config = {"train.rounds": 3, "strategy.name": "fedavg"}
-    assert run_command(config, tmp_path).count("\\\n") == 2
+def test_without_an_app_the_installed_ones_defaults_count(tmp_path):
+    """Also where the directory is another project's."""
+    config = default_run_config(ROOT) | {"train.rounds": 3}
+    for app in (None, tmp_path):
+        assert run_command(config, app) == "fedllm run . -c \\\n    train.rounds=3"
+    (tmp_path / "pyproject.toml").write_text("[project]")
+    assert run_command(config, tmp_path).endswith(" train.rounds=3")
 
 
 def test_the_whole_configuration_is_a_file_for_the_command(tmp_path):
