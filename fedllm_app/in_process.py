@@ -14,6 +14,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedllm_app import client_app, server_app
+from fedllm_app.client.progress import keep_steps
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
 from fedllm_app.runs.directory import PromptRecord, RunDirectory
@@ -109,5 +110,8 @@ def run_in_process(
         else:
             directory.create(flat)
         nodes = config.clients.number or 2  # as many as Flower simulates by default
-        server_app.run_experiment(grid(flat, nodes, run_id), config, directory, run_id)
+        try:
+            server_app.run_experiment(grid(flat, nodes, run_id), config, directory, run_id)
+        finally:
+            keep_steps(run_id, directory.path)
     return directory

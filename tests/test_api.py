@@ -1,6 +1,7 @@
 """The app from Python: `fedllm_app.run`."""
 
 import io
+import json
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from fedllm_app.api import RunError
 from fedllm_app.commands import run as run_command
 from fedllm_app.config.sections import ConfigError
 from fedllm_app.errors import UserError
+from fedllm_app.paths import home
 from fedllm_app.runs.directory import NotResumable, read_journal
 
 
@@ -44,6 +46,18 @@ def test_a_run_in_this_process(small, tmp_path, monkeypatch, quiet):
     assert "event" in result.journal().columns and len(result.journal()) > len(rounds)
     assert "round 2/2: training loss" in quiet.file.getvalue()
     assert adapter_bytes(result) == run_in_process(small | {"strategy.name": "scaffold"}, tmp_path / "other")
+
+
+def test_the_loss_of_every_step_is_kept(small, tmp_path, quiet):
+    """Two rounds of two clients, one step each, and a line before each round's first; nothing stays elsewhere."""
+    flat = small | {"run.directory": str(tmp_path / "run")}
+    result = fedllm_app.run(flat, engine="in-process", console=quiet)
+    lines = [json.loads(line) for line in (result.directory / "steps.jsonl").read_text().splitlines()]
+    taken = [(line["round"], line["client"], line["step"]) for line in lines if line["loss"] is not None]
+    assert taken == [(1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1)]
+    losses = list(result.journal("client")["train_loss"])
+    assert [line["loss"] for line in lines if line["loss"] is not None] == pytest.approx(losses)
+    assert list((home() / "progress").iterdir()) == []
 
 
 def test_the_figure(small, tmp_path, quiet):

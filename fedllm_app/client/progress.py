@@ -6,10 +6,14 @@ logs; a file that all append to is what `fedllm run` can follow at once.
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
 from fedllm_app.paths import home, make_directory, opener
+
+STEPS_FILE = "steps.jsonl"
+"""In the run directory of a local run that has ended: a line a step."""
 
 
 def progress_file(run_id: int) -> Path:
@@ -27,6 +31,19 @@ def report(run_id: int, **fields: object) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+def keep_steps(run_id: int, run: Path) -> None:
+    """Move what the clients of a run on this machine reported to `steps.jsonl` in its directory, behind what is there.
+
+    Rounds that a resumed run does again stand there twice.
+    """
+    file = progress_file(run_id)
+    if not file.is_file():
+        return
+    with open(file, "rb") as reported, open(run / STEPS_FILE, "ab") as kept:
+        shutil.copyfileobj(reported, kept)
+    file.unlink()
 
 
 class Tail:

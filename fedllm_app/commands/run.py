@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedllm_app.class_paths import NotImportable
+from fedllm_app.client.progress import keep_steps
 from fedllm_app.commands.attach import follow_connection
 from fedllm_app.commands.connections import connection_names
 from fedllm_app.commands.flower import (
@@ -167,14 +168,17 @@ def _log_file(directory: RunDirectory) -> Path:
 def _follow_local(
     run_id: int, directory: RunDirectory, config: Config, console: Console, superlink: LocalSuperLink
 ) -> Outcome:
-    return follow(
-        run_id,
-        [FileEvents(directory, run_id)],
-        _watch(config, console),
-        lambda: run_status(run_id, None, superlink.environment),
-        superlink.ended,
-        str(directory.path),
-    )
+    try:
+        return follow(
+            run_id,
+            [FileEvents(directory, run_id)],
+            _watch(config, console),
+            lambda: run_status(run_id, None, superlink.environment),
+            superlink.ended,
+            str(directory.path),
+        )
+    finally:
+        keep_steps(run_id, directory.path)
 
 
 def _watch(config: Config, console: Console) -> Watch:
