@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -23,31 +26,10 @@ from fedllm_app.commands.run import run_to_end
 from fedllm_app.runs.directory import read_journal, read_result
 from fedllm_app.sites import keys
 from fedllm_app.sites.connection_checks import check_server
+from fedllm_app.sites.control import control, nodes
 from fedllm_app.sites.site_file import read_site
 
 pytestmark = pytest.mark.slow
-
-# What Python reads when it starts: the clock of its process.
-AN_HOUR_AHEAD = """
-import datetime, time
-
-true_time = time.time
-time.time = lambda: true_time() + 3600.0
-
-
-class Kind(type):
-    def __instancecheck__(cls, value):
-        return isinstance(value, true_datetime)
-
-
-class Ahead(datetime.datetime, metaclass=Kind):
-    @classmethod
-    def now(cls, tz=None):
-        return true_datetime.now(tz) + datetime.timedelta(hours=1)
-
-
-true_datetime, datetime.datetime = datetime.datetime, Ahead
-"""
 
 
 @pytest.fixture(scope="module")
@@ -121,39 +103,72 @@ def test_foreign_code_is_refused_and_never_runs(federation, short, tmp_path, con
     assert apps == []  # not even unpacked
 
 
-def node(*options: str) -> str:
-    """What flower-supernode says when it cannot connect."""
-    command = [str(os.path.join(os.path.dirname(sys.executable), "flower-supernode")), *options]
-    done = subprocess.run(command, env=flower_environment(), capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 1
-    return done.stdout + done.stderr
-
-
 def test_strangers_are_not_let_in(federation, tmp_path):
-    """A key that is not registered, no TLS, another authority: each ends with Flower's exit code 305, and the check
-    names the cause before."""
+    """A key that is not registered, no TLS, another authority. Flower ends the first and the last (exit code 305), and
+    lets the second try for ever. None of them is seen by the server, and the check names no fault of a real site."""
     berlin = read_site(federation.directory / "sites" / "berlin")
     assert {finding.level for finding in check_server(berlin)} == {"ok"}
     key, other = tmp_path / "other.key", tmp_path / "other"
     keys.make_node_key(key)
     keys.make_authority(other, "other")
-    address = ["--superlink", federation.address, "--port", str(trial.free_port())]
-    ours = ["--root-certificates", str(federation.authority)]
-    theirs = ["--root-certificates", str(other / "ca.crt")]
-    for options in ([*ours, "--auth-supernode-private-key", str(key)], ["--insecure"], theirs):
-        assert "Exit Code: 305" in node(*address, *options)
+    strangers = {
+        "unregistered": ["--root-certificates", federation.authority, "--auth-supernode-private-key", key],
+        "plain": ["--insecure"],
+        "other": ["--root-certificates", other / "ca.crt"],
+    }
+    with control(federation.address, federation.authority) as client:
+        before = {node.node_id for node in nodes(client)}
+    with ExitStack() as stack:
+        logs = {
+            name: stack.enter_context(supernode(federation, tmp_path / f"{name}.log", o))
+            for name, o in strangers.items()
+        }
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and not all(map(was_refused, logs.values())):
+            time.sleep(0.5)
+        assert all(map(was_refused, logs.values())), {name: log.read_text() for name, log in logs.items()}
+        with control(federation.address, federation.authority) as client:
+            assert {node.node_id for node in nodes(client)} == before
+    assert "Exit Code: 305" in logs["unregistered"].read_text()
 
 
-def test_a_clock_that_is_an_hour_ahead_is_named(federation, tmp_path):
+@contextmanager
+def supernode(federation: trial.Trial, log: Path, options: list) -> Iterator[Path]:
+    """A SuperNode of Flower's, whose log this gives; its children outlive it, so all of them are ended."""
+    command = [Path(sys.executable).parent / "flower-supernode", "--superlink", federation.address]
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [*map(str, [*command, "--port", trial.free_port(), *options])],
+            env=flower_environment(),
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        yield log
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def was_refused(log: Path) -> bool:
+    """Whether a SuperNode has said that it could not connect, at last or several times."""
+    text = log.read_text()
+    return "Exit Code: 305" in text or text.count("Connection attempt failed") > 3
+
+
+def test_a_clock_that_is_an_hour_ahead_is_named(federation, capsys, monkeypatch):
     """Flower refuses every message of such a node, whose signature has the time. The check says what to do."""
-    (tmp_path / "sitecustomize.py").write_text(AN_HOUR_AHEAD)
-    ours = flower_environment()
-    environment = ours | {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), ours["PYTHONPATH"]]))}
-    site = str(federation.directory / "sites" / "berlin")
-    command = [sys.executable, "-m", "fedllm_app.commands.main", "site", "check", site]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    said = " ".join(done.stdout.split())
-    assert done.returncode == 1, said + done.stderr
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr("fedllm_app.sites.connection_checks.datetime", Ahead)
+    assert main(["site", "check", str(federation.directory / "sites" / "berlin")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
     assert re.search(r"this machine is 3[56]\d\d s ahead of the server", said), said
 
 
@@ -180,7 +195,7 @@ def test_sigterm_ends_a_site_and_all_that_it_started(federation):
     (rome,) = [process for process in federation.processes if process.name == "rome"]
     process = psutil.Process(rome.pid)
     below = process.children(recursive=True)
-    assert {"flower-supernode", "worker"} <= {word for child in below for word in words(child)}
+    assert {"node", "flower-superexec"} <= {word for child in below for word in words(child)}
     process.terminate()
     assert not psutil.wait_procs([process, *below], timeout=60)[1]
 
