@@ -17,7 +17,7 @@ from fedllm_app import client_app, server_app
 from fedllm_app.client.progress import keep_steps
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
-from fedllm_app.runs.directory import PromptRecord, RunDirectory
+from fedllm_app.runs.directory import PromptRecord, RunDirectory, check_resumable
 
 _FIRST_NODE = 100  # node ids of Flower are large and drawn; these differ from the numbers of clients, too
 _IDENTITY = ("_task_id", "_run_id", "_node_id")
@@ -100,6 +100,8 @@ def run_in_process(
     # PEFT takes bitsandbytes along only if it finds it at its own import, and a later run may need it.
     import peft  # noqa: F401
 
+    if flat["run.resume"]:  # which says more than what the parts of a changed configuration contradict
+        check_resumable(Path(str(flat["run.resume"])), flat)
     config = parse_run_config(flat)
     prompt = PromptRecord.of(config.data.template, config.data.system_prompt, config.data.special_tokens_in_text)
     directory = RunDirectory(Path(config.run.resume or config.run.directory), prompt, tell)

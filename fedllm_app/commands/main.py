@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return parsed.command(parsed, console)
         except UserError as error:
-            console.print(str(error), style="red", markup=False, highlight=False, emoji=False)
+            console.print(str(error), style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
             return 2
         except KeyboardInterrupt:
             with suppress(OSError):  # the terminal may be gone
