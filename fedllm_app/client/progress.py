@@ -10,7 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
-from fedllm_app.paths import file_mode, home, make_directory, opener
+from fedllm_app.paths import home, make_directory, opener
 
 STEPS_FILE = "steps.jsonl"
 """In the run directory of a local run that has ended: a line a step."""
@@ -41,8 +41,7 @@ def keep_steps(run_id: int, run: Path) -> None:
     file = progress_file(run_id)
     if not file.is_file():
         return
-    descriptor = os.open(run / STEPS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, file_mode(run / STEPS_FILE))
-    with open(file, "rb") as reported, open(descriptor, "ab") as kept:
+    with open(file, "rb") as reported, open(run / STEPS_FILE, "ab", opener=opener) as kept:
         shutil.copyfileobj(reported, kept)
     file.unlink()
 
