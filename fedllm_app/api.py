@@ -19,8 +19,7 @@ from fedllm_app.commands.new_directory import new_directory
 from fedllm_app.commands.options import app_defaults
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.commands.resumed import going_on
-from fedllm_app.commands.run import client_cpus, prepare, run_to_end
-from fedllm_app.commands.watch import Watch
+from fedllm_app.commands.run import client_cpus, prepare, run_to_end, watch_of
 from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError
@@ -166,7 +165,7 @@ def _run_here(flat: dict, console: Console) -> None:
     if not config.run.threads:  # what a simulation gives a client
         flat = flat | {"run.threads": client_cpus(config)}
     prepare(config, local=True)
-    with Watch(console, config.train.rounds, config.train.local_steps) as watch, _quiet():
+    with watch_of(config, console) as watch, _quiet():
         run_in_process(flat, watch.event)
 
 

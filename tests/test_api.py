@@ -60,6 +60,13 @@ def test_the_loss_of_every_step_is_kept(small, tmp_path, quiet):
     assert list((home() / "progress").iterdir()) == []
 
 
+def test_evaluations_are_shown_by_the_metrics_of_the_task(small, tmp_path, quiet):
+    flat = small | {"run.directory": str(tmp_path / "run"), "evaluate.every": 1, "train.rounds": 1}
+    result = fedllm_app.run(flat, engine="in-process", console=quiet)
+    loss = result.journal("evaluation")["eval_loss"].iloc[-1]
+    assert f"held-out after round 1: loss {loss:.3f}, exact match" in quiet.file.getvalue()
+
+
 def test_the_figure(small, tmp_path, quiet):
     result = fedllm_app.run(small | {"run.directory": str(tmp_path / "run")}, engine="in-process", console=quiet)
     figure = result.figure()

@@ -122,7 +122,7 @@ def run_to_end(
             outcome = _follow_local(run_id, directory, config, console, superlink)
         else:
             run_id = submit_run(app, connection, options, flower_environment())
-            return follow_connection(run_id, connection, directory, _watch(config, console))
+            return follow_connection(run_id, connection, directory, watch_of(config, console))
     say_end(outcome, console, lambda: end_of(_log_file(directory)), here=True)
     draw_figure(directory.path, console)
     return outcome
@@ -172,7 +172,7 @@ def _follow_local(
         return follow(
             run_id,
             [FileEvents(directory, run_id)],
-            _watch(config, console),
+            watch_of(config, console),
             lambda: run_status(run_id, None, superlink.environment),
             superlink.ended,
             str(directory.path),
@@ -181,7 +181,8 @@ def _follow_local(
         keep_steps(run_id, directory.path)
 
 
-def _watch(config: Config, console: Console) -> Watch:
+def watch_of(config: Config, console: Console) -> Watch:
+    """What a terminal shows of a run of this configuration."""
     train = config.train
     try:
         metrics = task_spec(train.task).metrics
