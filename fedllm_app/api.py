@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from fedllm_app.commands.new_directory import new_directory
+from fedllm_app.commands.new_directory import first_free, new_directory
 from fedllm_app.commands.options import app_defaults
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.commands.resumed import going_on
@@ -87,7 +87,7 @@ class Run:
         """
         from fedllm_app.commands.main import main
 
-        place = Path(out) if out else _free(self.directory / "evaluation")
+        place = Path(out) if out else first_free(self.directory / "evaluation")
         words = ["evaluate", str(self.directory), *(["--base"] if base else []), "--out", str(place)]
         for name, value in options.items():
             flag = f"--{name.replace('_', '-')}"
@@ -197,15 +197,6 @@ def _png(figure: "Figure") -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()
-
-
-def _free(directory: Path) -> Path:
-    """The directory, or the first with a number after its name that is not there."""
-    number, free = 1, directory
-    while free.exists():
-        number += 1
-        free = directory.with_name(f"{directory.name}-{number}")
-    return free
 
 
 def _reason(directory: Path) -> str:

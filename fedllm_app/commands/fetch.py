@@ -14,6 +14,7 @@ from fedllm_app.commands.flower import LaunchError, flower_environment, run_stat
 from fedllm_app.commands.log_stream import LogEvents, LogStream
 from fedllm_app.commands.options import APP_HELP
 from fedllm_app.config.app_files import app_directory
+from fedllm_app.config.parse import toml_text
 from fedllm_app.paths import atomic_path, file_sha256
 from fedllm_app.runs.outgoing import CHUNK, LARGEST
 
@@ -45,8 +46,7 @@ def _fetch(parsed: argparse.Namespace, console: Console) -> int:
         directory = directory_of(events_of(int(directory), connection), directory)
     began = time.monotonic()
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as overrides:
-        quoted = directory.replace("\\", "\\\\").replace('"', '\\"')
-        overrides.write(f'"run.fetch" = "{quoted}"\n"run.fetch-checkpoints" = {str(parsed.checkpoints).lower()}\n')
+        overrides.write(toml_text({"run.fetch": directory, "run.fetch-checkpoints": parsed.checkpoints}))
         overrides.flush()
         run_id = submit_run(
             app_directory(parsed.app), connection, ["--run-config", overrides.name], flower_environment()

@@ -27,7 +27,7 @@ def new_directory(name: str) -> Iterator[Path]:
     try:
         made_parent = not parent.exists()
         parent.mkdir(exist_ok=True)
-        path = _first_free(parent / stem)
+        path = first_free(parent / stem)
     except OSError as error:
         raise NoPlace(
             f"{parent / stem} cannot be made: {error.strerror}; work in a directory that you may write to, or set "
@@ -55,7 +55,8 @@ def check_home(home: Path) -> None:
         ) from error
 
 
-def _first_free(path: Path) -> Path:
+def first_free(path: Path) -> Path:
+    """Make a directory; with a number after its name if there is one already."""
     for number in count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:

@@ -28,7 +28,7 @@ from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch
 from fedllm_app.config.app_files import app_directory, is_app
-from fedllm_app.config.parse import parse_run_config
+from fedllm_app.config.parse import parse_run_config, toml_text
 from fedllm_app.config.sections import Config
 from fedllm_app.errors import UserError
 from fedllm_app.models.quantization import prepare_bitsandbytes
@@ -109,7 +109,7 @@ def run_to_end(
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         overrides = Path(scratch) / "run.toml"
-        overrides.write_text("".join(f'"{key}" = {_toml(value)}\n' for key, value in flat.items()), encoding="utf-8")
+        overrides.write_text(toml_text(flat), encoding="utf-8")
         options = ["--run-config", str(overrides)]
         if local and federation_config and (warning := gives_no_gpu(federation_config, this_machine())):
             console.print(warning, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
@@ -227,12 +227,3 @@ def gpu_need(flat: dict) -> int | None:
 def client_cpus(config: Config) -> int:
     """The cores that a client of the default federation has on a machine without a GPU."""
     return place(Machine(os.cpu_count() or 1), at_a_time(config), None).cpus
-
-
-def _toml(value: bool | int | float | str) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    return repr(value)

@@ -1,6 +1,7 @@
 """From Flower's flat mapping to the typed configuration, or one error that lists every problem."""
 
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,20 @@ def default_run_config(app: Path) -> dict[str, bool | int | float | str]:
 
 def _defaults_of(app: Path) -> dict[str, bool | int | float | str]:
     return flatten(read_toml(pyproject(app))["tool"]["flwr"]["app"].get("config", {}))
+
+
+def toml_value(value: object) -> str:
+    """A value of a configuration as TOML; text with line ends and control characters, too."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def toml_text(flat: Mapping[str, object]) -> str:
+    """A flat configuration as a TOML file, in its order."""
+    return "".join(f'"{key}" = {toml_value(value)}\n' for key, value in flat.items())
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

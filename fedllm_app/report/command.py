@@ -1,12 +1,11 @@
 """How to do a run again: its command line, and its whole configuration as TOML."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from fedllm_app.config.app_files import PACKAGE
-from fedllm_app.config.parse import default_run_config
+from fedllm_app.config.parse import default_run_config, toml_text, toml_value
 
 _PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")
 
@@ -25,17 +24,7 @@ def run_command(config: Mapping[str, object], app: Path | None = None) -> str:
 
 def full_configuration(config: Mapping[str, object]) -> str:
     """Every value of a run, as a file that `-c` takes."""
-    lines = [f'"{key}" = {toml_value(value)}' for key, value in sorted(config.items()) if key not in _PLACES]
-    return "\n".join(lines) + "\n"
-
-
-def toml_value(value: object) -> str:
-    """A value of a configuration as TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    return toml_text({key: value for key, value in sorted(config.items()) if key not in _PLACES})
 
 
 def _defaults(app: Path | None) -> dict[str, bool | int | float | str]:

@@ -1,12 +1,13 @@
 """The typed configuration: everything that is wrong is said at once."""
 
+import tomllib
 from typing import get_args
 
 import pydantic
 import pytest
 from places import ROOT
 
-from fedllm_app.config.parse import default_run_config, flatten, parse_run_config
+from fedllm_app.config.parse import default_run_config, flatten, parse_run_config, toml_text
 from fedllm_app.config.sections import Config, ConfigError, DataConfig
 from fedllm_app.data.partition import METHODS
 from fedllm_app.strategies.registry import STRATEGIES
@@ -384,3 +385,10 @@ def test_impossible_models_and_adapters(overrides, key, told):
 def test_possible_models_and_adapters(overrides):
     config = parse_run_config(DEFAULTS | overrides)
     assert config.adapter.method == overrides.get("adapter.method", "lora")
+
+
+@pytest.mark.parametrize(
+    "value", ["", 'a "b" \\ c', "two\nlines\r\n\tx", "\x00\x1f\x7f", "é €", True, 3, 1e-05, float("inf")]
+)
+def test_values_come_back_from_toml(value):
+    assert tomllib.loads(toml_text({"a.b": value})) == {"a.b": value}
