@@ -73,3 +73,5 @@ def test_the_version_and_the_presets_come_along(python):
 def test_it_is_the_same_code_to_a_server_and_its_sites(python, site_packages):
     assert python(FINGERPRINT).stdout.split() == [str(site_packages / "fedllm_app" / "__init__.py"), code_hash()]
     assert (site_packages / "fedllm_app" / "app.toml").read_bytes() == (ROOT / "pyproject.toml").read_bytes()
+    packaged = site_packages / "fedllm_app" / "notebook.ipynb"
+    assert packaged.read_bytes() == (ROOT / "examples" / "notebook.ipynb").read_bytes()

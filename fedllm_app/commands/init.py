@@ -1,4 +1,4 @@
-"""`fedllm init`: writes a project of one's own, with the defaults of every key and a strategy to change."""
+"""`fedllm init`: writes a project of one's own: the defaults of every key, a strategy to change, a notebook."""
 
 import argparse
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedllm_app.commands.new_directory import NoPlace
-from fedllm_app.config.app_files import PACKAGE, app_version, pyproject
+from fedllm_app.config.app_files import PACKAGE, app_version, notebook, pyproject
 from fedllm_app.errors import UserError
 from fedllm_app.paths import write_text
 
@@ -92,6 +92,7 @@ fedllm run . sites                                  # over the connection `sites
 - `pyproject.toml` has the default of every key.
 - `my_strategy.py` is the strategy. `_server_step` makes the next adapter; change it there. It runs on the server, and
   travels there with each run. Sites run the code that is installed there; they need no file of this directory.
+- `notebook.ipynb` trains and looks at a run from Python. It needs `pip install jupyter`.
 - `conf/` is for files that `-c` takes.
 
 `strategy.name` in `pyproject.toml` chooses the strategy: `my_strategy.Mine`, or a name such as `fedavg`.
@@ -100,7 +101,7 @@ fedllm run . sites                                  # over the connection `sites
 
 def add_parser(subparsers) -> None:
     """Add `fedllm init`."""
-    parser = subparsers.add_parser("init", help="write a project of your own: configuration, a strategy, a README")
+    parser = subparsers.add_parser("init", help="write a project of your own: configuration, a strategy, a notebook")
     parser.add_argument("directory", type=Path, metavar="DIR", help="a new or an empty directory")
     parser.set_defaults(command=_init)
 
@@ -143,6 +144,7 @@ def project_files(name: str) -> dict[str, str]:
     values = {"name": name, "version": app_version()}
     return {
         "my_strategy.py": _STRATEGY,
+        "notebook.ipynb": notebook().read_text(encoding="utf-8"),
         "conf/short.toml": _PRESET,
         "README.md": _README.format(**values),
         "pyproject.toml": _PROJECT.format(**values) + _defaults_with("my_strategy.Mine"),

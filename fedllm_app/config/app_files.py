@@ -1,7 +1,7 @@
 """Where an app is: a directory with a pyproject.toml of Flower's, or the installed package where there is none.
 
-The wheel carries the project's pyproject.toml as `app.toml` and its presets as `conf/`, so that the package alone is an
-app. In a checkout both are read where they lie, in the project's root.
+The wheel carries the project's pyproject.toml as `app.toml`, its presets as `conf/` and the example notebook, so that the
+package alone is an app. In a checkout they are read where they lie.
 """
 
 import tomllib
@@ -68,6 +68,12 @@ def presets() -> dict[str, Path]:
     packaged = PACKAGE / "conf"
     directory = packaged if packaged.is_dir() else PACKAGE.parent / "conf"
     return {path.stem: path for path in sorted(directory.glob("*.toml"))}
+
+
+def notebook() -> Path:
+    """The example notebook."""
+    packaged = PACKAGE / "notebook.ipynb"
+    return packaged if packaged.is_file() else PACKAGE.parent / "examples" / "notebook.ipynb"
 
 
 def read_toml(file: Path) -> dict[str, Any]:

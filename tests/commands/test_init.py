@@ -30,7 +30,9 @@ def test_a_project_has_every_key_and_a_strategy_of_its_own(project):
     assert written["project"]["name"] == "my-project"
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert written["project"]["dependencies"] == [f"fedllm-app=={version}"]
-    assert {path.name for path in project.iterdir()} == {"pyproject.toml", "my_strategy.py", "README.md", "conf"}
+    expected = {"pyproject.toml", "my_strategy.py", "notebook.ipynb", "README.md", "conf"}
+    assert {path.name for path in project.iterdir()} == expected
+    assert (project / "notebook.ipynb").read_bytes() == (ROOT / "examples" / "notebook.ipynb").read_bytes()
 
 
 def test_a_new_project_runs(project, run_config, tmp_path):
