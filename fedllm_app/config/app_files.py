@@ -1,7 +1,7 @@
 """Where an app is: a directory with a pyproject.toml of Flower's, or the installed package where there is none.
 
-The wheel carries the project's pyproject.toml as `app.toml`, its presets as `conf/` and the example notebook, so that the
-package alone is an app. In a checkout they are read where they lie.
+The wheel carries the project's pyproject.toml as `app.toml`, its presets as `conf/` and the example notebook, so that
+the package alone is an app. In a checkout they are read where they lie.
 """
 
 import tomllib
