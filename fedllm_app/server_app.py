@@ -18,10 +18,10 @@ from fedllm_app.federation.closing import Quorum
 from fedllm_app.federation.ending import tell_ended
 from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
-from fedllm_app.federation.holdings import Holdings, evaluating_clients, report_holdings
+from fedllm_app.federation.holdings import Holdings, evaluating_clients, report_holdings, report_more_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
 from fedllm_app.federation.participation import Participation
-from fedllm_app.federation.resume import begin
+from fedllm_app.federation.resume import begin, other_client
 from fedllm_app.federation.roster import (
     Node,
     assign_clients,
@@ -131,24 +131,25 @@ def _run(
     _warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()))
     _warn(directory, *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
+    schedule = Schedule.of(config, len(nodes))
+    first = schedule.described_first(config.clients.describe, bool(connected[0].partitions), where.server_round)
     began = time.time()
-    directory.journal("describing", clients=sorted(nodes))
-    holdings = describe_clients(grid, nodes, start.travelling.hash, run.describe_timeout, strategy.pooled)
+    asked = {client: nodes[client] for client in first}
+    holdings = _described(grid, config, directory, asked, len(nodes), start.travelling.hash, strategy.pooled)
     seconds["describe_seconds"] = time.time() - began
-    report_holdings(holdings, directory)
     held = {client: holding for client, (holding, _) in holdings.items()}
-    ledger = Ledger(directory, {client: holding.name for client, holding in held.items()}, participation)
+    ledger = Ledger(directory, len(nodes), participation)
+    ledger.know({client: holding.name for client, holding in held.items()})
     where.restore(strategy, chain, ledger)
     once = start.sent_once(nodes)
     exchange = _exchange(grid, config, nodes, start, strategy, ledger, chain, once, held)
     evaluating = set(evaluating_clients(held))
-
-    saver = Saver(directory, start, Schedule.of(config, len(nodes)), where.server_round)
+    saver = Saver(directory, start, schedule, where.server_round)
     _warn(directory, saver.check(len(strategy.sent_arrays)))
-    attendance = _attendance(grid, config, directory, connected, nodes, held, exchange, strategy.pooled, evaluating)
+    attendance = _attendance(grid, config, directory, connected, nodes, holdings, exchange, strategy.pooled, evaluating)
     rounds = Rounds(
         strategy,
-        saver.schedule,
+        schedule,
         exchange,
         ledger,
         chain,
@@ -180,13 +181,28 @@ def _connecting(directory: RunDirectory) -> Callable[[int, int, bool], None]:
     return tell
 
 
+def _described(
+    grid: Grid,
+    config: Config,
+    directory: RunDirectory,
+    nodes: Mapping[int, int],
+    clients: int,
+    manifest: str,
+    pooled: bool,
+) -> Holdings:
+    directory.journal("describing", clients=sorted(nodes))
+    holdings = describe_clients(grid, nodes, clients, manifest, config.run.describe_timeout, pooled)
+    report_holdings(holdings, directory)
+    return holdings
+
+
 def _attendance(
     grid: Grid,
     config: Config,
     directory: RunDirectory,
     connected: list[Node],
     nodes: dict[int, int],
-    held: Mapping[int, ClientHolding],
+    holdings: Holdings,
     exchange: PlainExchange,
     pooled: bool,
     evaluating: set[int],
@@ -195,14 +211,30 @@ def _attendance(
 
     def describe(some: Mapping[int, int]) -> tuple[Holdings, dict[int, str]]:
         found, problems = describe_some(grid, some, len(nodes), exchange.manifest, config.run.describe_timeout, pooled)
-        for client in list(found):  # one that comes back must have the base that it had
-            if different := base_problem({**held, client: found[client][0]}):
+        held = {client: holding for client, (holding, _) in holdings.items()}
+        for client in list(found):  # its base must be that of the others, and one that comes back must have the same
+            name, known = found[client][0].name, exchange.ledger.known_names().get(client)
+            different = base_problem({**held, client: found[client][0]})
+            if client not in held and known not in (None, name):
+                problems[client] = other_client(client, known, name)
+            elif different:
                 problems[client] = f"client {client}: {different}"
+            if client in problems:
                 del found[client]
         return found, problems
 
+    def introduced(new: Holdings) -> None:
+        report_more_holdings(new, holdings, directory)
+        holdings.update(new)
+        exchange.ledger.know({client: holding.name for client, (holding, _) in new.items()})
+        for client, (holding, _) in new.items():
+            has(client, holding)
+
     def returned(client: int, holding: ClientHolding) -> None:
         exchange.once.refused(client)  # it may have lost what it was sent
+        has(client, holding)
+
+    def has(client: int, holding: ClientHolding) -> None:
         if not pooled:
             exchange.examples[client] = holding.examples
         exchange.held_out[client] = holding.held_out
@@ -212,9 +244,10 @@ def _attendance(
         grid,
         nodes,
         connected,
-        holdings=held,
+        holdings={client: holding for client, (holding, _) in holdings.items()},
         code=code_hash(),
         describe=describe,
+        introduced=introduced,
         returned=returned,
         journal=directory.journal,
         wait_timeout=config.run.wait_timeout,

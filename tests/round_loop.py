@@ -118,7 +118,8 @@ def loop(tmp_path, make_grid):
         saved = []
         grid = make_grid(clients, **({"arrival": arrival} if arrival else {}))
         strategy = build_strategy(strategy, {}, number) if isinstance(strategy, str) else strategy
-        ledger = Ledger(directory, {client: f"owner {client}" for client in range(number)})
+        ledger = Ledger(directory, number)
+        ledger.know({client: f"owner {client}" for client in range(number)})
         chain, once = UpdateChain(), SentOnce({} if reference is None else {"reference": reference}, range(number))
         exchange = PlainExchange(
             grid,

@@ -54,6 +54,13 @@ class Block:
         self.clients = {client: ClientLine(plain_text(name, 40)) for client, name in sorted(names.items())}
         self.phase = "the first evaluation"
 
+    def joined(self, client: int, name: str) -> None:
+        """A client is known since it was drawn, for the first time."""
+        self.clients[client] = ClientLine(
+            plain_text(name, 40), "asked" if client in self.drawn else "waits", self.began or 0.0
+        )
+        self.clients = dict(sorted(self.clients.items()))
+
     def round_started(self, number: int, clients: Iterable[int], began: float) -> None:
         """Clients were drawn for a round, and are asked."""
         self.current, self.drawn = number, sorted(clients)

@@ -62,7 +62,7 @@ class Watch:
             "describing": self._describing,
             "started": self._started,
             "resumed": self._resumed,
-            "holds": self._held.append,
+            "holds": self._holds,
             "versions": self._versions.append,
             "warning": self._warning,
             "ready": self._ready,
@@ -112,6 +112,12 @@ class Watch:
     def _describing(self, event: dict) -> None:
         self.block.phase = f"{len(event['clients'])} clients look at their data"
 
+    def _holds(self, event: dict) -> None:
+        self._held.append(event)
+        if self.names:
+            self.names[event["client"]] = event["name"]
+            self.block.joined(event["client"], event["name"])
+
     def _log(self, event: dict) -> None:
         text = f"server: {event['text']}"
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -136,7 +142,9 @@ class Watch:
         for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
             self._print(line, soft_wrap=True)
         for line in self._versions:
-            self._print(versions_line(line["versions"], line["clients"], clients))
+            self._print(versions_line(line["versions"], line["clients"], len(holdings)))
+        if clients > len(holdings):
+            self._print(f"the other {clients - len(holdings):,} clients look at their data when they are drawn first")
         self._print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
 
     def _round_started(self, event: dict) -> None:

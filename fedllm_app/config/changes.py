@@ -18,6 +18,7 @@ MAY_CHANGE = frozenset(
         "clients.grace",
         "clients.too-few",
         "clients.retries",
+        "clients.describe",
         "tracking.backend",
         "tracking.project",
     }

@@ -125,7 +125,8 @@ class DataConfig(_Section):
 class ClientsConfig(_Section):
     """How many clients there are (0: one a node), how many take part in a round (0: all), and how many must answer.
 
-    `minimum` and `enough` are shares of the clients drawn, `grace` is in seconds.
+    `minimum` and `enough` are shares of the clients drawn, `grace` is in seconds. `describe` says whether all clients
+    tell before round 1 what they hold, or each when it is drawn first.
     """
 
     number: NotNegative
@@ -135,6 +136,7 @@ class ClientsConfig(_Section):
     grace: Annotated[float, Field(ge=0)]
     too_few: Literal["repeat", "skip"]
     retries: NotNegative
+    describe: Literal["auto", "all", "drawn"]
 
 
 class TrainConfig(_Section):

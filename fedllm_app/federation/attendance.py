@@ -35,11 +35,13 @@ class Attendance:
     known : Iterable[Node]
         All nodes that were met before the run, those that serve no client included.
     holdings : Mapping[int, ClientHolding]
-        What the clients said that they hold.
+        What the clients said that they hold; the others are asked when they are drawn first.
     code : str
         Hash of the server's code.
     describe : Describe
-        Asks clients that come back what they hold now, and checks them as before round 1.
+        Asks clients that come back, or are drawn first, what they hold now, and checks them as before round 1.
+    introduced : Callable[[Holdings], None]
+        Told of clients that are drawn first, before they train.
     returned : Callable[[int, ClientHolding], None]
         Told of a client that is back, before it trains.
     journal : Callable[..., None]
@@ -57,12 +59,13 @@ class Attendance:
         holdings: Mapping[int, ClientHolding],
         code: str,
         describe: Describe,
+        introduced: Callable[[Holdings], None],
         returned: Callable[[int, ClientHolding], None],
         journal: Callable[..., None],
         wait_timeout: float,
     ) -> None:
         self._grid, self._nodes, self._holdings = grid, nodes, dict(holdings)
-        self._code, self._describe, self._returned = code, describe, returned
+        self._code, self._describe, self._introduced, self._returned = code, describe, introduced, returned
         self._journal, self._wait_timeout = journal, wait_timeout
         known = list(known)
         client_of = {node_id: client for client, node_id in nodes.items()}
@@ -72,7 +75,7 @@ class Attendance:
         }
         self._met: dict[int, int | None] = {node.node_id: client_of.get(node.node_id) for node in known}
         self._tries: dict[int, int] = {}
-        self._away: set[int] = set()  # clients that must describe themselves before they train again
+        self._away = {*nodes} - {*holdings}  # clients that must describe themselves before they train again
         self._silent: set[int] = set()  # clients whose node did not answer its last message
         self._holding_up: dict[int, int] = {}  # how often a client held up a round that it then could not take part in
         self._not_before: dict[int, int] = {}  # the round in which it is asked again
@@ -81,11 +84,10 @@ class Attendance:
     def absent(self, server_round: int, clients: Collection[int], least: int = 0) -> dict[int, str]:
         """Which of some clients cannot be sent a message now, and why.
 
-        While fewer than `least` are connected, they are waited for. A client that came back is described first.
+        While fewer than `least` are connected, they are waited for. A client that came back, or was not drawn before,
+        is described first.
         """
-        if self._simulation:
-            return {}
-        gone = self._gone(clients)
+        gone = set() if self._simulation else self._gone(clients)
         if len(clients) - len(gone) < least:
             limit = self._wait_timeout
             self._journal("waiting", round=server_round, clients=sorted(gone), least=least, wait_timeout=limit)
@@ -109,7 +111,8 @@ class Attendance:
 
     def silent(self, clients: Iterable[int], lost: Iterable[int] = ()) -> None:
         """Note clients that did not answer; of those that are `lost`, Flower says that their node is gone."""
-        self._away.update(lost)
+        if not self._simulation:  # where another process does what a lost one did, with the same data
+            self._away.update(lost)
         self._silent.update(clients, lost)
 
     def _gone(self, clients: Collection[int]) -> set[int]:
@@ -176,18 +179,23 @@ class Attendance:
                 )
 
     def _welcome(self, server_round: int, clients: list[int]) -> dict[int, str]:
-        """Describe clients that came back; why some cannot take part."""
+        """Let clients that came back, or are drawn first, describe themselves; why some cannot take part."""
         began = time.monotonic()
         holdings, problems = self._describe({client: self._nodes[client] for client in clients})
         if time.monotonic() - began > _PATIENCE:
             for client in problems:
                 self._holding_up[client] = self._holding_up.get(client, 0) + 1
                 self._not_before[client] = server_round + 2 ** self._holding_up[client]
+        first = {client: described for client, described in holdings.items() if client not in self._holdings}
+        if first:
+            self._introduced(first)
         for client, (holding, _) in holdings.items():
-            before = self._holdings[client]
+            before = self._holdings.get(client)
             self._holdings[client] = holding
             self._away.discard(client)
             self._holding_up.pop(client, None)
+            if before is None:
+                continue
             self._returned(client, holding)
             changed = differences(before, holding)
             self._journal("returned", round=server_round, client=client, name=before.name, changed=changed)

@@ -34,18 +34,42 @@ _FEW_ROWS = 8  # fewer training rows than that are worth a warning
 
 
 def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
-    """Journal and log what every client holds, the versions once for all that share them, and where those differ."""
-    for client, (holding, _) in holdings.items():
-        directory.journal("holds", client=client, **holding.to_journal())
-    log(INFO, "%s", _as_text(holdings_table({client: holding for client, (holding, _) in holdings.items()})))
-    for line in data_notes({client: holding.notes for client, (holding, _) in holdings.items()}):
+    """Journal and log what clients hold, the versions once for all that share them, and where those differ."""
+    held = _journal_holdings(holdings, directory)
+    log(INFO, "%s", _as_text(holdings_table(held)))
+    for line in data_notes({client: holding.notes for client, holding in held.items()}):
         log(INFO, "%s", line)
     groups = version_groups({client: versions for client, (_, versions) in holdings.items()})
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(holdings)))
+    _warn(directory, [*row_warnings(held), version_warning(groups), held_out_warning(held)])
+
+
+def report_more_holdings(new: Holdings, before: Holdings, directory: RunDirectory) -> None:
+    """Journal what clients hold that are drawn first in a later round, and warn of what is new about them.
+
+    Versions that others have as well are not told again.
+    """
+    held = _journal_holdings(new, directory)
+    known = [versions for _, versions in before.values()]
+    groups = version_groups({client: versions for client, (_, versions) in new.items()})
+    other = [(versions, clients) for versions, clients in groups if versions not in known]
+    for versions, clients in other:
+        directory.journal("versions", clients=clients, versions=versions)
+    everyone = version_groups({client: versions for client, (_, versions) in {**before, **new}.items()})
+    _warn(directory, [*row_warnings(held), version_warning(everyone) if other else "", held_out_warning(held)])
+
+
+def _journal_holdings(holdings: Holdings, directory: RunDirectory) -> dict[int, ClientHolding]:
     held = {client: holding for client, (holding, _) in holdings.items()}
-    for warning in filter(None, [*row_warnings(held), version_warning(groups), held_out_warning(held)]):
+    for client, holding in held.items():
+        directory.journal("holds", client=client, **holding.to_journal())
+    return held
+
+
+def _warn(directory: RunDirectory, warnings: Iterable[str]) -> None:
+    for warning in filter(None, warnings):
         directory.journal("warning", reason=warning)
         log(WARNING, warning)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, RecordDict
 
-from fedllm_app.federation.participation import Participation
+from fedllm_app.federation.participation import Participation, default_name, recorded_names
 from fedllm_app.messages import METRICS, PEAK_GPU_MEMORY, PEAK_MEMORY, record_bytes
 from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.runs.directory import RunDirectory
@@ -42,22 +42,28 @@ class Ledger:
     ----------
     directory : RunDirectory
         Whose journal is written.
-    names : Mapping[int, str]
-        What each client is called.
+    clients : int
+        How many the run has.
     participation : Participation | None
         Counts who took part; None: one of the ledger's own.
     """
 
-    def __init__(
-        self, directory: RunDirectory, names: Mapping[int, str], participation: Participation | None = None
-    ) -> None:
+    def __init__(self, directory: RunDirectory, clients: int, participation: Participation | None = None) -> None:
         self.directory = directory
-        self.names = names
+        self.names = {client: default_name(client) for client in range(clients)}
         self.participation = participation or Participation()
-        self.participation.begin(names)
-        self.totals = Totals(positions=dict.fromkeys(names, 0), versions=dict.fromkeys(names, 0))
+        self.totals = Totals(positions=dict.fromkeys(self.names, 0), versions=dict.fromkeys(self.names, 0))
         self._saved: list[dict[int, int]] = []  # versions by client in the last two checkpoints
         self._peaks: dict[str, float] = {}  # largest numbers of memory since `take_peaks`
+
+    def know(self, names: Mapping[int, str]) -> None:
+        """What clients are called."""
+        self.names |= names
+        self.participation.know(names)
+
+    def known_names(self) -> dict[int, str]:
+        """What clients are called, by client, of those that have said it."""
+        return recorded_names(self.participation.lines())
 
     def sent(self, content: RecordDict) -> None:
         """Count a message that goes to a client."""
@@ -132,6 +138,7 @@ class Ledger:
         totals.down, totals.up, totals.refused = (int(numbers[name]) for name in ("down", "up", "refused"))
         totals.peak = {name: numbers[name] for name in totals.peak}
         self.participation.restore(checkpoint.participation)
+        self.names |= self.known_names()
         self._saved = [dict(versions_before)]
         self._remember_versions()
 

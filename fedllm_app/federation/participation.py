@@ -14,6 +14,11 @@ Line = Mapping[str, int | str]
 _ROWS = 20  # lines of clients in a table
 
 
+def default_name(client: int) -> str:
+    """What a client is called that has not said what it is called."""
+    return f"client {client}"
+
+
 @dataclass
 class ClientPart:
     """One client's part in a run.
@@ -45,9 +50,10 @@ class Participation:
     def __init__(self) -> None:
         self._parts: dict[int, ClientPart] = {}
 
-    def begin(self, names: Mapping[int, str]) -> None:
-        """All clients of the run and what they are called."""
-        self._parts = {client: ClientPart(client, name) for client, name in names.items()}
+    def know(self, names: Mapping[int, str]) -> None:
+        """Clients of the run and what they are called, before one of them is counted."""
+        for client, name in names.items():
+            self._part(client).name = name
 
     def restore(self, lines: Iterable[Line]) -> None:
         """Go on from the counts of a checkpoint."""
@@ -57,25 +63,35 @@ class Participation:
     def drawn(self, clients: Iterable[int]) -> None:
         """Count the clients that a round is for."""
         for client in clients:
-            self._parts[client].drawn += 1
+            self._part(client).drawn += 1
 
     def took_part(self, clients: Iterable[int]) -> None:
         """Count the clients whose updates entered a round."""
         for client in clients:
-            self._parts[client].took_part += 1
+            self._part(client).took_part += 1
 
     def refused(self, client: int, reason: str) -> None:
         """Count a training reply that was not used."""
-        self._parts[client].refused += 1
-        self._parts[client].last_reason = reason
+        part = self._part(client)
+        part.refused += 1
+        part.last_reason = reason
 
     def late(self, client: int) -> None:
         """Count a reply that came after its round was closed."""
-        self._parts[client].late += 1
+        self._part(client).late += 1
 
     def lines(self) -> list[dict[str, int | str]]:
-        """All clients, in order."""
+        """All clients that are known or were drawn, in order."""
         return [asdict(self._parts[client]) for client in sorted(self._parts)]
+
+    def _part(self, client: int) -> ClientPart:
+        return self._parts.setdefault(client, ClientPart(client, default_name(client)))
+
+
+def recorded_names(lines: Iterable[Line]) -> dict[int, str]:
+    """What clients are called, by client, of those that had said it when the lines were written."""
+    names = {int(line["client"]): str(line["name"]) for line in lines}
+    return {client: name for client, name in names.items() if name != default_name(client)}
 
 
 def never_contributed(lines: Iterable[Line]) -> list[Line]:

@@ -10,6 +10,7 @@ from fedllm_app.class_paths import is_class_path
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.fingerprint import environment
 from fedllm_app.federation.ledger import Ledger
+from fedllm_app.federation.participation import recorded_names
 from fedllm_app.federation.start import StartingPoint, starting_point
 from fedllm_app.runs.checkpoints import (
     Checkpoint,
@@ -22,6 +23,14 @@ from fedllm_app.runs.directory import NotResumable, RunDirectory
 from fedllm_app.runs.journal import ENVIRONMENT, RESUMED, STARTED, read_journal
 from fedllm_app.strategies.round_strategy import ForeignStrategy, RoundStrategy
 from fedllm_app.updates.chain import UpdateChain
+
+
+def other_client(client: int, was: str, now: str) -> str:
+    """A sentence on a client that is not the one with which the run began."""
+    return (
+        f"client {client} was {was!r} and is {now!r} now: a run goes on with the sites that it began with; start the "
+        "missing ones, end the others"
+    )
 
 
 @dataclass
@@ -73,16 +82,12 @@ class Beginning:
 
     def _check_clients(self, checkpoint: Checkpoint, ledger: Ledger) -> None:
         """Clients are numbered by the names of their sites: another set of sites would mix up what is kept of them."""
-        before = {line["client"]: line["name"] for line in checkpoint.participation}
-        other = [
-            client for client in sorted({*before, *ledger.names}) if before.get(client) != ledger.names.get(client)
-        ]
+        before, now = recorded_names(checkpoint.participation), ledger.known_names()
+        other = {client for client in before.keys() & now.keys() if before[client] != now[client]}
+        other |= checkpoint.positions.keys() ^ ledger.totals.positions.keys()
         if other:
-            was, now = (names.get(other[0], "not there") for names in (before, ledger.names))
-            raise NotResumable(
-                f"client {other[0]} was {was!r} and is {now!r} now: a run goes on with the sites that it began with; "
-                "start the missing ones, end the others"
-            )
+            first = min(other)
+            raise NotResumable(other_client(first, before.get(first, "not there"), now.get(first, "not there")))
 
     def state_note(self, config: Config, strategy: RoundStrategy) -> str:
         """A sentence where a strategy of the user's may have a state that no checkpoint holds; "" elsewhere."""

@@ -6,7 +6,7 @@ works on Flower's default of two virtual nodes as well, each serving two.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import WARNING
 
 from flwr.app import ConfigRecord, RecordDict
@@ -26,6 +26,7 @@ from fedllm_app.messages import CONFIG, plain_text
 
 IDENTIFY, DESCRIBE = "query.identify", "query.describe"
 NO_ANSWER = "no answer"
+_FIRST_ASKED = 16  # nodes; all nodes of a simulation run the same code on the same machine, so a few speak for them
 
 
 class RosterError(UserError):
@@ -36,6 +37,7 @@ class RosterError(UserError):
 class Node:
     """What a node said of itself. `partition` and `partitions` are -1 and 0 for a node that was given none.
 
+    `partition` is -1 for a simulation's node that was not asked.
     `code` is the hash of its code, `protocol` the version of the messages that it understands.
     """
 
@@ -52,6 +54,8 @@ def gather_nodes(
 ) -> list[Node]:
     """The nodes of this run in a stable order: by partition, else by site name, else by id (which Flower draws).
 
+    Each site is asked who it is. Of a simulation some nodes are asked, since all run the same code on the same data.
+
     Parameters
     ----------
     tell : Callable[[int, int, bool], None]
@@ -67,12 +71,17 @@ def gather_nodes(
     """
     known: dict[int, Node] = {}
     lost: set[int] = set()
-    _meet(grid, 1, known, lost, timeout, lambda connected: tell(connected, clients, False))
+    _meet(grid, 1, known, lost, timeout, lambda connected: tell(connected, clients, False), most=_FIRST_ASKED)
     partitions = next(iter(known.values())).partitions
     expected = partitions or clients
     if not expected:
         raise RosterError("clients.number = 0 in a deployment: it must be the number of sites that take part")
-    _meet(grid, expected, known, lost, timeout, lambda connected: tell(connected, expected, bool(partitions)))
+    if partitions:
+        connected = wait_for_nodes(grid, expected, timeout, lost, lambda connected: tell(connected, expected, True))
+        one = next(iter(known.values()))
+        known = {node_id: known.get(node_id) or replace(one, node_id=node_id, partition=-1) for node_id in connected}
+    else:
+        _meet(grid, expected, known, lost, timeout, lambda connected: tell(connected, expected, False))
     nodes = sorted(known.values(), key=lambda node: (node.partition, node.site, node.node_id))
     _check_versions(nodes, code)
     names = [node.site for node in nodes if node.site and not node.partitions]
@@ -131,15 +140,15 @@ def assign_clients(nodes: list[Node], clients: int) -> dict[int, int]:
 
 
 def describe_clients(
-    grid: Grid, nodes: Mapping[int, int], manifest: str, timeout: float, pooled: bool = False
+    grid: Grid, nodes: Mapping[int, int], clients: int, manifest: str, timeout: float, pooled: bool = False
 ) -> Holdings:
-    """What every client holds, and the versions of its code and libraries, by client.
+    """What some of the `clients` hold, all of them or those drawn first, and the versions of their code and libraries.
 
     Raises `RosterError` naming each client that cannot take part and why, before the first round, and who has which
     base model where those differ. Where rows are to be
     `pooled`, that is also one whose rows no other has.
     """
-    holdings, problems = describe_some(grid, nodes, len(nodes), manifest, timeout, pooled)
+    holdings, problems = describe_some(grid, nodes, clients, manifest, timeout, pooled)
     if problems:
         lines = "\n  ".join(problems.values())
         raise RosterError(f"{len(problems)} of {len(nodes)} clients cannot take part:\n  {lines}")
@@ -199,15 +208,22 @@ def identify(grid: Grid, node_ids: Iterable[int], timeout: float) -> tuple[list[
 
 
 def _meet(
-    grid: Grid, number: int, known: dict[int, Node], lost: set[int], timeout: float, tell: Callable[[int], None]
+    grid: Grid,
+    number: int,
+    known: dict[int, Node],
+    lost: set[int],
+    timeout: float,
+    tell: Callable[[int], None],
+    most: int | None = None,
 ) -> None:
-    """Ask the nodes that are connected who they are, until `number` of them have said so.
+    """Ask the nodes that are connected who they are, `most` of them at a time, until `number` of them have said so.
 
     Flower lists a node for a minute after it was killed. Such a node is `lost`, and no reason to end the run.
     """
     while True:
         connected = wait_for_nodes(grid, number, timeout, lost, tell)
-        nodes, problems, gone = identify(grid, [node_id for node_id in connected if node_id not in known], timeout)
+        new = [node_id for node_id in connected if node_id not in known]
+        nodes, problems, gone = identify(grid, new[:most], timeout)
         for node_id, reason in problems.items():
             if node_id not in gone:
                 said = "could not say who it is" if reason == NO_ANSWER else "does not take part"

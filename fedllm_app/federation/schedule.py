@@ -11,6 +11,9 @@ import numpy as np
 
 from fedllm_app.config.sections import Config
 
+MANY_CLIENTS = 100
+"""A simulation of more clients does not ask all of them what they hold, unless it is told to."""
+
 
 @dataclass(frozen=True)
 class RoundPlan:
@@ -72,6 +75,13 @@ class Schedule:
             # Round 0 changes nothing. The last is saved, so that a finished run can be continued.
             saves=number > 0 and self._is_due(number, self.checkpoint_every),
         )
+
+    def described_first(self, describe: str, simulation: bool, after: int = 0) -> list[int]:
+        """The clients that say what they hold before round `after` + 1, given `clients.describe`."""
+        as_drawn = describe == "drawn" or (describe == "auto" and simulation and self.clients > MANY_CLIENTS)
+        if as_drawn and after < self.rounds:
+            return self.round(after + 1).clients
+        return list(range(self.clients))
 
     def _is_due(self, number: int, every: int) -> bool:
         """Whether a round is one of every so many, counted from 0, or the last; none is for 0."""

@@ -18,7 +18,6 @@ _ONCE_AN_ATTEMPT = (
     ENVIRONMENT,
     "connecting",
     "describing",
-    "holds",
     "versions",
     "ready",
     "failed",
@@ -88,13 +87,19 @@ def _ids_as_text(line: dict) -> dict[str, str]:
 
 
 def without_repeated(events: list[dict]) -> list[dict]:
-    """The events without those of rounds after the checkpoint from which a run went on later, and without its ends."""
+    """The events without those of rounds after the checkpoint from which a run went on later, and without its ends.
+
+    A client that says again what it holds has said it once.
+    """
     kept: list[dict] = []
     for event in events:
         if event["event"] == RESUMED:
             kept = [earlier for earlier in kept if not _repeated(earlier, event["round"])]
         kept.append(event)
-    return kept
+    last = {event.get("client"): number for number, event in enumerate(kept) if event["event"] == "holds"}
+    return [
+        event for number, event in enumerate(kept) if event["event"] != "holds" or last[event.get("client")] == number
+    ]
 
 
 def _repeated(event: dict, resumed_round: int) -> bool:

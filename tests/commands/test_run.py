@@ -107,7 +107,7 @@ def test_the_exit_status_tells_whether_all_that_were_drawn_contributed(
             directory.journal("failed", reason="nobody answered")
             return
         parts = Participation()
-        parts.begin({0: "rome", 1: "oslo"})
+        parts.know({0: "rome", 1: "oslo"})
         parts.drawn([0, 1])
         parts.took_part([0, 1][: 1 + took_part])
         write_text(

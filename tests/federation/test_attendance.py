@@ -26,6 +26,7 @@ class Federation:
         self.problems: dict[int, str] = {}
         self.rows: dict[int, int] = {}
         self.back: list[tuple[int, int]] = []
+        self.introduced: list[list[int]] = []
         self.events: list[tuple[str, dict]] = []
         self.nodes = {0: 10, 1: 11, 2: 12}
         self.grid = make_grid(self._identify, looks=[list(SITES)])
@@ -37,6 +38,7 @@ class Federation:
             holdings={client: holding() for client in self.nodes},
             code=CODE,
             describe=self._describe,
+            introduced=lambda new: self.introduced.append(sorted(new)),
             returned=lambda client, held: self.back.append((client, held.examples)),
             journal=lambda event, **more: self.events.append((event, more)),
             wait_timeout=0.05,

@@ -62,7 +62,8 @@ def outcome(tmp_path, make_grid):
         directory = RunDirectory(tmp_path / f"run-{len(list(tmp_path.iterdir()))}")
         directory.create({})
         made = build_strategy(strategy, {}, clients)
-        ledger = Ledger(directory, {client: f"owner {client}" for client in range(clients)})
+        ledger = Ledger(directory, clients)
+        ledger.know({client: f"owner {client}" for client in range(clients)})
         chain, once = chain or UpdateChain(), SentOnce({}, range(clients))
         exchange = PlainExchange(
             make_grid(answer, at_once=clients),

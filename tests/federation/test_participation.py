@@ -10,7 +10,7 @@ from fedllm_app.federation.participation import Participation, never_contributed
 def counted() -> Participation:
     """Client 1 missed one of two rounds, client 2 both, client 3 was never drawn."""
     parts = Participation()
-    parts.begin({0: "rome", 1: "oslo", 2: "[red]bern", 3: "kyiv"})
+    parts.know({0: "rome", 1: "oslo", 2: "[red]bern", 3: "kyiv"})
     for answering in ([0, 1], [0]):
         parts.drawn([0, 1, 2])
         parts.took_part(answering)
@@ -44,7 +44,7 @@ def test_who_never_contributed_was_drawn():
 
 def test_counts_go_on_from_a_checkpoint():
     parts = Participation()
-    parts.begin(dict(enumerate("abcd")))
+    parts.know(dict(enumerate("abcd")))
     parts.restore(counted().lines())
     parts.took_part([2])
     assert parts.lines()[2]["took_part"] == 1
@@ -61,7 +61,7 @@ def test_the_table_names_who_missed_rounds_the_worst_first():
 
 def test_a_sentence_where_nobody_missed_any():
     parts = Participation()
-    parts.begin({0: "rome", 1: "oslo"})
+    parts.know({0: "rome", 1: "oslo"})
     parts.drawn([0])
     parts.took_part([0])
     assert shown(parts.lines()).strip() == "every client took part in all rounds for which it was drawn"
@@ -69,7 +69,7 @@ def test_a_sentence_where_nobody_missed_any():
 
 def test_of_many_clients_the_table_shows_the_first():
     parts = Participation()
-    parts.begin({client: f"site {client}" for client in range(100)})
+    parts.know({client: f"site {client}" for client in range(100)})
     parts.drawn(range(50))
     text = shown(parts.lines())
     assert text.count("site ") == 20

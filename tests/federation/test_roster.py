@@ -44,12 +44,21 @@ def test_simulation_two_nodes_serve_four_clients(make_grid):
     assert assign_clients(nodes, 0) == {0: 90, 1: 17}
 
 
-def test_simulation_waits_for_all_its_nodes_and_asks_each_once(make_grid):
-    """The first node to connect says that there are three; clients.number = 1 does not shorten the wait."""
+def test_simulation_waits_for_all_its_nodes(make_grid):
+    """The first node to connect says that there are three; clients.number = 1 does not shorten the wait. The others run
+    the same code with the same data, and are not asked."""
     answer = says(**{f"node_{number}": {"partition": number, "partitions": 3} for number in range(3)})
     grid = make_grid(answer, looks=[[], [2], [2], [2, 0], [0, 2, 1]])
-    assert [node.partition for node in gather_nodes(grid, 1, CODE, 5.0)] == [0, 1, 2]
-    assert [message.metadata.dst_node_id for message in grid.sent] == [2, 0, 1]
+    assert [node.node_id for node in gather_nodes(grid, 1, CODE, 5.0)] == [0, 1, 2]
+    assert [message.metadata.dst_node_id for message in grid.sent] == [2]
+
+
+def test_a_large_simulation_asks_as_few_nodes_as_a_small_one(make_grid):
+    answer = says(**{f"node_{number}": {"partition": number, "partitions": 1000} for number in range(1000)})
+    grid = make_grid(answer, looks=[list(range(1000))])
+    nodes = gather_nodes(grid, 1000, CODE, 5.0)
+    assert len(grid.sent) == 16
+    assert sorted(assign_clients(nodes, 1000).values()) == list(range(1000))
 
 
 def test_deployment_is_ordered_by_site(make_grid):
@@ -162,7 +171,7 @@ def holds(message):
 def test_every_client_describes_itself(make_grid):
     """One node answers for both of its clients."""
     grid = make_grid(holds, arrival=lambda message: -message.content["config"]["client"])
-    held = describe_clients(grid, {0: 9, 1: 9}, "m", 5.0)
+    held = describe_clients(grid, {0: 9, 1: 9}, 2, "m", 5.0)
     assert held == {client: (shard(client, 2), ["torch 2"]) for client in (0, 1)}
     assert np.unique([message.metadata.message_type for message in grid.sent]).tolist() == ["query.describe"]
 
@@ -182,7 +191,7 @@ def test_all_clients_that_cannot_take_part_are_named(make_grid):
         return reply
 
     with pytest.raises(RosterError) as caught:
-        describe_clients(make_grid(answer, at_once=5), {client: 10 + client for client in range(5)}, "m", 0.1)
+        describe_clients(make_grid(answer, at_once=5), {client: 10 + client for client in range(5)}, 5, "m", 0.1)
     first, *lines = str(caught.value).splitlines()
     assert first == "4 of 5 clients cannot take part:"
     assert [line.strip() for line in lines] == [
@@ -224,12 +233,12 @@ def says_of_itself(**changes):
 )
 def test_a_description_of_other_types_or_beyond_bounds_names_its_client(make_grid, wrong):
     with pytest.raises(RosterError, match="1 of 2 clients cannot take part:\n  client 1: the reply cannot be read"):
-        describe_clients(make_grid(says_of_itself(**wrong)), {0: 9, 1: 9}, "m", 60.0)
+        describe_clients(make_grid(says_of_itself(**wrong)), {0: 9, 1: 9}, 2, "m", 60.0)
 
 
 def test_descriptions_are_cleaned_and_shortened(make_grid):
     grid = make_grid(says_of_itself(name="\x1b[2J" + "a" * 5_000_000, versions=["torch \u202e2"]))
-    holding, versions = describe_clients(grid, {0: 9, 1: 9}, "m", 60.0)[1]
+    holding, versions = describe_clients(grid, {0: 9, 1: 9}, 2, "m", 60.0)[1]
     assert holding.name.startswith(" [2Jaaa")
     assert len(holding.name) < 1100
     assert versions == ["torch  2"]
@@ -253,10 +262,10 @@ def test_clients_with_other_base_weights_or_tokenizers_are_refused_by_name(make_
         return reply
 
     with pytest.raises(RosterError) as caught:
-        describe_clients(make_grid(answer), dict.fromkeys(range(4), 9), "m", 60.0)
+        describe_clients(make_grid(answer), dict.fromkeys(range(4), 9), 4, "m", 60.0)
     said = str(caught.value)
     assert "different files of the weights of the base model (clients 0 " in said
     assert "aaaaaaaaaaaa; client 1 " in said
     assert "tokenizer" not in said
     differ[1] = {}
-    assert len(describe_clients(make_grid(answer), dict.fromkeys(range(4), 9), "m", 60.0)) == 4
+    assert len(describe_clients(make_grid(answer), dict.fromkeys(range(4), 9), 4, "m", 60.0)) == 4

@@ -107,7 +107,7 @@ def material(run_config, tmp_path):
     resume_in_process(hard, tmp_path / "hard")
     late = RunDirectory(tmp_path / "late")
     late.create({})
-    Ledger(late, {0: "north"}).late(1, 0)
+    Ledger(late, 1).late(1, 0)
     return [tmp_path / name for name in ("dpo", "kto", "text", "hard", "late")]
 
 
