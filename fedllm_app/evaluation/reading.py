@@ -6,6 +6,7 @@ where they do not, rows are read whole (`asking`).
 """
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,12 @@ class SharedReader:
         """The model below its head."""
         return backbone_of(self.base)
 
+    @cached_property
+    def _past_keyword(self) -> str:
+        """What the model calls its cache: transformers 5.24 renames it, model by model."""
+        accepted = inspect.signature(self.backbone.forward).parameters
+        return "cache" if "cache" in accepted else "past_key_values"
+
     def read(self, rows: Sequence[Sequence[int]], past: Past | None = None) -> tuple[torch.Tensor, Past]:
         """Read token ids, each row behind the same row of `past`.
 
@@ -93,8 +100,9 @@ class SharedReader:
             positions = positions + past.lengths[:, None]
             lengths = lengths + past.lengths
             cache = past.cache
+        behind = {self._past_keyword: cache}
         hidden = self.backbone(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **behind
         ).last_hidden_state
         return hidden, Past(cache, mask, lengths)
 

@@ -240,7 +240,7 @@ def install_head(base: nn.Module, kind: str) -> None:
         if not fused_lm_head:
             return other_calls(*args, labels=labels, **kwargs)
         del kwargs["use_cache"]
-        if plain and kwargs.get("past_key_values") is None:
+        if plain and kwargs.get("past_key_values") is None and kwargs.get("cache") is None:
             kwargs.pop("attention_mask", None)  # the trainers' collators pad on the right
         scores = completion_log_probs if plain else partial(own_log_probs, logits_of=other_calls)
         log_probs, correct, scored = scores(self, labels=labels, **kwargs)
