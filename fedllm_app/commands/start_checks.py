@@ -8,7 +8,7 @@ from fedllm_app.adapters.peft_directory import weights_file
 from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
 from fedllm_app.config.sections import Config
 from fedllm_app.data.named_sets import BUILT_IN, set_names
-from fedllm_app.data.origins import DataNotFound
+from fedllm_app.data.origins import DataNotFound, check_absolute
 from fedllm_app.data.templates import template_source
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.extra import check_extra
@@ -50,6 +50,8 @@ def check_start(config: Config, local: bool) -> None:
     check_tracking(config.tracking)
     template_source(config.data.template)
     for name in set_names(config.data.name):
+        if name != BUILT_IN:
+            check_absolute(name)
         if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():
             raise DataNotFound(f"data.name = {name!r}: there is no such file or folder; give the path of the data")
 

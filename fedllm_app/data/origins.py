@@ -71,11 +71,7 @@ def locate(name: str, rows: str, split: str, text_format: TextFormat) -> Origin:
                 f"{fitting or 'none'}"
             )
         return _hub(named.hub_id, named.configs, split or named.split)
-    if name.startswith((".", "~")) or format_of(Path(name)) or is_document(Path(name)) or name.count("/") > 1:
-        raise DataNotFound(
-            f"'{name}' is a relative path; give an absolute one, because the processes of a run work in other"
-            " directories"
-        )
+    check_absolute(name)
     if _HUB_ID.fullmatch(name):
         return _hub(name, (), split or "train")
     near = difflib.get_close_matches(name, list(NAMED_SETS), n=1)
@@ -83,6 +79,17 @@ def locate(name: str, rows: str, split: str, text_format: TextFormat) -> Origin:
     raise DataNotFound(
         f"unknown data '{name}'.{hint} Give an absolute path, a Hub id owner/name, or one of: {', '.join(NAMED_SETS)}"
     )
+
+
+def check_absolute(name: str) -> None:
+    """Refuse what can only be a relative path. DataNotFound."""
+    if Path(name).is_absolute() or name in NAMED_SETS:
+        return
+    if name.startswith((".", "~")) or format_of(Path(name)) or is_document(Path(name)) or name.count("/") > 1:
+        raise DataNotFound(
+            f"'{name}' is a relative path; give an absolute one, because the processes of a run work in other"
+            " directories"
+        )
 
 
 def stamps(paths: Iterable[Path]) -> list[tuple[str, int, str]]:

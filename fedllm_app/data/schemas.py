@@ -52,6 +52,15 @@ class Columns:
         return {key: name for key, name in asdict(self).items() if name}
 
 
+_NAMED_AS = {
+    "example": "data.prompt-column and data.completion-column, or data.messages-column",
+    "pair": "data.prompt-column, data.chosen-column and data.rejected-column",
+    "rated": "data.prompt-column, data.completion-column and data.label-column",
+    "document": "data.text-column",
+}
+"""The keys that name the columns of each kind of rows."""
+
+
 def _plain_names(columns: Collection[str]) -> dict[str, str]:
     """Columns by their names without capitals and blanks; without those that are then no longer told apart."""
     plain: dict[str, list[str]] = {}
@@ -242,7 +251,7 @@ def recognise(columns: Collection[str], rows: str, named: Columns = Columns()) -
     no_fit = f"fit no schema of {rows} rows"
     remedy = (
         f". Accepted: {'; '.join(schema.describe() for schema in fitting)}."
-        " Rename the columns, or name every column to read in the configuration; a table whose first line is a row"
+        f" Rename the columns, or name them in the configuration: {_NAMED_AS[rows]}. A table whose first line is a row"
         " already needs a line of column names above it."
     )
     raise UnknownSchema(

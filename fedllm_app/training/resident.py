@@ -106,6 +106,7 @@ class Resident:
     @cached_property
     def model(self) -> "PeftModel":
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
+        from fedllm_app.training.blocked_attention import install_attention
         from fedllm_app.training.head import choose_head, install_head
         from fedllm_app.training.probe import check_trainable, probe_base
 
@@ -116,6 +117,8 @@ class Resident:
         model = add_adapter(base, layout.settings.peft_config()).eval()
         freeze_home(model, self.key.aggregation)
         install_head(base, self.head)
+        if self.key.model.attention == "auto":
+            install_attention(base)
         check_trainable(model, self.key.adapter.method)
         return model
 

@@ -14,6 +14,7 @@ from fedllm_app.class_paths import ClassPathError
 from fedllm_app.commands.main import main
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.config.parse import parse_run_config
+from fedllm_app.data.origins import DataNotFound
 from fedllm_app.errors import UserError
 from fedllm_app.models.location import locate_model
 
@@ -127,3 +128,10 @@ class TestModels:
         shown = capsys.readouterr().out
         assert "is an encoder-decoder model (t5)" in " ".join(shown.split())
         assert len(shown) < 600
+
+
+def test_a_relative_path_of_data_is_refused_before_flower_starts(run_config):
+    config = parse_run_config(run_config | {"data.name": "data/tickets.csv"})
+    with pytest.raises(DataNotFound, match=r"'data/tickets\.csv' is a relative path; give an absolute one"):
+        check_start(config, local=True)
+    check_start(config, local=False)  # sites say themselves where their data is

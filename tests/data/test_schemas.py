@@ -440,3 +440,18 @@ def test_documents():
 def test_fields_that_a_kind_of_rows_reads():
     assert column_fields("document") == {"text"}
     assert column_fields("rated") == {"prompt", "completion", "label", "input"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("example", "data.prompt-column and data.completion-column, or data.messages-column"),
+        ("pair", "data.prompt-column, data.chosen-column and data.rejected-column"),
+        ("rated", "data.prompt-column, data.completion-column and data.label-column"),
+        ("document", "data.text-column"),
+    ],
+)
+def test_columns_that_fit_nothing_are_told_the_keys_that_name_them(kind, keys):
+    with pytest.raises(UnknownSchema) as caught:
+        recognise(["ticket", "desk"], kind)
+    assert f"or name them in the configuration: {keys}." in str(caught.value)
