@@ -40,7 +40,7 @@ def test_panels_references_and_one_legend(tmp_path, drawn):
     lines = {line.get_label(): list(line.get_ydata()) for line in held_out.get_lines()}
     assert lines["all clients"] == [5.0, 3.0, 2.0]
     assert lines["client 1 (south)"] == [5.5, 3.5, 2.5]
-    assert (lines["base model (round 0)"], lines["clients alone"]) == ([5.0, 5.0], [3.5, 3.5])
+    assert (lines["base model (round 0)"], lines["clients alone, each on its own rows"]) == ([5.0, 5.0], [3.5, 3.5])
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == len(set(labels)) == 7
@@ -75,7 +75,7 @@ def test_a_run_draws_its_figure_beside_its_reference(tmp_path, console: Console,
     draw_figure(run, console)
     assert (run / FIGURE_FILE).is_file()
     assert f"figure: {run / FIGURE_FILE}" in console.file.getvalue()
-    assert "clients alone" in [line.get_label() for line in drawn[0].axes[1].get_lines()]
+    assert "clients alone, each on its own rows" in [line.get_label() for line in drawn[0].axes[1].get_lines()]
 
 
 def test_a_figure_that_cannot_be_drawn_is_told_and_no_more(tmp_path, console: Console, monkeypatch):
