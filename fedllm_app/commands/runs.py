@@ -27,7 +27,7 @@ from fedllm_app.runs.overview import (
 
 _STYLES = {RUNNING: "cyan", FINISHED: "green", FAILED: "red", UNREADABLE: "red"}
 _DAY = 24 * 3600.0
-_LONGEST = 160  # characters of a reason
+_LONGEST, _LONGEST_NARROW = 160, 48  # characters of a reason, the latter on a narrow terminal
 _COLUMNS = ("run", "began", "strategy", "data", "rounds", "state", "held-out", "size")
 _DROPPED, _WIDE = ("began", "data"), 110  # columns of the table that a terminal of fewer characters has no room for
 
@@ -153,7 +153,9 @@ def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Ta
     for run in found:
         state = Text(run.state, style=_STYLES.get(run.state, "yellow"))
         if run.reason:
-            state.append(f": {plain_text(run.reason, _LONGEST)}", style="default")
+            state.append(
+                f": {plain_text(run.reason, _LONGEST if width >= _WIDE else _LONGEST_NARROW)}", style="default"
+            )
         cells = {
             "run": Text(_short(run.path)),
             "began": f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}" if run.began else "-",

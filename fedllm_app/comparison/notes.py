@@ -34,8 +34,10 @@ def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
 def _baselines(cells: Sequence[Cell], lines: Sequence[Line]) -> Iterator[str]:
     alone = [line.name for line in lines if any(cost.models > 1 for cost in line.costs.values())]
     if alone:
-        yield f"{', '.join(alone)}: the mean of the clients' models; each has seen the examples of one client. "
-            "On the held-out rows of the clients, each is asked those of its own client alone."
+        yield (
+            f"{', '.join(alone)}: the mean of the clients' models; each has seen the examples of one client. Of the "
+            "held-out rows of the clients, each is asked those of its own client alone."
+        )
     pooled = list(dict.fromkeys(cell.line for cell in cells if _is_pooled(cell)))
     if pooled:
         yield (

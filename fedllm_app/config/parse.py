@@ -188,8 +188,18 @@ def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
     return [f"{key} = {entry['input']!r}: must be {expected}"]
 
 
+_OTHER_NAMES = {
+    "data.prompt-column": ("question", "instruction", "query", "problem"),
+    "data.completion-column": ("answer", "response", "output", "target", "solution"),
+}
+"""What a key for a column is likely to be called by somebody who has not looked it up, without "-column"."""
+
+
 def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+    other = [
+        right for right, names in _OTHER_NAMES.items() if key.removesuffix("-column") in {f"data.{n}" for n in names}
+    ]
+    near = other or difflib.get_close_matches(key, known, n=1)
     return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
 
 

@@ -77,7 +77,9 @@ def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
             place.axhline(series.first, color="0.35", linestyle="--", linewidth=1.2, label=f"{base} (round 0)")
         reference = held_out(others, series.metric, "").last if others and series.metric != "train_loss" else None
         if reference is not None:
-            place.axhline(reference.value, color="0.35", linestyle=":", linewidth=1.6, label="clients alone, each on its own rows")
+            place.axhline(
+                reference.value, color="0.35", linestyle=":", linewidth=1.6, label="clients alone, each on its own rows"
+            )
     losses = [place for place, series in zip(axes, panels, strict=True) if series.metric in ("train_loss", LOSS)]
     for other in losses[1:]:
         other.sharey(losses[0])

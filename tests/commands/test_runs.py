@@ -50,6 +50,15 @@ def test_runs_of_this_directory_and_of_the_home(here, app_home, capsys, monkeypa
     assert "exact match 0.5" in said
 
 
+@pytest.mark.parametrize(("width", "words_left"), [(80, 7), (160, 29)])
+def test_a_long_reason_is_cut_earlier_on_a_narrow_terminal(tmp_path, width, words_left):
+    """Of "RosterError: word word …" 48 characters hold (48 - 13) / 5 = 7 words, and 160 hold 29."""
+    write_run(tmp_path / "bad", ends="RosterError: " + "word " * 100)
+    console = Console(width=width, file=io.StringIO())
+    console.print(runs_table([overview(tmp_path / "bad")], "runs", width))
+    assert console.file.getvalue().count("word") == words_left
+
+
 def test_places_that_are_named(here, tmp_path, capsys):
     """A run itself, a directory without runs, one that is not there."""
     assert main(["runs", "runs/good"]) == 0

@@ -112,6 +112,9 @@ def test_count_of_problems_is_told():
         ("trian.rounds", "train.rounds"),
         ("rounds", "train.rounds"),
         ("stragety.fedprox.mu", "strategy.fedprox.mu"),
+        ("data.answer-column", "data.completion-column"),
+        ("data.response-column", "data.completion-column"),
+        ("data.question-column", "data.prompt-column"),
     ],
 )
 def test_unknown_key_names_the_nearest(key, nearest):
