@@ -5,8 +5,9 @@
     python benchmarks/overhead.py --task dpo --data /absolute/path/of/hh-rlhf/harmless.jsonl
 
 SFT: SmolLM2-135M, 4 clients, 2 a round, 2 rounds of 5 steps, batch 4, length 256, LoRA r=8 on q_proj and v_proj, Alpaca
-template, bfloat16, against 20 steps of TRL's SFTTrainer on rows of the same file. `rounds_ratio` is the time of the
-rounds (first message out to last aggregation) over TRL's.
+template, bfloat16, against 20 steps of TRL's SFTTrainer on rows of the same file: in one process with all threads, and
+in two processes of one thread, side by side, with ten steps each. `rounds_ratio` and `rounds_ratio_best` are the time
+of the rounds (first message out to last aggregation) over TRL's in one process, and over the faster of the two.
 
 Loss: the largest difference of a step's loss between this app's trainer and TRL's SFTTrainer with its own head, over
 5 steps on the same batches from the same adapter (its B not zero, so that it counts), and both sequences.
@@ -39,10 +40,10 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="absolute path of the data file")
     parser.add_argument("--task", choices=("sft", "loss", "dpo"), default="sft")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--plain-trl", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plain-trl", nargs=2, type=int, metavar=("PART", "OF"), help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.plain_trl:
-        print(json.dumps(plain_trl_sft(Path(parsed.data), parsed.dtype)))
+        print(json.dumps(plain_trl_sft(Path(parsed.data), parsed.dtype, *parsed.plain_trl)))
     elif parsed.task == "sft":
         print(json.dumps(compare_sft(Path(parsed.data), parsed.dtype)))
     elif parsed.task == "loss":
@@ -55,24 +56,43 @@ def compare_sft(data: Path, dtype: str) -> dict:
     """The federated run through Flower, then plain TRL in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "run"
+        began = time.perf_counter()
         federated(data, dtype, directory)
+        whole = time.perf_counter() - began
         journal = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
         result = json.loads((directory / "result.json").read_text())
-        command = [sys.executable, __file__, "--plain-trl", "--data", str(data), "--dtype", dtype]
-        trl = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         first_step = (directory / "first-step").read_text()
+    (trl,), two = side_by_side(data, dtype, 1), side_by_side(data, dtype, 2)
+    apart = max(part["seconds"] for part in two)
     rounds = sum(event["seconds"] for event in journal if event["event"] == "round")
     return {
         "benchmark": "overhead-sft",
         "dtype": dtype,
         "cores": os.cpu_count(),
         "rounds_seconds": round(rounds, 2),
+        "process_seconds": round(whole, 2),
         "trl_seconds": round(trl["seconds"], 2),
+        "trl_two_processes_seconds": round(apart, 2),
         "rounds_ratio": round(rounds / trl["seconds"], 3),
+        "rounds_ratio_best": round(rounds / min(trl["seconds"], apart), 3),
         "startup_seconds": round(float(first_step), 2),
         "peak_client_memory_gb": round(result["peak_client_memory_mb"] / 1024, 2),
         "trl_peak_memory_gb": round(trl["peak_memory_mb"] / 1024, 2),
     }
+
+
+def side_by_side(data: Path, dtype: str, parts: int) -> list[dict]:
+    """Plain TRL in so many processes at once, which share the steps and the cores."""
+    environment = os.environ | ({"OMP_NUM_THREADS": str(max(1, os.cpu_count() // parts))} if parts > 1 else {})
+    command = [sys.executable, __file__, "--data", str(data), "--dtype", dtype, "--plain-trl"]
+    running = [
+        subprocess.Popen([*command, str(part), str(parts)], stdout=subprocess.PIPE, text=True, env=environment)
+        for part in range(parts)
+    ]
+    outputs = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise RuntimeError("plain TRL failed; its messages are above")
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 def federated(data: Path, dtype: str, directory: Path) -> None:
@@ -120,8 +140,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
-def plain_trl_sft(data: Path, dtype: str) -> dict:
-    """TRL's SFTTrainer as its documentation uses it, on rows of the same file: seconds of 20 steps."""
+def plain_trl_sft(data: Path, dtype: str, part: int, parts: int) -> dict:
+    """TRL's SFTTrainer as its documentation uses it, on rows of the same file: seconds of this process's steps."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -134,17 +154,18 @@ def plain_trl_sft(data: Path, dtype: str) -> dict:
     from fedllm_app.models.base import locate_model
     from fedllm_app.paths import home
 
+    steps = STEPS // parts
     location = locate_model(MODEL).reference
     tokenizer = AutoTokenizer.from_pretrained(location)
     template = get_template("alpaca", tokenizer)
     source = open_source(str(data), rows="example", cache_dir=home() / "sources", max_bad_share=0.01)
     rows = [
         {"prompt": template.render_prompt(e.prompt, None), "completion": e.completion}
-        for e in source.examples(range(STEPS * BATCH))
+        for e in source.examples(range(part * steps * BATCH, (part + 1) * steps * BATCH))
     ]
     arguments = SFTConfig(
         output_dir="unused",
-        max_steps=STEPS,
+        max_steps=steps,
         per_device_train_batch_size=BATCH,
         max_length=LENGTH,
         learning_rate=1e-4,
