@@ -126,6 +126,27 @@ def run_key(value: object) -> str:
     return value
 
 
+class Requests(dict):
+    """The configuration of a message, which remembers the keys that were looked at."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        super().__init__(config)
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> object:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.read.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: object = None) -> object:
+        """As of any dictionary."""
+        self.read.add(key)
+        return super().get(key, default)
+
+
 @dataclass(frozen=True)
 class Assignment:
     """What the server tells one client beside the adapter.
@@ -206,8 +227,22 @@ class Assignment:
             run=run_key(_field(config, "run")),
             checkpoints=tuple(checkpoints),
             seconds=_real(config, "seconds", 0.0, _LONGEST),
-            config=dict(config),
+            config=Requests(config),
         )
+
+    def check_honoured(self) -> None:
+        """Refuse what the strategy asks for and nothing here has looked at. Called when the client is done.
+
+        A strategy that expects clients to clip or to add noise would go on as if they had. BadMessage.
+        """
+        own = {*self.to_config(), "pooled", *getattr(self.config, "read", ())}
+        unread = sorted(key for key in self.config if key not in own and not key.startswith(_ONCE))
+        if unread:
+            asked = ", ".join(f"{key} = {dict(self.config)[key]!r:.80}" for key in unread)
+            raise BadMessage(
+                f"the strategy asks clients for {asked}, and nothing here reads it: name the correction or the task "
+                "that does (train.corrections, train.task), or take a strategy that does not ask for it"
+            )
 
 
 def client_of(config: Mapping[str, object]) -> tuple[int, int]:

@@ -141,6 +141,7 @@ class LocalClient:
             more, reported = correction.finish()
             arrays |= more
             numbers |= reported
+        assignment.check_honoured()
         arrays, reported = self.chain.outgoing(arrays, vectors[ADAPTER], self._round_state(assignment))
         return arrays, {
             EXAMPLES: len(shards.train),
@@ -168,6 +169,7 @@ class LocalClient:
         if self.suite is not None:
             figures = self.suite.figures(self.model, vectors[ADAPTER])
             metrics |= {f"suite-{self._suite_metric(name)}": value for name, value in figures.items()}
+        assignment.check_honoured()
         return {**metrics, **_memory(), "client": assignment.client}
 
     def _suite_metric(self, name: str) -> str:
