@@ -16,6 +16,7 @@ from fedllm_app.evaluation.tables import MARK, SIGNIFICANT, shown
 
 _NUMBERS = ("value", "deviation", "difference", "low", "high", "p")
 _COSTS = ("examples", "steps", "seconds", "megabytes")
+_NAME = 24  # letters of a line's name that are not broken on a narrow terminal
 
 
 @dataclass(frozen=True)
@@ -122,19 +123,45 @@ def legend(table: Table) -> str:
 
 def show(table: Table, console: Console) -> None:
     """Print the short table and the notes."""
-    columns, rows = short_rows(table)
+    columns, rows, left_out = narrowed(*short_rows(table), console.width)
     made = RichTable(title=Text(f"comparison: {table.suite}"), caption=Text(legend(table)))
-    made.add_column("", overflow="fold")
+    made.add_column("", overflow="fold", min_width=min(_NAME, max(len(row[0]) for row in rows)))
     for column in columns[1:]:
         made.add_column(Text(column), justify="right", overflow="fold")
     for row in rows:
         made.add_row(*map(Text, row))
     console.print(made)
+    if left_out:
+        told = f"The terminal has no room for {', '.join(left_out)}; the Markdown file has them."
+        console.print(told, markup=False, highlight=False)
     for note in table.notes:
         console.print(note, markup=False, highlight=False)
     if table.remarks:
         told = f"{len(table.remarks)} remarks on how single sets were asked are in the Markdown file"
         console.print(told, markup=False, highlight=False)
+
+
+def narrowed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[list[str], list[list[str]], list[str]]:
+    """A table without the last columns of what was seen and taken that a terminal has no room for, and their names.
+
+    Differences may wrap between words; anything else is to stay on one line.
+    """
+
+    def needed(count: int) -> int:
+        cells = zip(*([columns[:count]] + [row[:count] for row in rows]), strict=True)
+        return 1 + sum(3 + max(_least(columns[i], text) for text in column) for i, column in enumerate(cells))
+
+    count = len(columns)
+    while count > len(columns) - len(_COSTS) and needed(count) > width:
+        count -= 1
+    return list(columns[:count]), [list(row[:count]) for row in rows], list(columns[count:])
+
+
+def _least(column: str, text: str) -> int:
+    wraps = column.startswith("minus ") or text == column
+    return max(map(len, text.split()), default=0) if wraps else len(text)
 
 
 def markdown(table: Table) -> str:

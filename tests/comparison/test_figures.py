@@ -1,12 +1,14 @@
 """Means over seeds and clients, deviations and paired tests, by hand."""
 
+import io
 import math
 
 import pytest
+from rich.console import Console
 
 from fedllm_app.comparison.cell import Costs
 from fedllm_app.comparison.figures import Line, headline, measures, shares, values
-from fedllm_app.comparison.table import Table, cell, csv_text, markdown, short_rows
+from fedllm_app.comparison.table import Table, cell, csv_text, markdown, narrowed, short_rows, show
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.suite import (
     Answer,
@@ -167,3 +169,24 @@ def test_the_table_in_all_forms():
     assert "first,1,a,accuracy,0.5,,,,,,4,240,30,10.0,4.0" in text
     assert '"first 1"' in json_text(table)
     assert "| first | 2 | 37.5 ± 17.7 |" in markdown(table)
+    console = Console(width=60, file=io.StringIO())
+    show(table, console)
+    printed = console.file.getvalue()
+    assert "The terminal has no room for steps, seconds, MB; the Markdown file has them." in " ".join(printed.split())
+    assert "│ first " in printed and "37.5 ± 17.7" in printed
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(80, ["seconds", "MB"]), (160, [])])
+def test_a_narrow_terminal_shows_names_whole_and_fewer_columns(width, left_out):
+    """A column takes its longest cell and three letters for its borders, and the table one more: the name 22, seeds 5,
+    accuracy 11, the longest word of the difference 7, examples 8: 53 + 15 + 1 = 69; with steps (7 and 3) it is 79, and
+    with seconds (7 and 3) 89. What goes beyond 80 is left out."""
+    columns = ["", "seeds", "accuracy", "minus x", "examples", "steps", "seconds", "MB"]
+    rows = [
+        ["base, 3 examples shown", "3", "49.6 ± 4.1*", "-25.8 [-33.2, -18.5], p = 0.001", "240", "30", "242", "742"],
+        ["x", "3", "49.6 ± 4.1*", "", "240 each", "30 each", "150", "742"],
+    ]
+    kept, cells, gone = narrowed(columns, rows, width)
+    assert gone == left_out
+    assert kept + gone == columns
+    assert [len(row) for row in cells] == [len(kept)] * 2
