@@ -1,6 +1,12 @@
 """Federated fine-tuning of language models: one Flower app for simulation and deployment."""
 
 import importlib
+import os
+
+# OpenMP's threads wait for each other in a loop, by default for a millisecond. Where other programs use the same cores,
+# each product of small matrices then waits for a turn of the scheduler, and writing answers took up to 20 times as
+# long. A shorter loop costs nothing on a quiet machine (`benchmarks/spinning.py`). Torch reads this when it is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = ["Run", "run"]
 
