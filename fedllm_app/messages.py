@@ -178,6 +178,9 @@ class Assignment:
     seconds: float = 3600.0
     config: Mapping[str, int | float | str | bool] = field(default_factory=dict, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", Requests(self.config))
+
     def to_config(self) -> dict[str, int | float | str | bool | list[int]]:
         """The keys of the message's ConfigRecord that the round loop sets; strategies add their own."""
         return {
@@ -227,7 +230,7 @@ class Assignment:
             run=run_key(_field(config, "run")),
             checkpoints=tuple(checkpoints),
             seconds=_real(config, "seconds", 0.0, _LONGEST),
-            config=Requests(config),
+            config=config,
         )
 
     def check_honoured(self) -> None:
@@ -235,7 +238,7 @@ class Assignment:
 
         A strategy that expects clients to clip or to add noise would go on as if they had. BadMessage.
         """
-        own = {*self.to_config(), "pooled", *getattr(self.config, "read", ())}
+        own = {*self.to_config(), "pooled", *self.config.read}
         unread = sorted(key for key in self.config if key not in own and not key.startswith(_ONCE))
         if unread:
             asked = ", ".join(f"{key} = {dict(self.config)[key]!r:.80}" for key in unread)
