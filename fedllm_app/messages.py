@@ -241,7 +241,7 @@ class Assignment:
         own = {*self.to_config(), "pooled", *self.config.read}
         unread = sorted(key for key in self.config if key not in own and not key.startswith(_ONCE))
         if unread:
-            asked = ", ".join(f"{key} = {dict(self.config)[key]!r:.80}" for key in unread)
+            asked = ", ".join(f"{key} = {self.config[key]!r:.80}" for key in unread)
             raise BadMessage(
                 f"the strategy asks clients for {asked}, and nothing here reads it: name the correction or the task "
                 "that does (train.corrections, train.task), or take a strategy that does not ask for it"

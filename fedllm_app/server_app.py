@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from logging import ERROR, INFO, WARNING
+from logging import ERROR, INFO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedllm_app.federation.exchange import PlainExchange
 from fedllm_app.federation.fingerprint import code_hash
 from fedllm_app.federation.holdings import Holdings, evaluating_clients, report_holdings, report_more_holdings
 from fedllm_app.federation.ledger import Ledger, Totals
+from fedllm_app.federation.notes import warn
 from fedllm_app.federation.participation import Participation
 from fedllm_app.federation.resume import begin, other_client
 from fedllm_app.federation.roster import (
@@ -128,8 +129,8 @@ def _run(
     prepare_bitsandbytes(config.model.quantization)
     start = where.starting_point(config, directory)
     ask_suite = _suite_asker(config, directory, start)
-    _warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()))
-    _warn(directory, *start.notes, where.state_note(config, strategy))
+    warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()))
+    warn(directory, *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
     schedule = Schedule.of(config, len(nodes))
     first = schedule.described_first(config.clients.describe, bool(connected[0].partitions), where.server_round)
@@ -145,7 +146,7 @@ def _run(
     exchange = _exchange(grid, config, nodes, start, strategy, ledger, chain, once, held)
     evaluating = set(evaluating_clients(held))
     saver = Saver(directory, start, schedule, where.server_round)
-    _warn(directory, saver.check(len(strategy.sent_arrays)))
+    warn(directory, saver.check(len(strategy.sent_arrays)))
     attendance = _attendance(grid, config, directory, connected, nodes, holdings, exchange, strategy.pooled, evaluating)
     rounds = Rounds(
         strategy,
@@ -168,7 +169,7 @@ def _run(
     directory.journal("ready", seconds=ready - started, **seconds, parameters=size, clients=sorted(nodes))
     final = rounds.run(where.adapter(start), where.server_round)
     own = {client: start.merge(adapter) for client, adapter in strategy.own_adapters().items()}
-    _warn(directory, tell_ended(grid, nodes, where.key, ledger.totals.versions, not connected[0].partitions))
+    warn(directory, tell_ended(grid, nodes, where.key, ledger.totals.versions, not connected[0].partitions))
     result = _result(config, start, final, ledger.totals, started, ready) | {"participation": participation.lines()}
     directory.finish(start.merge(final), own, start.layout, result)
     log(INFO, "finished: %s", directory.path)
@@ -212,12 +213,13 @@ def _attendance(
     def describe(some: Mapping[int, int]) -> tuple[Holdings, dict[int, str]]:
         found, problems = describe_some(grid, some, len(nodes), exchange.manifest, config.run.describe_timeout, pooled)
         held = {client: holding for client, (holding, _) in holdings.items()}
+        names = exchange.ledger.known_names()
+        alike = base_problem(held | {client: holding for client, (holding, _) in found.items()}) is None
         for client in list(found):  # its base must be that of the others, and one that comes back must have the same
-            name, known = found[client][0].name, exchange.ledger.known_names().get(client)
-            different = base_problem({**held, client: found[client][0]})
+            name, known = found[client][0].name, names.get(client)
             if client not in held and known not in (None, name):
                 problems[client] = other_client(client, known, name)
-            elif different:
+            elif not alike and (different := base_problem(held | {client: found[client][0]})):
                 problems[client] = f"client {client}: {different}"
             if client in problems:
                 del found[client]
@@ -252,13 +254,6 @@ def _attendance(
         journal=directory.journal,
         wait_timeout=config.run.wait_timeout,
     )
-
-
-def _warn(directory: RunDirectory, *notes: str | None) -> None:
-    """Log and journal the sentences that there are."""
-    for note in filter(None, notes):
-        log(WARNING, note)
-        directory.journal("warning", reason=note)
 
 
 def _exchange(

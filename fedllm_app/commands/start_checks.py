@@ -50,9 +50,10 @@ def check_start(config: Config, local: bool) -> None:
     check_tracking(config.tracking)
     template_source(config.data.template)
     for name in set_names(config.data.name):
-        if name != BUILT_IN:
-            check_absolute(name)
-        if name != BUILT_IN and Path(name).is_absolute() and not Path(name).exists():
+        if name == BUILT_IN:
+            continue
+        check_absolute(name)
+        if Path(name).is_absolute() and not Path(name).exists():
             raise DataNotFound(f"data.name = {name!r}: there is no such file or folder; give the path of the data")
 
 

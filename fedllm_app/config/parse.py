@@ -189,17 +189,15 @@ def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
 
 
 _OTHER_NAMES = {
-    "data.prompt-column": ("question", "instruction", "query", "problem"),
-    "data.completion-column": ("answer", "response", "output", "target", "solution"),
+    **dict.fromkeys(("question", "instruction", "query", "problem"), "data.prompt-column"),
+    **dict.fromkeys(("answer", "response", "output", "target", "solution"), "data.completion-column"),
 }
-"""What a key for a column is likely to be called by somebody who has not looked it up, without "-column"."""
+"""The key for a column, by what somebody who has not looked it up is likely to call it in data.…-column."""
 
 
 def _unknown(key: str, known: list[str]) -> str:
-    other = [
-        right for right, names in _OTHER_NAMES.items() if key.removesuffix("-column") in {f"data.{n}" for n in names}
-    ]
-    near = other or difflib.get_close_matches(key, known, n=1)
+    guessed = _OTHER_NAMES.get(key.removeprefix("data.").removesuffix("-column")) if key.startswith("data.") else None
+    near = [guessed] if guessed else difflib.get_close_matches(key, known, n=1)
     return f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; known keys: {', '.join(known)}")
 
 

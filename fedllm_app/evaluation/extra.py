@@ -4,7 +4,7 @@ import importlib.util
 
 from fedllm_app.errors import UserError
 
-EXTRA = ("lm_eval", "sklearn", "rouge_score")
+EXTRA = ("lm_eval", "sklearn")
 """Names that are imported."""
 
 

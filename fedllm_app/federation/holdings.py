@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from logging import INFO, WARNING
+from logging import INFO
 from statistics import median
 
 from flwr.supercore import log
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedllm_app.federation.notes import warn
 from fedllm_app.messages import ClientHolding
 from fedllm_app.runs.directory import RunDirectory
 
@@ -43,7 +44,7 @@ def report_holdings(holdings: Holdings, directory: RunDirectory) -> None:
     for versions, clients in groups:
         directory.journal("versions", clients=clients, versions=versions)
         log(INFO, versions_line(versions, clients, len(holdings)))
-    _warn(directory, [*row_warnings(held), version_warning(groups), held_out_warning(held)])
+    warn(directory, *row_warnings(held), version_warning(groups), held_out_warning(held))
 
 
 def report_more_holdings(new: Holdings, before: Holdings, directory: RunDirectory) -> None:
@@ -57,8 +58,11 @@ def report_more_holdings(new: Holdings, before: Holdings, directory: RunDirector
     other = [(versions, clients) for versions, clients in groups if versions not in known]
     for versions, clients in other:
         directory.journal("versions", clients=clients, versions=versions)
-    everyone = version_groups({client: versions for client, (_, versions) in {**before, **new}.items()})
-    _warn(directory, [*row_warnings(held), version_warning(everyone) if other else "", held_out_warning(held)])
+    warn(directory, *row_warnings(held))
+    if other:
+        versions_of = {client: versions for client, (_, versions) in {**before, **new}.items()}
+        warn(directory, version_warning(version_groups(versions_of)))
+    warn(directory, held_out_warning(held))
 
 
 def _journal_holdings(holdings: Holdings, directory: RunDirectory) -> dict[int, ClientHolding]:
@@ -66,12 +70,6 @@ def _journal_holdings(holdings: Holdings, directory: RunDirectory) -> dict[int, 
     for client, holding in held.items():
         directory.journal("holds", client=client, **holding.to_journal())
     return held
-
-
-def _warn(directory: RunDirectory, warnings: Iterable[str]) -> None:
-    for warning in filter(None, warnings):
-        directory.journal("warning", reason=warning)
-        log(WARNING, warning)
 
 
 def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the clients hold") -> Table:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType, RecordDict
 
-from fedllm_app.federation.participation import Participation, default_name, recorded_names
+from fedllm_app.federation.participation import Participation, recorded_names
 from fedllm_app.messages import METRICS, PEAK_GPU_MEMORY, PEAK_MEMORY, record_bytes
 from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.runs.directory import RunDirectory
@@ -50,7 +50,7 @@ class Ledger:
 
     def __init__(self, directory: RunDirectory, clients: int, participation: Participation | None = None) -> None:
         self.directory = directory
-        self.names = {client: default_name(client) for client in range(clients)}
+        self.names = {client: f"client {client}" for client in range(clients)}  # until it has said its own
         self.participation = participation or Participation()
         self.totals = Totals(positions=dict.fromkeys(self.names, 0), versions=dict.fromkeys(self.names, 0))
         self._saved: list[dict[int, int]] = []  # versions by client in the last two checkpoints

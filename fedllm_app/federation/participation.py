@@ -14,17 +14,14 @@ Line = Mapping[str, int | str]
 _ROWS = 20  # lines of clients in a table
 
 
-def default_name(client: int) -> str:
-    """What a client is called that has not said what it is called."""
-    return f"client {client}"
-
-
 @dataclass
 class ClientPart:
     """One client's part in a run.
 
     Attributes
     ----------
+    name : str
+        "" for one that has not said yet what it is called.
     drawn, took_part : int
         Rounds for which it was drawn, and in which its update was used.
     refused : int
@@ -85,13 +82,12 @@ class Participation:
         return [asdict(self._parts[client]) for client in sorted(self._parts)]
 
     def _part(self, client: int) -> ClientPart:
-        return self._parts.setdefault(client, ClientPart(client, default_name(client)))
+        return self._parts.setdefault(client, ClientPart(client, ""))
 
 
 def recorded_names(lines: Iterable[Line]) -> dict[int, str]:
     """What clients are called, by client, of those that had said it when the lines were written."""
-    names = {int(line["client"]): str(line["name"]) for line in lines}
-    return {client: name for client, name in names.items() if name != default_name(client)}
+    return {int(line["client"]): str(line["name"]) for line in lines if line["name"]}
 
 
 def never_contributed(lines: Iterable[Line]) -> list[Line]:

@@ -76,7 +76,7 @@ def client_rows(events: Sequence[Event], participation: Sequence[Mapping[str, ob
     held = {event["client"]: event for event in events if event["event"] == "holds"}
     names = {client: str(line["name"]) for client, line in held.items()} | client_names(events)
     counted = {int(line["client"]): line for line in participation} or _counted(events)
-    names |= {client: str(line["name"]) for client, line in counted.items() if "name" in line}
+    names |= {client: str(line["name"]) for client, line in counted.items() if line.get("name")}
     return [
         _row(client, names[client], held.get(client, {}), counted.get(client, {}), _own(events, client))
         for client in sorted({*names, *held})

@@ -3,9 +3,10 @@
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
-from fedllm_app.federation import holdings
+from fedllm_app.federation import holdings, notes
 from fedllm_app.federation.holdings import (
     data_notes,
     evaluating_clients,
@@ -42,10 +43,17 @@ def text(table) -> str:
     return console.file.getvalue()
 
 
-def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, monkeypatch):
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    """What Flower's log gets."""
+    lines: list[str] = []
+    for module in (holdings, notes):
+        monkeypatch.setattr(module, "log", lambda level, message, *arguments: lines.append(message % arguments))
+    return lines
+
+
+def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, logged):
     """50 clients of one machine: 50 journal lines of what they hold, one of versions, no warning."""
-    logged = []
-    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
     report_holdings({client: (north(10 + client), SAME) for client in range(50)}, RunDirectory(tmp_path))
     journal = read_journal(tmp_path)
     assert [line["event"] for line in journal] == ["holds"] * 50 + ["versions"]
@@ -60,9 +68,7 @@ def test_one_line_a_client_and_one_for_the_versions_of_all(tmp_path, monkeypatch
     assert len(logged[0].splitlines()) < 30
 
 
-def test_other_versions_are_named_in_journal_and_log(tmp_path, monkeypatch):
-    logged = []
-    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
+def test_other_versions_are_named_in_journal_and_log(tmp_path, logged):
     other = ["fedllm_app c0de", "flwr 1.41.0", "torch 2.12.0"]
     report_holdings({0: (north(), SAME), 1: (north(), other), 2: (north(), SAME)}, RunDirectory(tmp_path))
     told = "the clients have different versions of: torch 2.13.0 (clients 0, 2), 2.12.0 (client 1)"
@@ -97,10 +103,8 @@ def test_rows_that_teach_less_are_columns_where_there_are_any():
     assert "equal pairs" in shown
 
 
-def test_refused_rows_are_told_in_journal_and_log(tmp_path, monkeypatch):
+def test_refused_rows_are_told_in_journal_and_log(tmp_path, logged):
     """How many, of whom, and the first of the first clients; nothing where there are none."""
-    logged = []
-    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
     some = {client: replace(north(), refused=client, first_refused=f"row {client}: why") for client in range(6)}
     report_holdings({client: (holding, SAME) for client, holding in some.items()}, RunDirectory(tmp_path))
     (told,) = [line["reason"] for line in read_journal(tmp_path) if line["event"] == "warning"]
@@ -146,10 +150,8 @@ def held_out(**rows) -> dict[int, ClientHolding]:
     return {int(name[1:]): replace(north(), held_out=count) for name, count in rows.items()}
 
 
-def test_clients_without_held_out_rows_are_named(tmp_path, monkeypatch):
+def test_clients_without_held_out_rows_are_named(tmp_path, logged):
     """They train, and take no part in evaluations: a warning in journal and log, once."""
-    logged = []
-    monkeypatch.setattr(holdings, "log", lambda level, message, *arguments: logged.append(message % arguments))
     some = held_out(c0=2, c1=0, c2=5, c3=0)
     assert evaluating_clients(some) == {0, 2}
     told = "clients 1, 3 have no held-out rows and take no part in evaluations"

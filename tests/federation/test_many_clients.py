@@ -6,7 +6,9 @@ Six clients, two a round, three rounds. With seed 42 the rounds draw the clients
 import pytest
 from in_process import resume_in_process, run_in_process
 
+from fedllm_app.client.local_client import LocalClient
 from fedllm_app.config.parse import parse_run_config
+from fedllm_app.errors import UserError
 from fedllm_app.federation.schedule import MANY_CLIENTS, Schedule
 from fedllm_app.runs.journal import read_journal
 
@@ -66,6 +68,27 @@ def test_a_run_goes_on_with_those_of_its_next_round(six, tmp_path):
     assert asked == [drawn(six)[0], drawn(six)[2]]
     known = [event["client"] for event in read_journal(tmp_path / "part") if event["event"] == "holds"]
     assert sorted(known) == sorted({client for clients in drawn(six) for client in clients})
+
+
+def test_a_client_that_cannot_take_part_is_refused_when_it_is_drawn(six, tmp_path, monkeypatch):
+    """One that is not drawn in round 1; the run goes on with the other client of that round."""
+    first, *later = drawn(six)
+    broken = next(client for clients in later for client in clients if client not in first)
+    describe = LocalClient.describe
+
+    def fails(self, client, pooled=False):
+        if client == broken:
+            raise UserError("no rows")
+        return describe(self, client, pooled)
+
+    monkeypatch.setattr(LocalClient, "describe", fails)
+    run_in_process(six, tmp_path / "run")
+    events = read_journal(tmp_path / "run")
+    refused = [(event["round"], event["client"]) for event in events if event["event"] == "refused"]
+    expected = [(number, broken) for number, clients in enumerate(drawn(six), 1) if broken in clients]
+    assert list(dict.fromkeys(refused)) == expected
+    (line,) = [line for line in events[-1]["participation"] if line["client"] == broken]
+    assert (line["name"], line["drawn"], line["took_part"]) == ("", len(expected), 0)
 
 
 @pytest.mark.parametrize(
