@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fedllm_app.errors import UserError
+from fedllm_app.packed_arrays import packed_array
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 ADAPTER, CONTROL, CONTROL_DELTA, REFERENCE, HOME = "adapter", "control", "control-delta", "reference", "home"
@@ -290,7 +291,7 @@ def adapter_record(adapter: np.ndarray) -> ArrayRecord:
 
 def vectors_record(vectors: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Packed arrays by name as one ArrayRecord: vectors are float32, what an update step has encoded is bytes."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(_on_the_wire(array))) for name, array in vectors.items()})
+    return ArrayRecord({name: packed_array(_on_the_wire(array)) for name, array in vectors.items()})
 
 
 def _on_the_wire(array: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ LEVELS = [
     {"adapters", "tasks"},
     {"data", "models"},
     {"messages", "process_cache", "class_paths"},
+    {"packed_arrays"},
     {"paths"},
     {"errors"},
     {""},  # the package itself

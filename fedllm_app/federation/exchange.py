@@ -18,6 +18,7 @@ from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.federation.transport import LateReplies, ask
 from fedllm_app.federation.wire_arrays import UnreadableArray, read_arrays
 from fedllm_app.messages import ADAPTER, ARRAYS, plain_text, vectors_record
+from fedllm_app.packed_arrays import array_view
 from fedllm_app.updates.chain import UpdateChain
 from fedllm_app.updates.update import UpdateError
 
@@ -146,7 +147,10 @@ class PlainExchange(Exchange):
             self._refused(request, client, closing.reason())
             return False
         content = request.contents[client]
-        decoded, problem = self._decoded(client, answer, content, request.kind, self.chain)
+        problem = None
+        decoded = answer.content.get(ARRAYS, ArrayRecord()) if request.kind == MessageType.TRAIN else None
+        if self.chain.steps:
+            decoded, problem = self._decoded(client, answer, content, request.kind, self.chain)
         if problem is not None:  # a step that remembers earlier replies may judge otherwise than on arrival
             self._refused(request, client, problem)
             return False
@@ -195,7 +199,7 @@ class PlainExchange(Exchange):
         problem = reply_problem(answer, self.manifest, client, most, kind)
         if problem is not None or not trains:
             return None, problem
-        x = sent[ARRAYS][ADAPTER].numpy()
+        x = array_view(sent[ARRAYS][ADAPTER])
         wire = answer.content.get(ARRAYS, ArrayRecord())
         vectors = chain.incoming(read_arrays(wire, x.size, bool(chain.steps)), x)
         problem = array_problem(vectors, x.size, self.required)

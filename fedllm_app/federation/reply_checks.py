@@ -7,6 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 
 from fedllm_app.federation.error_replies import error_reason
 from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, EXAMPLES, METRICS, plain_text
+from fedllm_app.packed_arrays import largest_magnitude
 
 MOST_METRICS = 2000  # of one reply; a suite has some hundred figures
 LONGEST_NAME = 200  # characters of a metric's or an array's name
@@ -100,7 +101,7 @@ def array_problem(vectors: Mapping[str, np.ndarray], size: int, required: Iterab
             return f"{name} has shape {vector.shape}, sent was ({size},)"
         if vector.dtype != np.float32:
             return f"{name} has dtype {vector.dtype}, it must be float32"
-        largest = max(vector.max(initial=0), -vector.min(initial=0))  # NaN where there is one
+        largest = largest_magnitude(vector)
         if not np.isfinite(largest):
             return f"{name} has values that are not finite"
         most = LARGEST_ADAPTER_VALUE if name == ADAPTER else LARGEST_VALUE

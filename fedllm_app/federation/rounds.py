@@ -21,6 +21,7 @@ from fedllm_app.federation.ledger import Ledger, journal_keys
 from fedllm_app.federation.schedule import RoundPlan, Schedule
 from fedllm_app.federation.sent_once import SentOnce
 from fedllm_app.messages import ADAPTER, ARRAYS, CONFIG, Assignment, adapter_record
+from fedllm_app.packed_arrays import all_finite, array_view
 from fedllm_app.runs.checkpoints import Checkpoint
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.updates.chain import UpdateChain
@@ -110,7 +111,7 @@ class Rounds:
                 self._evaluate(plan, arrays)
             if plan.saves:
                 self._save(plan.number, arrays)
-        return arrays[ADAPTER].numpy()
+        return array_view(arrays[ADAPTER])
 
     def _train_or_repeat(self, plan: RoundPlan, arrays: ArrayRecord, failed: int) -> tuple[ArrayRecord, int]:
         """One round, repeated or skipped where it had too few usable replies; and how many had, in a row until now."""
@@ -222,7 +223,7 @@ class Rounds:
     def _evaluate(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
         self._evaluate_on_clients(plan, arrays)
         if self.ask_suite is not None:
-            self.ask_suite(plan.number, arrays[ADAPTER].numpy())
+            self.ask_suite(plan.number, array_view(arrays[ADAPTER]))
 
     def _evaluate_on_clients(self, plan: RoundPlan, arrays: ArrayRecord) -> None:
         clients = [client for client in plan.clients if self.evaluating is None or client in self.evaluating]
@@ -282,14 +283,15 @@ class Rounds:
 
     def _next(self, aggregated: ArrayRecord, sent: ArrayRecord, server_round: int) -> ArrayRecord:
         """The strategy's result as float32 under our key; it must have the adapter's shape and be finite."""
-        vector = np.asarray(aggregated[ADAPTER].numpy(), dtype=np.float32)
+        found = array_view(aggregated[ADAPTER])
+        vector = np.asarray(found, dtype=np.float32)
         if vector.shape != tuple(sent[ADAPTER].shape):
             raise RunFailed(f"round {server_round}: the strategy changed the adapter's shape to {vector.shape}")
         if self.chain.steps:
-            vector = self.chain.after_step(sent[ADAPTER].numpy(), vector)
-        if not np.isfinite(vector).all():
+            vector = self.chain.after_step(array_view(sent[ADAPTER]), vector)
+        if not all_finite(vector):
             raise RunFailed(f"round {server_round}: the strategy's global adapter has values that are not finite")
-        return adapter_record(vector)
+        return ArrayRecord({ADAPTER: aggregated[ADAPTER]}) if vector is found else adapter_record(vector)
 
     def _save(self, server_round: int, arrays: ArrayRecord) -> None:
         started = time.perf_counter()
@@ -300,7 +302,7 @@ class Rounds:
         totals = self.ledger.totals
         return Checkpoint(
             server_round=server_round,
-            adapter=arrays[ADAPTER].numpy(),
+            adapter=array_view(arrays[ADAPTER]),
             strategy=self.strategy.state_arrays(),
             updates=self.chain.state_arrays(),
             positions=dict(totals.positions),

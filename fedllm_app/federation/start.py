@@ -52,10 +52,12 @@ class StartingPoint:
     @property
     def adapter(self) -> np.ndarray:
         """The first global adapter, shape (travelling.size,)."""
-        return self.full[self.layout.slots(self.travelling)]
+        return self.full[self.layout.slots(self.travelling)] if self.home.size else self.full
 
     def merge(self, adapter: np.ndarray) -> np.ndarray:
         """The whole adapter, shape (layout.size,), for a global adapter, shape (travelling.size,)."""
+        if not self.home.size:  # all of it travels
+            return adapter
         merged = self.full.copy()
         merged[self.layout.slots(self.travelling)] = adapter
         return merged

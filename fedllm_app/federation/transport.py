@@ -15,9 +15,10 @@ from google.protobuf.message import DecodeError
 from fedllm_app.errors import UserError
 from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.spool import Spool, Waiting
-from fedllm_app.messages import plain_text
+from fedllm_app.messages import plain_text, record_bytes
 
-_AT_ONCE = 16  # messages that are looked at together: so many replies can be in memory at once
+_AT_ONCE = 16  # messages that are looked at together, at most: so many replies can be in memory at once
+_BYTES_AT_ONCE = 1 << 23  # and that many bytes, unless a single reply has more
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, DecodeError)
 _PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink
 _MARGIN = (
@@ -122,7 +123,9 @@ def ask(
                 pending[message_id] = client
     unreachable = requests.keys() - pending.values()
     closing.begin()
-    arrivals = _arrivals(grid, pending, closing, late)
+    largest = max((record_bytes(content) for _, content in requests.values()), default=0)
+    at_once = max(1, min(_AT_ONCE, _BYTES_AT_ONCE // max(largest, 1)))  # replies are as long as what was sent
+    arrivals = _arrivals(grid, pending, closing, late, at_once)
     spool = Spool(directory)
     try:
         yield from _in_order(list(requests), unreachable, arrivals, closing, usable, spool)
@@ -133,14 +136,14 @@ def ask(
 
 
 def _arrivals(
-    grid: Grid, pending: dict[str, int], closing: Closing, late: LateReplies | None
+    grid: Grid, pending: dict[str, int], closing: Closing, late: LateReplies | None, at_once: int
 ) -> Iterator[tuple[int, Message]]:
     over = False
     while pending and not over:
         over = closing.over()  # one more look: a reply may have come while another was aggregated
         message_ids = [*pending, *(late.message_ids() if late else ())]
-        for some in range(0, len(message_ids), _AT_ONCE):
-            arrived = _pull(grid, message_ids[some : some + _AT_ONCE])
+        for some in range(0, len(message_ids), at_once):
+            arrived = _pull(grid, message_ids[some : some + at_once])
             while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
                 client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
                 if client is not None:

@@ -1,6 +1,5 @@
 """The arrays of a reply, held against what is expected before a byte of them is decoded."""
 
-import io
 import math
 
 import numpy as np
@@ -8,11 +7,11 @@ from flwr.app import Array, ArrayRecord
 from flwr.common.constant import SType
 
 from fedllm_app.errors import UserError
+from fedllm_app.packed_arrays import array_header, array_view
 
 _MOST_ARRAYS = 100  # that one reply may carry in an encoding of an update step's own
 _ENCODED = 2  # times the bytes of the float32 vector that such an array may take
 _SMALL = 65536  # bytes that it may take for a small adapter
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class UnreadableArray(UserError):
@@ -20,7 +19,7 @@ class UnreadableArray(UserError):
 
 
 def read_arrays(record: ArrayRecord, size: int, encoded: bool) -> dict[str, np.ndarray]:
-    """The arrays of a reply by name.
+    """The arrays of a reply by name, read-only, in the memory of the reply.
 
     Parameters
     ----------
@@ -39,7 +38,7 @@ def read_arrays(record: ArrayRecord, size: int, encoded: bool) -> dict[str, np.n
     arrays = {}
     for name, array in record.items():
         _check_header(name, array, size, encoded)
-        arrays[name] = array.numpy()
+        arrays[name] = array_view(array)
     return arrays
 
 
@@ -65,14 +64,12 @@ def _header(name: str, array: Array) -> tuple[tuple[int, ...], np.dtype, int]:
     """Shape, dtype and number of bytes before the values."""
     if array.stype != SType.NUMPY:
         raise UnreadableArray(f"the array {name} of the reply cannot be read: its serialization is {array.stype!r:.40}")
-    file = io.BytesIO(array.data)
     try:
-        read = _HEADERS[np.lib.format.read_magic(file)]
-        shape, _, dtype = read(file)
+        shape, dtype, header, _ = array_header(array)
     except Exception as error:  # whatever NumPy says of bytes that somebody else wrote
         raise UnreadableArray(
             f"the array {name} of the reply cannot be read: {type(error).__name__}: {error}"
         ) from error
     if not all(isinstance(length, int) and length >= 0 for length in shape):
         raise UnreadableArray(f"the array {name} of the reply cannot be read: its shape is {shape}")
-    return shape, dtype, file.tell()
+    return shape, dtype, header

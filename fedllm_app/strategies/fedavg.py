@@ -5,17 +5,19 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid, strategy
 from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from numpy.typing import NDArray
 
 from fedllm_app.messages import ADAPTER
+from fedllm_app.packed_arrays import array_view, packed_array
 from fedllm_app.strategies.agreement import with_common_metrics
 from fedllm_app.strategies.means import MetricMean, VectorMean
 from fedllm_app.strategies.round_strategy import RoundStrategy, State, StrategyStateError
 
 CLIENT = "client"  # the metric by which a reply names its client
+_BLOCK = 1 << 16  # coordinates of a step at a time: half a MB in float64, which stays in the processor's cache
 
 
 class FedAvg(RoundStrategy, strategy.FedAvg):
@@ -37,8 +39,8 @@ class FedAvg(RoundStrategy, strategy.FedAvg):
     float64 sum and lets it go, and refuses what cannot be averaged. It sends to every node that the grid shows: the
     round loop has drawn the clients, seeded, before.
 
-    A subclass overrides `_server_step`, `state_names` if it keeps anything between rounds, and `sent_arrays` and
-    `reply_arrays` if more than the adapter travels.
+    A subclass overrides `_coordinate_step`, or `_server_step` for a step that needs whole vectors; `state_names` if it
+    keeps anything between rounds; `sent_arrays` and `reply_arrays` if more than the adapter travels.
 
     Attributes
     ----------
@@ -66,7 +68,7 @@ class FedAvg(RoundStrategy, strategy.FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Remember x and send it to every client of the round."""
-        self.current = arrays[ADAPTER].numpy()
+        self.current = array_view(arrays[ADAPTER])
         self._check_state(self.current.shape)
         return super().configure_train(server_round, arrays, config, grid)
 
@@ -83,8 +85,9 @@ class FedAvg(RoundStrategy, strategy.FedAvg):
             del reply
         if means[ADAPTER].count == 0:
             return None, None
-        updated = self._server_step(x.astype(np.float64), means)
-        return ArrayRecord({ADAPTER: Array(updated.astype(np.float32))}), metrics.value()
+        updated = np.asarray(self._server_step(x, means), np.float32)
+        means.clear()  # the sums are the largest thing in memory, and the next adapter is about to be copied
+        return ArrayRecord({ADAPTER: packed_array(updated)}), metrics.value()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the metrics that all replies carry. No reply: None."""
@@ -101,9 +104,43 @@ class FedAvg(RoundStrategy, strategy.FedAvg):
         """Return the weight of a reply in the means of the arrays."""
         return num_examples
 
-    def _server_step(self, x: NDArray[np.float64], means: Mapping[str, VectorMean]) -> NDArray[np.float64]:
-        """Return the next x from this round's x and the mean of each reply array."""
-        return means[ADAPTER].value()
+    def _server_step(self, x: NDArray[np.float32], means: Mapping[str, VectorMean]) -> NDArray:
+        """Return the next x from this round's x, read-only, and the mean of each reply array.
+
+        Called once a round. This one takes `_coordinate_step` block by block, so that whole vectors are in memory in
+        float32 only, and replaces the state when all blocks are done.
+        """
+        before = {name: getattr(self, name) for name in self.state_names}
+        after = {name: np.empty(x.shape, np.float32) for name in self.state_names}
+        updated = np.empty(x.shape, np.float32)
+        none = {name for name, vector in before.items() if vector is None}
+        for start in range(0, x.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            state = {name: self._state_of(name, before[name], block, x.size) for name in before}
+            given = dict(state)
+            values = {name: mean.value(block) for name, mean in means.items()}
+            updated[block] = self._coordinate_step(x[block].astype(np.float64), values, state)
+            none -= {name for name in none if state[name] is not given[name]}
+            for name, vector in after.items():
+                vector[block] = state[name]
+        for name in after.keys() - none:  # a state that no step has begun stays none
+            setattr(self, name, after[name])
+        return updated
+
+    def _state_of(self, name: str, vector: NDArray | None, block: slice, size: int) -> NDArray[np.float64]:
+        if vector is None:
+            return np.full(min(block.stop, size) - block.start, self._first_state(name), np.float64)
+        return vector[block].astype(np.float64)
+
+    def _coordinate_step(
+        self, x: NDArray[np.float64], means: Mapping[str, NDArray[np.float64]], state: State
+    ) -> NDArray[np.float64]:
+        """Return the next x of some coordinates, from their x and means; put their next `state_names` into `state`."""
+        return means[ADAPTER]
+
+    def _first_state(self, name: str) -> float:
+        """Return the value of every coordinate of a state before the first round."""
+        return 0.0
 
     def state_arrays(self) -> State:
         """Return what a checkpoint must hold; nothing before the first round."""
@@ -167,10 +204,10 @@ def reply_metric(metrics: MetricRecord, name: str) -> float:
 
 
 def reply_vector(arrays: ArrayRecord, name: str, shape: tuple[int, ...]) -> NDArray:
-    """Return an array of a reply, which must have the shape of the global one."""
+    """Return an array of a reply, read-only, which must have the shape of the global one."""
     if name not in arrays:
         raise InconsistentMessageReplies(f"A reply lacks the array '{name}'; it holds {sorted(arrays)}.")
-    vector = arrays[name].numpy()
+    vector = array_view(arrays[name])
     if vector.shape != shape:
         raise InconsistentMessageReplies(
             f"The array '{name}' of a reply has shape {vector.shape}, the global adapter {shape}."

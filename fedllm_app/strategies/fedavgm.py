@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedllm_app.messages import ADAPTER
 from fedllm_app.strategies.fedavg import FedAvg
-from fedllm_app.strategies.means import VectorMean
+from fedllm_app.strategies.round_strategy import State
 
 
 class FedAvgM(FedAvg):
@@ -42,9 +42,8 @@ class FedAvgM(FedAvg):
         self.eta_s = eta_s
         self.momentum: NDArray[np.float32] | None = None
 
-    def _server_step(self, x: NDArray[np.float64], means: Mapping[str, VectorMean]) -> NDArray[np.float64]:
-        momentum = means[ADAPTER].value() - x
-        if self.momentum is not None:
-            momentum += self.beta * self.momentum.astype(np.float64)
-        self.momentum = momentum.astype(np.float32)
-        return x + self.eta_s * momentum
+    def _coordinate_step(
+        self, x: NDArray[np.float64], means: Mapping[str, NDArray[np.float64]], state: State
+    ) -> NDArray[np.float64]:
+        state["momentum"] = means[ADAPTER] - x + self.beta * state["momentum"]
+        return x + self.eta_s * state["momentum"]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fedllm_app.messages import ADAPTER
 from fedllm_app.strategies.fedavg import FedAvg
-from fedllm_app.strategies.means import VectorMean
+from fedllm_app.strategies.round_strategy import State
 
 
 class FedOpt(FedAvg):
@@ -53,13 +53,14 @@ class FedOpt(FedAvg):
     def _next_second_moment(self, v: NDArray[np.float64], squared: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the next v from v and Δ²."""
 
-    def _server_step(self, x: NDArray[np.float64], means: Mapping[str, VectorMean]) -> NDArray[np.float64]:
-        delta = means[ADAPTER].value() - x
-        if self.momentum is None or self.second_moment is None:
-            m, v = np.zeros_like(delta), np.full_like(delta, self.tau**2)
-        else:
-            m, v = self.momentum.astype(np.float64), self.second_moment.astype(np.float64)
-        m = self.beta_1 * m + (1 - self.beta_1) * delta
-        v = self._next_second_moment(v, delta**2)
-        self.momentum, self.second_moment = m.astype(np.float32), v.astype(np.float32)
+    def _first_state(self, name: str) -> float:
+        return self.tau**2 if name == "second_moment" else 0.0
+
+    def _coordinate_step(
+        self, x: NDArray[np.float64], means: Mapping[str, NDArray[np.float64]], state: State
+    ) -> NDArray[np.float64]:
+        delta = means[ADAPTER] - x
+        m = self.beta_1 * state["momentum"] + (1 - self.beta_1) * delta
+        v = self._next_second_moment(state["second_moment"], delta**2)
+        state["momentum"], state["second_moment"] = m, v
         return x + self.eta * m / (np.sqrt(v) + self.tau)

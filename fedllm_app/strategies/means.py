@@ -10,6 +10,8 @@ from flwr.app import MetricRecord
 from flwr.serverapp.exception import AggregationError
 from numpy.typing import NDArray
 
+_BLOCK = 1 << 16  # coordinates added at a time: half a MB in float64, which stays in the processor's cache
+
 
 class VectorMean:
     """Weighted mean of vectors of one shape, accumulated in float64.
@@ -27,18 +29,20 @@ class VectorMean:
 
     def add(self, vector: NDArray, weight: float) -> None:
         """Add one vector of the shape given at construction; the weight is >= 0."""
-        self._total += np.multiply(vector, weight, dtype=np.float64)
+        for start in range(0, len(self._total), _BLOCK):  # no second vector in float64
+            block = slice(start, start + _BLOCK)
+            self._total[block] += np.multiply(vector[block], weight, dtype=np.float64)
         self._weight += weight
         self.count += 1
 
-    def value(self) -> NDArray[np.float64]:
-        """Return the mean; AggregationError if all weights were zero."""
+    def value(self, block: slice = slice(None)) -> NDArray[np.float64]:
+        """Return the mean, or some coordinates of it; AggregationError if all weights were zero."""
         if self._weight == 0.0:
             raise AggregationError(
                 f"None of the {self.count} replies reports a training example, so that there is nothing to average. "
                 "Check that the clients' shards are not empty after filtering."
             )
-        return self._total / self._weight
+        return self._total[block] / self._weight
 
 
 class MetricMean:

@@ -88,20 +88,20 @@ STRATEGIES: dict[str, StrategySpec] = {
     "fedadam": StrategySpec(FedAdam, (_ETA, _BETA_1, _BETA_2, _TAU)),
     "local": StrategySpec(Local),
     "centralized": StrategySpec(Centralized),
-    "fedmedian": _robust(robust.median, minimum=lambda hyper: 3),
+    "fedmedian": _robust(robust.FedMedian, minimum=lambda hyper: 3),
     "fedtrimmedavg": _robust(
-        robust.trimmed_mean,
+        robust.FedTrimmedAvg,
         Bounds("beta", maximum=0.5),
         minimum=lambda hyper: robust.trimmed_mean_minimum(hyper["beta"]),
     ),
-    "krum": _robust(robust.krum, _MALICIOUS, minimum=lambda hyper: 2 * hyper["malicious"] + 3),
+    "krum": _robust(robust.Krum, _MALICIOUS, minimum=lambda hyper: 2 * hyper["malicious"] + 3),
     "multikrum": _robust(
-        robust.multi_krum,
+        robust.MultiKrum,
         _MALICIOUS,
         Bounds("keep", minimum=1.0),
         minimum=lambda hyper: max(2 * hyper["malicious"] + 3, hyper["keep"] + hyper["malicious"] + 2),
     ),
-    "bulyan": _robust(robust.bulyan, _MALICIOUS, minimum=lambda hyper: 4 * hyper["malicious"] + 3),
+    "bulyan": _robust(robust.Bulyan, _MALICIOUS, minimum=lambda hyper: 4 * hyper["malicious"] + 3),
 }
 
 

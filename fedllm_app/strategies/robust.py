@@ -1,23 +1,26 @@
-"""Byzantine-robust rules: Flower's implementations, fed so that they keep what their papers promise."""
+"""Byzantine-robust rules, in the memory of the replies themselves, and so that they keep what their papers promise."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
-from copy import copy
 from typing import ClassVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import strategy
+from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.exception import AggregationError
+from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
+from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from numpy.typing import NDArray
 
 from fedllm_app.messages import ADAPTER
-from fedllm_app.strategies.agreement import with_common_metrics
-from fedllm_app.strategies.fedavg import CLIENT, FedAvg, reply_records, reply_vector
+from fedllm_app.packed_arrays import packed_array
+from fedllm_app.strategies.fedavg import FedAvg, reply_records, reply_vector
+
+_BLOCK = 1 << 18  # numbers of all replies together that are looked at at a time: 1 MB in float32
 
 
 class RobustAggregation(FedAvg):
-    """One of Flower's robust rules, applied to the clients' moves: ``x ← x + rule({Δ_i})``.
+    """A robust rule, applied to the clients' moves: ``x ← x + rule({Δ_i})``.
 
     =====================  ==================================================================  ====================
     rule                   source                                                              replies needed
@@ -29,87 +32,164 @@ class RobustAggregation(FedAvg):
     Bulyan(f)              El Mhamdi et al. 2018 (arXiv:1802.07927)                            4 f + 3
     =====================  ==================================================================  ====================
 
-    Three things differ from Flower's classes on their own, none of which changes a rule:
+    A rule chooses replies by the distances of their moves, or takes all, and combines them coordinate by coordinate.
+    Three things differ from Flower's classes, none of which changes a rule:
 
-    - The rule sees Δ_i, not y_i. All five commute with a shift, but Krum's squared distances come from
-      ``‖a‖² + ‖b‖² − 2 a·b`` in float32, and a LoRA adapter is so much longer than the moves of one round that the
-      difference between two clients is lost in rounding.
+    - The rule sees Δ_i, not y_i, and squared distances are sums in float64. All five commute with a shift, but
+      ``‖a‖² + ‖b‖² − 2 a·b`` in float32 loses the difference between two clients in rounding, because a LoRA adapter is
+      so much longer than the moves of one round.
     - Every reply weighs 1. Flower's MultiKrum weighs the chosen replies by "num-examples", which a malicious client
       is free to invent.
     - Too few replies are an error. Flower's Krum goes on without its guarantee, its Bulyan skips the round.
 
-    A rule compares replies with each other, so that all of a round are in memory at once.
+    A rule compares replies with each other, so that all of a round are in memory at once: one vector each, and blocks.
 
     Parameters
     ----------
-    rule : flwr.serverapp.strategy.FedAvg
-        Its `aggregate_train` is used, nothing else of it.
     minimum_replies : int
         The bound of the table; AggregationError below it.
     """
 
     needs_single_replies: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
+    """Whether `choose` needs the distances of the moves from each other."""
 
-    def __init__(self, rule: strategy.FedAvg, minimum_replies: int) -> None:
+    def __init__(self, minimum_replies: int) -> None:
         super().__init__()
-        self.rule = rule
         self.minimum_replies = minimum_replies
+
+    def choose(self, distances: NDArray[np.float64]) -> list[int]:
+        """Return which of the n moves are combined, given their squared distances from each other, shape (n, n)."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def combine(self, moves: NDArray[np.float32]) -> NDArray:
+        """Return the move of some coordinates, shape (B,), of the m chosen moves there, shape (m, B)."""
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Apply the rule to the moves; the metrics are the mean over the replies that it chose."""
-        x = self._sent_vector().astype(np.float64)
-        moves = [self._as_move(reply, x) for reply in replies]
-        if not moves:
+        x = self._sent_vector()
+        adapters, numbers = [], []
+        for reply in replies:
+            arrays, metrics = reply_records(reply)
+            adapters.append(reply_vector(arrays, ADAPTER, x.shape))
+            numbers.append(metrics)
+            del reply, arrays, metrics
+        if not adapters:
             return None, None
-        if len(moves) < self.minimum_replies:
+        if len(adapters) < self.minimum_replies:
             raise AggregationError(
-                f"{type(self.rule).__name__} needs {self.minimum_replies} replies to hold its guarantee, "
-                f"{len(moves)} arrived. Draw more clients a round, or assume fewer malicious ones."
+                f"{type(self).__name__} needs {self.minimum_replies} replies to hold its guarantee, "
+                f"{len(adapters)} arrived. Draw more clients a round, or assume fewer malicious ones."
             )
-        move, metrics = self.rule.aggregate_train(server_round, with_common_metrics(moves))
-        updated = (x + move[ADAPTER].numpy()).astype(np.float32)
-        return ArrayRecord({ADAPTER: Array(updated)}), metrics
+        chosen = list(range(len(adapters)))
+        if self.compares:
+            chosen = self.choose(_squared_distances(adapters, x))
+        mean = self._metric_mean()
+        for client in chosen:
+            mean.add(numbers[client], 1.0)
+        return ArrayRecord({ADAPTER: packed_array(self._moved([adapters[i] for i in chosen], x))}), mean.value()
 
-    def _as_move(self, reply: Message, x: NDArray[np.float64]) -> Message:
-        arrays, metrics = reply_records(reply)
-        move = (reply_vector(arrays, ADAPTER, x.shape) - x).astype(np.float32)
-        kept = {name: value for name, value in metrics.items() if name != CLIENT}
-        shifted = copy(reply)  # the caller's message keeps its content
-        shifted.content = RecordDict(
-            {
-                "arrays": ArrayRecord({ADAPTER: Array(move)}),
-                "metrics": MetricRecord({**kept, self.weighted_by_key: 1}),
-            }
-        )
-        return shifted
+    def _moved(self, adapters: list[NDArray], x: NDArray[np.float32]) -> NDArray[np.float32]:
+        updated = np.empty(x.shape, np.float32)
+        for block in _blocks(x.size, len(adapters)):
+            updated[block] = x[block].astype(np.float64) + self.combine(_moves(adapters, x, block))
+        return updated
 
 
-def median(minimum_replies: int) -> RobustAggregation:
-    """Return the coordinate-wise median."""
-    return RobustAggregation(strategy.FedMedian(), minimum_replies)
+def _blocks(size: int, vectors: int) -> Iterable[slice]:
+    step = max(1, _BLOCK // vectors)
+    return (slice(start, start + step) for start in range(0, size, step))
 
 
-def trimmed_mean(minimum_replies: int, beta: float = 0.2) -> RobustAggregation:
-    """Return the coordinate-wise mean without the ⌊β n⌋ lowest and highest values."""
-    return RobustAggregation(strategy.FedTrimmedAvg(beta=beta), minimum_replies)
+def _moves(adapters: list[NDArray], x: NDArray[np.float32], block: slice) -> NDArray[np.float32]:
+    """Δ_i of some coordinates, shape (n, B)."""
+    return np.stack([np.subtract(y[block], x[block], dtype=np.float64).astype(np.float32) for y in adapters])
 
 
-def krum(minimum_replies: int, malicious: int = 1) -> RobustAggregation:
-    """Return Krum: the one move that is closest to its n − f − 2 nearest."""
-    return RobustAggregation(strategy.Krum(num_malicious_nodes=malicious), minimum_replies)
+def _squared_distances(adapters: list[NDArray], x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """``‖Δ_i − Δ_j‖²``, shape (n, n)."""
+    products = np.zeros((len(adapters), len(adapters)))
+    for block in _blocks(x.size, 2 * len(adapters)):
+        moves = _moves(adapters, x, block).astype(np.float64)
+        products += moves @ moves.T
+    norms = np.diagonal(products)
+    return np.maximum(norms[:, None] + norms[None, :] - 2 * products, 0.0)
 
 
-def multi_krum(minimum_replies: int, malicious: int = 1, keep: int = 2) -> RobustAggregation:
-    """Return Multi-Krum: the mean of the `keep` best moves by Krum's score."""
-    rule = strategy.MultiKrum(num_malicious_nodes=malicious, num_nodes_to_select=keep)
-    return RobustAggregation(rule, minimum_replies)
+def _best(distances: NDArray[np.float64], malicious: int, keep: int) -> list[int]:
+    """The `keep` moves with the least Krum score: the sum of squared distances to their n − f − 2 nearest."""
+    n = len(distances)
+    others = np.where(np.eye(n, dtype=bool), np.inf, distances)
+    scores = np.sort(others, axis=1)[:, : max(1, n - malicious - 2)].sum(axis=1)
+    return np.argsort(scores, kind="stable")[:keep].tolist()
 
 
-def bulyan(minimum_replies: int, malicious: int = 1) -> RobustAggregation:
-    """Return Bulyan: of n − 2 f moves by Krum's score, the mean of the n − 4 f nearest their median, by coordinate."""
-    return RobustAggregation(strategy.Bulyan(num_malicious_nodes=malicious), minimum_replies)
+class FedMedian(RobustAggregation):
+    """The coordinate-wise median."""
+
+    def combine(self, moves: NDArray[np.float32]) -> NDArray:
+        """See `RobustAggregation`."""
+        return np.median(moves, axis=0)
+
+
+class FedTrimmedAvg(RobustAggregation):
+    """The coordinate-wise mean without the ⌊β n⌋ lowest and highest values."""
+
+    def __init__(self, minimum_replies: int, beta: float = 0.2) -> None:
+        super().__init__(minimum_replies)
+        self.beta = beta
+
+    def combine(self, moves: NDArray[np.float32]) -> NDArray:
+        """See `RobustAggregation`."""
+        return trim_mean(moves, self.beta)
+
+
+class MultiKrum(RobustAggregation):
+    """The mean of the `keep` best moves by Krum's score."""
+
+    compares: ClassVar[bool] = True
+
+    def __init__(self, minimum_replies: int, malicious: int = 1, keep: int = 2) -> None:
+        super().__init__(minimum_replies)
+        self.malicious = malicious
+        self.keep = keep
+
+    def choose(self, distances: NDArray[np.float64]) -> list[int]:
+        """See `RobustAggregation`."""
+        return _best(distances, self.malicious, self.keep)
+
+    def combine(self, moves: NDArray[np.float32]) -> NDArray:
+        """See `RobustAggregation`."""
+        return moves.mean(axis=0, dtype=np.float64)
+
+
+class Krum(MultiKrum):
+    """The one move that is closest to its n − f − 2 nearest."""
+
+    def __init__(self, minimum_replies: int, malicious: int = 1) -> None:
+        super().__init__(minimum_replies, malicious, keep=1)
+
+
+class Bulyan(RobustAggregation):
+    """Of n − 2 f moves by Krum's score, the mean of the n − 4 f nearest their median, by coordinate."""
+
+    compares: ClassVar[bool] = True
+
+    def __init__(self, minimum_replies: int, malicious: int = 1) -> None:
+        super().__init__(minimum_replies)
+        self.malicious = malicious
+
+    def choose(self, distances: NDArray[np.float64]) -> list[int]:
+        """See `RobustAggregation`."""
+        return _best(distances, self.malicious, len(distances) - 2 * self.malicious)
+
+    def combine(self, moves: NDArray[np.float32]) -> NDArray:
+        """See `RobustAggregation`."""
+        near = len(moves) - 2 * self.malicious
+        return aggregate_n_closest_weights([np.median(moves, axis=0)], [[move] for move in moves], near)[0]
 
 
 def trimmed_mean_minimum(beta: float) -> int:

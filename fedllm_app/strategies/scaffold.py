@@ -4,14 +4,16 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import AggregationError
 from numpy.typing import NDArray
 
 from fedllm_app.messages import ADAPTER, CONTROL, CONTROL_DELTA
+from fedllm_app.packed_arrays import array_view, packed_array
 from fedllm_app.strategies.fedavg import FedAvg
 from fedllm_app.strategies.means import VectorMean
+from fedllm_app.strategies.round_strategy import State
 
 
 class Scaffold(FedAvg):
@@ -59,18 +61,25 @@ class Scaffold(FedAvg):
             self.control = np.zeros(arrays[ADAPTER].shape, np.float32)
         config["scaffold"] = True
         # A new record: the caller's holds the global adapter and nothing else.
-        with_control = ArrayRecord({ADAPTER: arrays[ADAPTER], CONTROL: Array(self.control)})
+        control = packed_array(self.control)
+        self.control = array_view(control)  # the same memory, not a second vector
+        with_control = ArrayRecord({ADAPTER: arrays[ADAPTER], CONTROL: control})
         return super().configure_train(server_round, with_control, config, grid)
 
     def _weight(self, num_examples: float) -> float:
         return 1.0
 
-    def _server_step(self, x: NDArray[np.float64], means: Mapping[str, VectorMean]) -> NDArray[np.float64]:
+    def _server_step(self, x: NDArray[np.float32], means: Mapping[str, VectorMean]) -> NDArray:
         sampled = means[ADAPTER].count
         if sampled > self.num_clients:
             raise AggregationError(
                 f"{sampled} clients replied, but SCAFFOLD was told that the federation has {self.num_clients}."
             )
-        step = (sampled / self.num_clients) * means[CONTROL_DELTA].value()
-        self.control = (self.control + step).astype(np.float32)
-        return x + self.eta_g * (means[ADAPTER].value() - x)
+        self._share = sampled / self.num_clients
+        return super()._server_step(x, means)
+
+    def _coordinate_step(
+        self, x: NDArray[np.float64], means: Mapping[str, NDArray[np.float64]], state: State
+    ) -> NDArray[np.float64]:
+        state[CONTROL] = state[CONTROL] + self._share * means[CONTROL_DELTA]
+        return x + self.eta_g * (means[ADAPTER] - x)
