@@ -50,7 +50,8 @@ class Traffic:
 class Plan:
     """The figures. `rows` and `length` are those of the largest batch, `process` the bytes of a client's process before
     the model is loaded, as measured in this one; `memory` is None where it cannot be found without weights; `steps`
-    are optimizer steps of all clients, `tokens` what they read.
+    are optimizer steps of all clients, `tokens` what they read. `server` are the bytes that the server holds of a round
+    of `asked` clients, None where the strategy does not say; `compares`: it needs all replies at once.
     """
 
     trained: int
@@ -64,6 +65,9 @@ class Plan:
     rounds: int
     steps: int
     tokens: int
+    server: int | None
+    asked: int
+    compares: bool
     notes: tuple[str, ...] = ()
 
     @property
@@ -86,6 +90,8 @@ def make_plan(flat: FlatConfig) -> Plan:
     check_updates(config, client.chain, strategy)
     schedule = Schedule.of(config, number)
     work = _work(client, strategy, schedule)
+    asked = max((len(strategy.taking_part(plan.clients)) for plan in schedule.training()), default=0)
+    vectors = strategy.held_vectors(asked)
     model = _skeleton(config, start)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trained
@@ -102,6 +108,9 @@ def make_plan(flat: FlatConfig) -> Plan:
         rounds=config.train.rounds,
         steps=work.steps,
         tokens=work.tokens,
+        server=None if vectors is None else vectors * start.travelling.size * np.dtype(np.float32).itemsize,
+        asked=asked,
+        compares=strategy.needs_single_replies,
         notes=notes,
     )
 

@@ -41,6 +41,7 @@ def show_plan(plan: "Plan", console: Console) -> None:
         ("bytes a round, mean", f"{(traffic.down + traffic.up) // plan.rounds:,}"),
         ("bytes of the run, to clients and back", f"{traffic.down:,}, {traffic.up:,}"),
         *_memory_lines(plan),
+        ("memory of the server, beside its libraries", _server_memory(plan)),
         ("optimizer steps, tokens, of all clients", f"{plan.steps:,}, {plan.tokens:,}"),
     ):
         table.add_row(label, value)
@@ -67,6 +68,12 @@ def _memory_lines(plan: "Plan") -> list[tuple[str, str]]:
         ("  lost to the allocator", _mb(memory.gaps)),
         ("memory of a client on a GPU, beside its context", _mb(memory.held)),
     ]
+
+
+def _server_memory(plan: "Plan") -> str:
+    if plan.server is None:
+        return "not known for this strategy"
+    return _mb(plan.server) + (f": all {plan.asked} replies at once" if plan.compares else "")
 
 
 def _mb(size: int) -> str:

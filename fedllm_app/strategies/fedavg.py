@@ -89,6 +89,17 @@ class FedAvg(RoundStrategy, strategy.FedAvg):
         means.clear()  # the sums are the largest thing in memory, and the next adapter is about to be copied
         return ArrayRecord({ADAPTER: packed_array(updated)}), metrics.value()
 
+    def held_vectors(self, replies: int) -> int | None:
+        """Return how many vectors are in memory at most: the sums are float64, two each.
+
+        At the end of a round the next adapter and the next state stand where a reply stood before. A subclass that
+        compares single replies is assumed to keep them all.
+        """
+        state = set(self.state_names) - set(self.sent_arrays)
+        sums, reply = 2 * len(self.reply_arrays), len(self.reply_arrays)
+        kept = replies * reply if self.needs_single_replies else 0
+        return len(self.sent_arrays) + len(state) + sums + kept + max(reply, len(self.state_names) + 1)
+
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the metrics that all replies carry. No reply: None."""
         return super().aggregate_evaluate(server_round, with_common_metrics(replies))

@@ -16,7 +16,7 @@ from fedllm_app.messages import ADAPTER
 from fedllm_app.packed_arrays import packed_array
 from fedllm_app.strategies.fedavg import FedAvg, reply_records, reply_vector
 
-_BLOCK = 1 << 18  # numbers of all replies together that are looked at at a time: 1 MB in float32
+_BLOCK = 1 << 20  # numbers of all replies together that are looked at at a time: 4 MB in float32
 
 
 class RobustAggregation(FedAvg):
@@ -57,6 +57,10 @@ class RobustAggregation(FedAvg):
     def __init__(self, minimum_replies: int) -> None:
         super().__init__()
         self.minimum_replies = minimum_replies
+
+    def held_vectors(self, replies: int) -> int:
+        """Return how many vectors are in memory at most: every reply, what was sent and the next adapter."""
+        return replies + 3
 
     def choose(self, distances: NDArray[np.float64]) -> list[int]:
         """Return which of the n moves are combined, given their squared distances from each other, shape (n, n)."""
@@ -106,7 +110,10 @@ def _blocks(size: int, vectors: int) -> Iterable[slice]:
 
 def _moves(adapters: list[NDArray], x: NDArray[np.float32], block: slice) -> NDArray[np.float32]:
     """Δ_i of some coordinates, shape (n, B)."""
-    return np.stack([np.subtract(y[block], x[block], dtype=np.float64).astype(np.float32) for y in adapters])
+    moves = np.empty((len(adapters), len(x[block])), np.float32)
+    for y, move in zip(adapters, moves, strict=True):
+        np.subtract(y[block], x[block], out=move)
+    return moves
 
 
 def _squared_distances(adapters: list[NDArray], x: NDArray[np.float32]) -> NDArray[np.float64]:

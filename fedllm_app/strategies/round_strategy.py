@@ -69,6 +69,13 @@ class RoundStrategy:
         """
         return len(clients) if self.pooled else 1
 
+    def held_vectors(self, replies: int) -> int | None:
+        """Return how many vectors as long as the adapter are in memory at most while a round is aggregated.
+
+        What was sent, the replies or their sums, state, and the next adapter. None: unknown.
+        """
+        return None
+
     def round_numbers(self) -> Mapping[str, int | float]:
         """Return numbers about the last aggregation, which the journal's line of the round holds under their names."""
         return {}
