@@ -22,6 +22,7 @@ from fedllm_app.client.stopping import check_stop, stop_when, time_is_over
 from fedllm_app.client.worker_handover import WorkerUnavailable, hand_over, worker_socket
 from fedllm_app.federation.fingerprint import PROTOCOL, code_hash, package_versions
 from fedllm_app.messages import CONFIG, Assignment, client_of, failure, read_vectors, reply, run_key, vectors_record
+from fedllm_app.models.hardware import gpus_are_hidden
 
 if TYPE_CHECKING:
     from fedllm_app.client.local_client import LocalClient
@@ -96,6 +97,7 @@ def identify(message: Message, context: Context) -> Message:
         "site": str(context.node_config.get("site", "")),
         "code": code_hash(),
         "protocol": PROTOCOL,
+        "gpus-hidden": gpus_are_hidden(),
     }
     return Message(RecordDict({CONFIG: ConfigRecord(identity)}), reply_to=message)
 

@@ -30,6 +30,7 @@ from fedllm_app.federation.roster import (
     describe_some,
     gather_nodes,
     other_code,
+    unused_gpus,
     unused_nodes,
 )
 from fedllm_app.federation.rounds import Rounds
@@ -129,7 +130,7 @@ def _run(
     prepare_bitsandbytes(config.model.quantization)
     start = where.starting_point(config, directory)
     ask_suite = _suite_asker(config, directory, start)
-    warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()))
+    warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()), unused_gpus(connected))
     warn(directory, *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
     schedule = Schedule.of(config, len(nodes))

@@ -6,11 +6,10 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from fedllm_app.config.sections import Config
+from fedllm_app.models.hardware import has_gpu_driver
 
-_SIGNS = ("/proc/driver/nvidia", "/dev/kfd")  # of a driver for GPUs of NVIDIA and of AMD
 _CONTEXT = 600 * 2**20  # bytes that a process takes on a GPU before it computes anything
 _MARGIN = 1.15  # of a plan's memory: fragments, and what a plan does not see
 _MOST = 8  # clients on a GPU; beyond that they only wait for each other
@@ -71,7 +70,7 @@ def this_machine() -> Machine:
     Another process asks torch: whoever asks keeps some hundred MB on each GPU until it ends.
     """
     cores = os.cpu_count() or 1
-    if not any(Path(sign).exists() for sign in _SIGNS):
+    if not has_gpu_driver():
         return Machine(cores)
     done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=False)
     if done.returncode:

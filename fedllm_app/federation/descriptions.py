@@ -53,6 +53,7 @@ def read_identity(answer: Message) -> dict[str, int | str]:
         "code": _text(config, "code"),
         # A site from before there was a number says none.
         "protocol": whole_number(config, "protocol", 0, _MOST_PARTITIONS) if "protocol" in config else 1,
+        "gpus_hidden": config.get("gpus-hidden") is True,
     }
 
 

@@ -39,6 +39,7 @@ class Node:
 
     `partition` is -1 for a simulation's node that was not asked.
     `code` is the hash of its code, `protocol` the version of the messages that it understands.
+    `gpus_hidden`: its machine has a driver for GPUs, and its process may use none.
     """
 
     node_id: int
@@ -47,6 +48,7 @@ class Node:
     site: str
     code: str
     protocol: int = PROTOCOL
+    gpus_hidden: bool = False
 
 
 def gather_nodes(
@@ -129,6 +131,16 @@ def unused_nodes(nodes: list[Node], assigned: Collection[int]) -> str | None:
     if not names or nodes[0].partitions:
         return None
     return f"{len(nodes)} sites are connected and clients.number = {len(set(assigned))}; not used: {', '.join(names)}"
+
+
+def unused_gpus(nodes: list[Node]) -> str | None:
+    """A sentence for a simulation whose clients were given no GPU on a machine that may have one, else None."""
+    if not any(node.gpus_hidden and node.partitions for node in nodes):
+        return None
+    return (
+        "this machine has a driver for GPUs, and Flower gives the clients none, so they train on the CPU: add "
+        'client-resources-num-gpus=1, or a part such as 0.5, to --federation-config, or use "fedllm run", which does it'
+    )
 
 
 def assign_clients(nodes: list[Node], clients: int) -> dict[int, int]:

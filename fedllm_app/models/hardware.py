@@ -1,11 +1,25 @@
 """What a base model is computed with on this machine: the dtype of its weights, its attention."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 _SHORT = 128  # tokens
+_DRIVERS = ("/proc/driver/nvidia", "/dev/kfd")  # of GPUs of NVIDIA and of AMD
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+
+
+def has_gpu_driver() -> bool:
+    """Whether this machine has a driver for GPUs. It need not have one that works."""
+    return any(Path(driver).exists() for driver in _DRIVERS)
+
+
+def gpus_are_hidden() -> bool:
+    """Whether the machine has a driver for GPUs, and this process was told to see none, as Ray tells its workers."""
+    return has_gpu_driver() and any(os.environ.get(name) == "" for name in _VISIBLE)
 
 
 def choose_dtype(name: str) -> "torch.dtype":

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from fedllm_app.commands import placement, run
+from fedllm_app.commands import run
 from fedllm_app.commands.costs import make_plan
 from fedllm_app.commands.placement import Gpu, Machine, Placement, gives_no_gpu, place, this_machine
 from fedllm_app.config.parse import parse_run_config
+from fedllm_app.models import hardware
 
 GB = 2**30
 
@@ -88,9 +89,9 @@ def test_torch_is_asked_only_where_a_driver_is(monkeypatch, tmp_path):
         return SimpleNamespace(returncode=0, stdout='a warning\n[["GPU", 5, 9]]\n')
 
     monkeypatch.setattr(subprocess, "run", answer)
-    monkeypatch.setattr(placement, "_SIGNS", (str(tmp_path / "nowhere"),))
+    monkeypatch.setattr(hardware, "_DRIVERS", (str(tmp_path / "nowhere"),))
     assert this_machine().gpus == () and asked == []
-    monkeypatch.setattr(placement, "_SIGNS", (str(tmp_path),))
+    monkeypatch.setattr(hardware, "_DRIVERS", (str(tmp_path),))
     assert this_machine().gpus == (Gpu("GPU", 5, 9),)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout=""))
     assert this_machine().gpus == ()

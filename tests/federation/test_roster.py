@@ -12,6 +12,7 @@ from fedllm_app.federation.roster import (
     describe_clients,
     gather_nodes,
     other_code,
+    unused_gpus,
     unused_nodes,
 )
 from fedllm_app.federation.transport import NoReply
@@ -269,3 +270,14 @@ def test_clients_with_other_base_weights_or_tokenizers_are_refused_by_name(make_
     assert "tokenizer" not in said
     differ[1] = {}
     assert len(describe_clients(make_grid(answer), dict.fromkeys(range(4), 9), 4, "m", 60.0)) == 4
+
+
+def test_gpus_that_flower_keeps_from_clients_are_told(make_grid):
+    """In a simulation alone: at a site, whoever runs it has decided that."""
+    hidden = {"partitions": 2, "gpus-hidden": True}
+    nodes = gather_nodes(make_grid(says(node_1=hidden, node_2=hidden), looks=[[1, 2]]), 2, CODE, 5.0)
+    assert "client-resources-num-gpus=1" in unused_gpus(nodes)
+    nodes = gather_nodes(make_grid(says(node_1={"partitions": 1}), looks=[[1]]), 1, CODE, 5.0)
+    assert unused_gpus(nodes) is None
+    site_of_one = says(node_1={"site": "berlin", "gpus-hidden": True})
+    assert unused_gpus(gather_nodes(make_grid(site_of_one, looks=[[1]]), 1, CODE, 5.0)) is None
