@@ -73,7 +73,9 @@ def _runs(parsed: argparse.Namespace, console: Console) -> int:
         console.print(f"no runs in {looked}", markup=False, highlight=False, soft_wrap=True)
         return 0
     if not parsed.prune:
-        console.print(runs_table(found, f"{_number_of(found)}, {_size(sum(run.size for run in found))}", console.width))
+        console.print(
+            runs_table(found, f"{_number_of(found)}, {size_text(sum(run.size for run in found))}", console.width)
+        )
         return 0
     return _prune(
         prunable(found, bool(parsed.unfinished or not given), parsed.older_than, parsed.keep), parsed, console
@@ -84,7 +86,7 @@ def _prune(unwanted: Sequence[RunOverview], parsed: argparse.Namespace, console:
     if not unwanted:
         console.print("nothing to delete")
         return 0
-    size = _size(sum(run.size for run in unwanted))
+    size = size_text(sum(run.size for run in unwanted))
     console.print(runs_table(unwanted, f"to delete: {_number_of(unwanted)}, {size}", console.width))
     if not parsed.yes and not _confirmed(console, f"{_number_of(unwanted)} ({size})"):
         console.print("nothing was deleted")
@@ -164,7 +166,7 @@ def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Ta
             "rounds": f"{run.done}/{run.asked}" if run.asked else "-",
             "state": state,
             "held-out": f"{run.metric[0]} {run.metric[1]:.3g}" if run.metric else "-",
-            "size": _size(run.size),
+            "size": size_text(run.size),
         }
         table.add_row(*(cells[name] for name in columns))
     return table
@@ -185,7 +187,8 @@ def _data_name(name: str) -> str:
     return ", ".join(one.strip().rstrip("/").rpartition("/")[2] for one in name.split(","))
 
 
-def _size(size: int) -> str:
+def size_text(size: int) -> str:
+    """Bytes in the unit that suits them."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
