@@ -9,6 +9,7 @@ import pytest
 from in_process import run_in_process
 from places import ROOT
 
+from fedllm_app.commands.new_directory import check_home, new_directory
 from fedllm_app.paths import atomic_path, home, make_directory, opener, write_text
 
 
@@ -63,6 +64,7 @@ def test_interrupted_between_the_renames(done, tmp_path, monkeypatch):
 
 KILLED = """
 import os, pathlib, sys
+from fedllm_app.commands.new_directory import check_home, new_directory
 from fedllm_app.paths import atomic_path
 rename, calls = os.replace, []
 def killed(source, target):
@@ -166,3 +168,26 @@ def test_all_files_of_a_run_below_the_home_are_the_owners(app_home, run_config, 
     assert {path.name for path in app_home.iterdir()} >= {"sources", "partitions", "shards", "clients", "runs"}
     assert (app_home / "runs" / "first" / "journal.jsonl").stat().st_size
     assert lax(app_home) == []
+
+
+@pytest.mark.parametrize("make", ["check", "directory", "run"])
+def test_a_home_that_the_app_makes_is_the_owners_from_the_start(tmp_path, monkeypatch, caplog, make):
+    """Whoever makes it, and under the usual umask; so nothing is told of it afterwards."""
+    new = tmp_path / "user" / ".fedllm"
+    monkeypatch.setenv("FEDLLM_HOME", str(new))
+    before = os.umask(0o022)
+    try:
+        if make == "check":
+            check_home(new)
+        elif make == "directory":
+            make_directory(new / "federations" / "trial")
+        else:
+            make_directory(new)
+            monkeypatch.chdir(new)
+            with new_directory("fedavg") as run:
+                (run / "journal.jsonl").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert home() == new
+    assert lax(new) == []
+    assert caplog.records == []

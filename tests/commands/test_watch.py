@@ -81,7 +81,7 @@ def test_versions_and_warnings():
     text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": [0, 1]}], [])
     for part in (
         "[red]north",
-        "bad rows",
+        "bad ┃",
         "versions of client 0: flwr 1.41.0, torch 2.13.0",
         "versions of client 1: flwr 1.41.0, torch 2.12.0",
         "warning: torch differs",
