@@ -9,7 +9,7 @@ from rich.console import Console
 from fedllm_app.commands.options import APP_HELP
 from fedllm_app.commands.runs import size_text
 from fedllm_app.errors import UserError
-from fedllm_app.paths import write_text
+from fedllm_app.paths import expanded, write_text
 
 _SUFFIXES = {"html": ".html", "markdown": ".md", "csv": ".csv"}
 
@@ -40,9 +40,9 @@ def add_parser(subparsers) -> None:
 
 def _report(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.out:
-        _check_out(parsed.out.expanduser())
+        _check_out(expanded(parsed.out))
     kind = parsed.format or _kind_of(parsed.out)
-    out = (parsed.out or Path(f"report{_SUFFIXES[kind]}")).expanduser()
+    out = expanded(parsed.out or Path(f"report{_SUFFIXES[kind]}"))
     _check_out(out)
     from fedllm_app.report.gather import gather
 

@@ -32,7 +32,7 @@ from fedllm_app.config.parse import parse_run_config, toml_text
 from fedllm_app.config.sections import Config
 from fedllm_app.errors import UserError
 from fedllm_app.models.quantization import prepare_bitsandbytes
-from fedllm_app.paths import home
+from fedllm_app.paths import expanded, home
 from fedllm_app.runs.directory import RunDirectory, keep_federation
 from fedllm_app.tasks import task_spec
 
@@ -72,7 +72,7 @@ def app_and_connection(app: str, connection: str | None) -> tuple[str, str | Non
     UserError
         One word that is neither the directory of an app nor a connection, or a directory and a connection.
     """
-    here = Path(app).expanduser()
+    here = expanded(app)
     if connection is not None or here.resolve() == Path.cwd() or (here.is_dir() and is_app(here)):
         return app, connection
     known = connection_names()

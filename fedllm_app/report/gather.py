@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm_app.errors import UserError
+from fedllm_app.paths import did_you_mean, expanded
 from fedllm_app.report.command import full_configuration, run_command
 from fedllm_app.report.demo import Demo, demos_of
 from fedllm_app.report.evaluations import EvaluationTable, evaluations_of
@@ -123,11 +124,12 @@ def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path
     NoReport
         A path is no run directory, or cannot be read; or a saved evaluation is none.
     """
-    distinct = list(dict.fromkeys(path.expanduser().resolve() for path in paths))
+    distinct = list(dict.fromkeys(expanded(path).resolve() for path in paths))
     for path in distinct:
         if not is_run(path):
             what = "holds no run" if path.is_dir() else "does not exist"
-            raise NoReport(f"{path} {what}; name run directories, with their config.json: fedllm runs shows them")
+            near = "" if path.exists() else did_you_mean(path)
+            raise NoReport(f"{path} {what}; name run directories, with their config.json: fedllm runs shows them{near}")
     labels = unique_labels(distinct)
     runs = []
     for path, label in zip(distinct, labels, strict=True):
