@@ -59,6 +59,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     from fedllm_app.client.local_client import peak_memory_mb  # imports torch, as the next one does
     from fedllm_app.comparison.asking import Asking, ask_all
     from fedllm_app.comparison.by_set import BySet, sample
+    from fedllm_app.evaluation.progress import AnswerProgress
     from fedllm_app.evaluation.suites.builtin import EXACT
 
     started = time.monotonic()
@@ -73,6 +74,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
         Asking(EXACT, limit=QUESTIONS, shown=SHOWN),
         None,
         lambda sentence: console.print(f"  {sentence}", markup=False, highlight=False),
+        AnswerProgress(console),
     )
     found = BySet.of(results, _KEY)
     figure = directory / "training.png"
