@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")  # as many as make no multiple of the dashes
-_SHIFT = 0.2  # of a round, between the first and the last line
+_SHIFT = 0.12  # of a round, between the first and the last line
 
 Curve = list[tuple[int, float, float]]  # round, mean over the seeds, standard deviation (n - 1; 0 of one seed)
 

@@ -118,5 +118,5 @@ def test_lines_that_lie_on_each_other_are_told_apart(make_cell, tmp_path, monkey
     assert [list(line.get_ydata()) for line in drawn] == [[3.5, 2.5]] * 3
     assert len({(line.get_marker(), str(line._dash_pattern)) for line in drawn}) == 3
     places = [line.get_xdata()[0] for line in drawn]
-    assert places == pytest.approx([-0.1, 0.0, 0.1])
+    assert places == pytest.approx([-0.06, 0.0, 0.06])
     assert [text.get_text() for text in kept[0].legends[0].get_texts()] == [" a", " b", " c"]
