@@ -124,7 +124,8 @@ def run(
     Parameters
     ----------
     config : Mapping[str, bool | int | float | str] | None
-        Keys of docs/configuration.md, over the defaults and `files`. Relative paths are those of the working directory.
+        Keys of docs/configuration.md, which `fedllm init` also writes into a pyproject.toml, over the defaults and
+        `files`. Relative paths are those of the working directory.
         Without `run.directory` the run gets a new one below `runs/`.
     engine : Engine
         "simulation": Flower, with Ray, as `fedllm run` does. "in-process": server and clients in this process, one

@@ -4,6 +4,7 @@ Whatever the umask is, directories below FEDLLM_HOME get the mode 0700 and files
 directory that the user names, get what the umask leaves.
 """
 
+import difflib
 import hashlib
 import logging
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from fedllm_app.errors import UserError
 
 _log = logging.getLogger(__name__)
+_ALIKE = 0.75  # of 1: from there on a name is likely to be meant by another
 _OTHERS = 0o077  # what group and others may do
 _closed: set[str] = set()  # homes that this process has found open and closed
 
@@ -27,7 +29,7 @@ def home() -> Path:
     One that others may read, as an earlier version left it, is closed to them with all that is in it.
     UserError for a relative path: server and clients run in other working directories and would not find each other.
     """
-    path = Path(os.environ.get("FEDLLM_HOME") or Path.home() / ".fedllm").expanduser()
+    path = expanded(os.environ.get("FEDLLM_HOME") or Path.home() / ".fedllm")
     if not path.is_absolute():
         raise UserError(f"FEDLLM_HOME = {str(path)!r}: must be an absolute path")
     if str(path) not in _closed and path.is_dir() and path.stat().st_mode & _OTHERS:
@@ -38,6 +40,28 @@ def home() -> Path:
         except OSError as error:
             _log.warning("%s can be read by others, and that cannot be changed: %s", path, error)
     return path
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home of the user that its "~" or "~name" means. UserError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # what pathlib raises of a user whom the machine does not know
+        if Path(path).exists():  # its name begins so
+            return Path(path)
+        user = Path(path).parts[0].removeprefix("~")
+        raise UserError(f"{path}: there is no user {user} on this machine; write the path of the directory") from error
+
+
+def did_you_mean(path: Path) -> str:
+    """Of a path that is not there: files beside it whose names are nearly the same, as the end of a sentence."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return ""
+    lower = {name.lower(): name for name in names}
+    near = [lower[name] for name in difflib.get_close_matches(path.name.lower(), lower, n=2, cutoff=_ALIKE)]
+    return f"; did you mean {' or '.join(str(path.with_name(name)) for name in near)}?" if near else ""
 
 
 def is_private(path: Path) -> bool:

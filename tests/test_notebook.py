@@ -25,6 +25,10 @@ def test_every_cell_runs(tiny_model, tmp_path, monkeypatch):
     outputs = {cell.source.split("(")[0]: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     [run] = (tmp_path / "runs").iterdir()
     assert (run / "result.json").is_file()
+    shown = [
+        "".join(out.get("data", {}).get("text/plain", "")) for cell in notebook.cells for out in cell.get("outputs", [])
+    ]
+    assert sum("what the clients hold" in text for text in shown) == 1
     assert "image/png" in outputs["result.figure"][-1]["data"]
     assert "train_loss" in outputs["result.journal"][-1]["data"]["text/plain"]
     assert "adapter_model.safetensors" in outputs["sorted"][-1]["data"]["text/plain"]
@@ -36,3 +40,8 @@ def test_it_is_kept_without_outputs():
     assert [cell["outputs"] for cell in cells if cell["cell_type"] == "code"].count([]) == sum(
         cell["cell_type"] == "code" for cell in cells
     )
+
+
+def test_it_names_no_file_that_only_a_checkout_has():
+    """It comes with the package, whose user has no docs/."""
+    assert "docs/" not in Path(NOTEBOOK).read_text()

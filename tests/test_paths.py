@@ -9,7 +9,10 @@ import pytest
 from in_process import run_in_process
 from places import ROOT
 
-from fedllm_app.paths import atomic_path, home, make_directory, opener, write_text
+from fedllm_app.commands.main import main
+from fedllm_app.commands.new_directory import check_home, new_directory
+from fedllm_app.errors import UserError
+from fedllm_app.paths import atomic_path, did_you_mean, expanded, home, make_directory, opener, write_text
 
 
 def write_directory(path, **files):
@@ -63,6 +66,9 @@ def test_interrupted_between_the_renames(done, tmp_path, monkeypatch):
 
 KILLED = """
 import os, pathlib, sys
+from fedllm_app.commands.main import main
+from fedllm_app.commands.new_directory import check_home, new_directory
+from fedllm_app.errors import UserError
 from fedllm_app.paths import atomic_path
 rename, calls = os.replace, []
 def killed(source, target):
@@ -166,3 +172,62 @@ def test_all_files_of_a_run_below_the_home_are_the_owners(app_home, run_config, 
     assert {path.name for path in app_home.iterdir()} >= {"sources", "partitions", "shards", "clients", "runs"}
     assert (app_home / "runs" / "first" / "journal.jsonl").stat().st_size
     assert lax(app_home) == []
+
+
+@pytest.mark.parametrize("make", ["check", "directory", "run"])
+def test_a_home_that_the_app_makes_is_the_owners_from_the_start(tmp_path, monkeypatch, caplog, make):
+    """Whoever makes it, and under the usual umask; so nothing is told of it afterwards."""
+    new = tmp_path / "user" / ".fedllm"
+    monkeypatch.setenv("FEDLLM_HOME", str(new))
+    before = os.umask(0o022)
+    try:
+        if make == "check":
+            check_home(new)
+        elif make == "directory":
+            make_directory(new / "federations" / "trial")
+        else:
+            make_directory(new)
+            monkeypatch.chdir(new)
+            with new_directory("fedavg") as run:
+                (run / "journal.jsonl").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    assert home() == new
+    assert lax(new) == []
+    assert caplog.records == []
+
+
+def test_the_home_of_a_user_who_is_not_there_is_refused(monkeypatch, tmp_path):
+    """Wherever a path may begin with it: pathlib's own error would end the command with a traceback."""
+    with pytest.raises(UserError, match="~nobody-here/x: there is no user nobody-here on this machine"):
+        expanded("~nobody-here/x")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~nobody-here").mkdir()
+    assert [str(expanded(path)) for path in ("~/x", "~nobody-here", "/d")] == ["/home/me/x", "~nobody-here", "/d"]
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (["chat", "~nobody-here/run"], 2),
+        (["evaluate", "~nobody-here/run", "--suite", "builtin"], 2),
+        (["merge", "~nobody-here/run", "--out", "x"], 2),
+        (["report", "~nobody-here/run"], 2),
+        (["plan", "~nobody-here/app"], 2),
+        (["run", ".", "-c", "~nobody-here/x.toml"], 2),
+    ],
+)
+def test_no_command_ends_with_a_traceback_then(command, status, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == status
+    assert "there is no user nobody-here on this machine" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_that_are_nearly_the_same_are_offered(tmp_path):
+    """Also in other capitals; of a folder that is not there, nothing."""
+    for name in ("tickets.csv", "other.csv"):
+        (tmp_path / name).touch()
+    assert did_you_mean(tmp_path / "ticket.csv") == f"; did you mean {tmp_path / 'tickets.csv'}?"
+    assert did_you_mean(tmp_path / "Tickets.CSV") == f"; did you mean {tmp_path / 'tickets.csv'}?"
+    assert did_you_mean(tmp_path / "nothing") == did_you_mean(tmp_path / "no" / "tickets.csv") == ""

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
 
+from fedllm_app.config.accepted import accepted
 from fedllm_app.data.client_rows import DataSelection
 from fedllm_app.errors import UserError
 from fedllm_app.models.packaged import PACKAGED_MODELS
@@ -190,7 +191,7 @@ def _explained(entry: Mapping[str, Any]) -> str:
     if entry["type"] == "extra_forbidden":
         rules = Policy.model_fields[place[0]].annotation
         return _unknown(key, [f"{place[0]}.{name.replace('_', '-')}" for name in rules.model_fields])
-    return f"{key} = {entry['input']!r}: {entry['msg'].removeprefix('Input ').lower()}"
+    return f"{key} = {entry['input']!r}: must be {accepted(entry)}"
 
 
 def _unknown(key: str, known: tuple[str, ...] | list[str]) -> str:

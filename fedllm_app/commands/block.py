@@ -14,6 +14,7 @@ from fedllm_app.messages import plain_text
 _MOST = 12  # lines of clients; of more, only numbers are shown
 _WITH_STEP, _WITH_LOSS = 44, 56  # columns that the terminal must have for these
 _NARROW = 60  # below it, the bar goes
+_STEPS_SEEN, _SECONDS_SEEN = 3, 3.0  # of training, before the time that is left is estimated from them
 _DOING = {"asked": "trains", "trains": "trains", "trained": "trained", "refused": "refused", "evaluated": "evaluated"}
 
 
@@ -48,6 +49,8 @@ class Block:
         self.drawn: list[int] = []
         self.held_out = ""
         self._done = 0  # rounds
+        self._seen = 0  # steps of the first round
+        self._since: tuple[float, float] | None = None  # when the first step was taken, and the share done by then
 
     def known(self, names: dict[int, str]) -> None:
         """The clients of the run are known."""
@@ -73,17 +76,22 @@ class Block:
     def round_ended(self, number: int) -> None:
         """A round is over; what follows is no training."""
         self._done = number
+        self._since = self._since or self._beginning()
         self.phase = "the next round" if number < self.rounds else "the end of the run"
 
-    def step(self, client: int, step: int, steps: int, loss: float) -> None:
-        """A client took an optimizer step."""
+    def step(self, client: int, step: int, steps: int, loss: float, when: float | None = None) -> None:
+        """A client took an optimizer step, at a time in seconds since 1970; None: now."""
         line = self._line(client)
         line.state, line.step, line.steps, line.loss = "trains", step, steps, loss
+        self._seen += 1
+        if self._since is None and self.began:
+            self._since = (when or time.time(), self.share())
 
     def answered(self, client: int, state: str, loss: float | None = None) -> None:
         """A client trained or evaluated, or was refused."""
         line = self._line(client)
         line.state = state
+        self._since = self._since or self._beginning()
         line.loss = loss if loss is not None else line.loss
 
     def share(self) -> float:
@@ -95,11 +103,22 @@ class Block:
         return min(1.0, (max(self._done - self.before, self.current - 1 - self.before, 0) + running) / rounds)
 
     def left(self) -> str:
-        """Words for the time that is left."""
-        share = self.share()
-        if not share or self.began is None:
-            return "time left unknown"
-        return f"{_clock((time.time() - self.began) * (1 - share) / share)} left"
+        """Words for the time that is left; "" as long as too little was trained to tell.
+
+        What comes before the first step, above all loading the model, comes once, and is no part of the pace. Sites
+        send no steps: there the pace is that of answers, from the beginning on.
+        """
+        if self._since is None:
+            return ""
+        when, before = self._since
+        seconds, done = time.time() - when, self.share() - before
+        if done <= 0 or seconds < _SECONDS_SEEN or (before and not self._done and self._seen < _STEPS_SEEN):
+            return ""
+        return f"{_clock(seconds * (1 - self.share()) / done)} left"
+
+    def _beginning(self) -> tuple[float, float] | None:
+        """The beginning of the first round, from which on answers are counted."""
+        return (self.began, 0.0) if self.began else None
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
         if self.current:
@@ -126,7 +145,7 @@ class Block:
 
     def _head(self, width: int) -> RenderableType:
         elapsed = f"{_clock(time.time() - (self.began or time.time()))} elapsed"
-        words = [f"round {self.current}/{self.rounds}", f"{self.share():.0%}", elapsed, self.left()]
+        words = [f"round {self.current}/{self.rounds}", f"{self.share():.0%}", elapsed, *filter(None, [self.left()])]
         if width < _NARROW:
             return Text("  ".join(words), style="bold", no_wrap=True, overflow="ellipsis")
         bar = ProgressBar(total=1.0, completed=self.share(), width=min(40, width - 44))

@@ -20,6 +20,7 @@ from fedllm_app.config.sections import FlatConfig
 from fedllm_app.data.named_sets import BUILT_IN
 from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.evaluation.suite import DATA_FILE
+from fedllm_app.paths import expanded
 
 _NO_SUITE = "none"
 _SHOWN = 3  # worked examples
@@ -74,7 +75,7 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
 
     from fedllm_app.comparison.asking import Asking, checked_suite  # imports torch
 
-    data_dir = parsed.data_dir and parsed.data_dir.expanduser().resolve()
+    data_dir = parsed.data_dir and expanded(parsed.data_dir).resolve()
     name = parsed.suite or (BUILT_IN if base["data.name"] == BUILT_IN else _NO_SUITE)
     if name not in (BUILT_IN, _NO_SUITE):
         check_extra(f"fedllm compare --suite {name}")
@@ -179,14 +180,14 @@ def _names(text: str) -> list[str]:
 def _absolute(suite: str) -> str:
     """A suite by a path that is valid in every directory."""
     if suite.startswith(DATA_FILE):
-        return DATA_FILE + str(Path(suite.removeprefix(DATA_FILE)).expanduser().resolve())
-    return str(Path(suite).expanduser().resolve()) if suite.endswith(".py") else suite
+        return DATA_FILE + str(expanded(suite.removeprefix(DATA_FILE)).resolve())
+    return str(expanded(suite).resolve()) if suite.endswith(".py") else suite
 
 
 @contextmanager
 def _directory(out: Path | None) -> Iterator[Path]:
     if out:
-        yield out.expanduser().resolve()
+        yield expanded(out).resolve()
         return
     with new_directory("compare") as path:
         yield path

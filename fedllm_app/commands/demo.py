@@ -23,6 +23,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
 from fedllm_app.data import corpus
 from fedllm_app.paths import write_text
+from fedllm_app.runs.directory import read_result
 from fedllm_app.runs.figures import plot_run
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     from fedllm_app.client.local_client import peak_memory_mb  # imports torch, as the next one does
     from fedllm_app.comparison.asking import Asking, ask_all
     from fedllm_app.comparison.by_set import BySet, sample
+    from fedllm_app.evaluation.progress import AnswerProgress
     from fedllm_app.evaluation.suites.builtin import EXACT
 
     started = time.monotonic()
@@ -72,6 +74,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
         Asking(EXACT, limit=QUESTIONS, shown=SHOWN),
         None,
         lambda sentence: console.print(f"  {sentence}", markup=False, highlight=False),
+        AnswerProgress(console),
     )
     found = BySet.of(results, _KEY)
     figure = directory / "training.png"
@@ -84,8 +87,14 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     console.print(f"figure: {figure}", soft_wrap=True)
     console.print(f"run directory: {directory}", soft_wrap=True)
     console.print(
-        f"all of it took {seconds:.0f} s; peak memory of this process {peak_memory_mb():.0f} MB, of a client: above"
+        f"all of it took {seconds:.0f} s; peak memory of this process {peak_memory_mb():.0f} MB, of a client "
+        f"{client_memory_mb(together, alone):.0f} MB"
     )
+
+
+def client_memory_mb(*cells: Cell) -> float:
+    """The most that a client of the runs has taken."""
+    return max(read_result(cell.directory)["peak_client_memory_mb"] for cell in cells)
 
 
 def cells(flat: FlatConfig, directory: Path) -> tuple[Cell, Cell]:

@@ -13,7 +13,7 @@ from fedllm_app.errors import UserError
 from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.evaluation.suite import PLAIN, RUN
 from fedllm_app.models.base import ModelValues
-from fedllm_app.paths import home
+from fedllm_app.paths import expanded, home
 
 if TYPE_CHECKING:
     from fedllm_app.evaluation.contestants import Contestant
@@ -84,7 +84,7 @@ def _evaluate(parsed: argparse.Namespace, console: Console) -> int:
     options = session.Options(
         suites=tuple(parsed.suite),
         only=tuple(parsed.only),
-        data_dir=parsed.data_dir and parsed.data_dir.expanduser().resolve(),
+        data_dir=parsed.data_dir and expanded(parsed.data_dir).resolve(),
         settings=Settings(parsed.limit, tuple(range(parsed.seeds)), parsed.template or "", parsed.system_prompt),
         out=_out(parsed),
         run_code=parsed.run_code,
@@ -123,8 +123,8 @@ def _base(parsed: argparse.Namespace, contestants: "Sequence[Contestant]") -> Mo
     if first:
         return first.model
     name = parsed.model
-    if Path(name).expanduser().is_dir():
-        name = str(Path(name).expanduser().resolve())
+    if expanded(name).is_dir():
+        name = str(expanded(name).resolve())
     return ModelValues(
         name, "auto", trust_remote_code=parsed.trust_remote_code, quantization=parsed.quantization or "none"
     )
@@ -132,5 +132,5 @@ def _base(parsed: argparse.Namespace, contestants: "Sequence[Contestant]") -> Mo
 
 def _out(parsed: argparse.Namespace) -> Path:
     if parsed.out:
-        return parsed.out.expanduser().resolve()
+        return expanded(parsed.out).resolve()
     return home() / "evaluations" / time.strftime("%Y%m%d-%H%M%S")

@@ -10,7 +10,7 @@ from rich.console import Console
 from fedllm_app.commands.new_directory import NoPlace
 from fedllm_app.config.app_files import PACKAGE, app_version, notebook, pyproject
 from fedllm_app.errors import UserError
-from fedllm_app.paths import write_text
+from fedllm_app.paths import expanded, write_text
 
 _LONGEST = 32  # letters that Flower allows in the name of an app
 
@@ -107,7 +107,7 @@ def add_parser(subparsers) -> None:
 
 
 def _init(parsed: argparse.Namespace, console: Console) -> int:
-    directory = parsed.directory.expanduser().resolve()
+    directory = expanded(parsed.directory).resolve()
     write_project(directory)
     console.print(
         f"{directory}: change my_strategy.py and pyproject.toml there, then: "

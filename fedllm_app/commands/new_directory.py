@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from fedllm_app.errors import UserError
+from fedllm_app.paths import is_private, make_directory
 
 
 class NoPlace(UserError):
@@ -26,7 +27,7 @@ def new_directory(name: str) -> Iterator[Path]:
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
     try:
         made_parent = not parent.exists()
-        parent.mkdir(exist_ok=True)
+        make_directory(parent)
         path = first_free(parent / stem)
     except OSError as error:
         raise NoPlace(
@@ -44,7 +45,7 @@ def new_directory(name: str) -> Iterator[Path]:
 def check_home(home: Path) -> None:
     """Refuse a FEDLLM_HOME that cannot be written: everything that a run keeps on this machine goes there."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_directory(home)
         probe = home / ".writable"
         probe.touch()
         probe.unlink(missing_ok=True)
@@ -60,7 +61,7 @@ def first_free(path: Path) -> Path:
     for number in count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
-            candidate.mkdir()
+            candidate.mkdir(mode=0o700 if is_private(candidate) else 0o777)
         except FileExistsError:
             continue
         return candidate

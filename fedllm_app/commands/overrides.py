@@ -13,12 +13,16 @@ from fedllm_app.config.parse import flatten
 from fedllm_app.config.sections import ConfigError, FlatConfig
 from fedllm_app.data.named_sets import NAMED_SETS, set_names
 from fedllm_app.evaluation.suite import DATA_FILE
+from fedllm_app.paths import did_you_mean, expanded
 
 Value = bool | int | float | str
 
 _KEY = r"[A-Za-z][\w-]*(?:\.[\w-]+)+"
 _PAIR = re.compile(rf"({_KEY})=(\"(?:[^\"\\]|\\.)*\"|'[^']*'|\S*)(?=\s|$)")
 _NEXT_KEY = re.compile(rf"\s{_KEY}=")
+_QUOTED = re.compile(
+    rf"(?<!\S)(?P<key>{_KEY})=(?:\"(?:[^\"\\]|\\.)*\"(?=\s|$)|'[^']*'(?=\s|$)|(?P<open>[\"'])(?!(?P=open){{2}}))"
+)  # a value in quotes, or one whose second quote is missing; TOML's text in three quotes is neither
 _FILES = (".toml", ".yaml", ".yml")
 _PATHS = ("adapter.start", "evaluate.suite-data")
 
@@ -56,12 +60,12 @@ def _preset(text: str) -> Path | None:
 
 
 def _read_file(text: str) -> dict[str, Value]:
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.is_file():
         raise ConfigError(
             [
                 f"--run-config {text}: there is no such file; give the path of a TOML or YAML file, or a preset: "
-                f"{', '.join(presets())}"
+                f"{', '.join(presets())}{did_you_mean(path)}"
             ]
         )
     try:
@@ -78,6 +82,7 @@ def _read_pairs(text: str, defaults: FlatConfig) -> dict[str, Value]:
     first = re.match(rf"\s*({_KEY})=", text)
     if first is None:
         raise ConfigError([f"--run-config {text}: {_hint(text)}"])
+    _refuse_open_quotes(text)
     if not _NEXT_KEY.search(text, first.end()) and text[first.end() : first.end() + 1] not in ("'", '"'):
         pairs = [(first[1], text[first.end() :].strip())]  # one pair: blanks belong to its value
     else:
@@ -103,6 +108,20 @@ def _read_pairs(text: str, defaults: FlatConfig) -> dict[str, Value]:
     return {key: _value(value, defaults.get(key)) for key, value in pairs}
 
 
+def _refuse_open_quotes(text: str) -> None:
+    """Name the value that begins with a quote and has none at its end."""
+    for found in _QUOTED.finditer(text):
+        quote, key = found["open"], found["key"]
+        if quote:
+            raise ConfigError(
+                [
+                    f"--run-config {text}: the value of {key} begins with {quote} and lacks the {quote} at its end: "
+                    f"{text[found.start('open') :]}; write {key}={quote}…{quote}, and around text that has a {quote} "
+                    f"in it the other kind of quote"
+                ]
+            )
+
+
 def _value(text: str, default: object) -> Value:
     """A TOML value, or text as it stands."""
     try:
@@ -124,6 +143,9 @@ def _hint(text: str) -> str:
     if "=" in text:
         return f"{text.partition('=')[0].strip()!r} is no key; keys have a section and a name: train.rounds=3"
     near = difflib.get_close_matches(text, presets(), n=1)
+    beside = did_you_mean(expanded(text)) if Path(text).suffix else ""
+    if beside:
+        return f"there is no such file{beside} It must be a .toml, .yaml or .yml file, key=value pairs or a preset"
     return (
         "must be a .toml, .yaml or .yml file, key=value pairs: train.rounds=3 strategy.name=fedprox, or a preset: "
         + (f"did you mean {near[0]}?" if near else ", ".join(presets()))
@@ -161,4 +183,4 @@ def resolve_paths(flat: Mapping[str, Value], here: Path, local: bool) -> dict[st
 
 
 def _absolute(text: str, here: Path) -> str:
-    return str((here / Path(text).expanduser()).resolve())
+    return str((here / expanded(text)).resolve())

@@ -103,11 +103,11 @@ def _client_rows(selection: DataSelection, client: int) -> ClientRows:
 def partition_table(clients: list[ClientRows]) -> Table:
     """A line a client; of many clients the first ones, and the smallest, median and largest numbers of all."""
     table = Table(title="who would hold what")
-    table.add_column("client", justify="right")
-    table.add_column("name")
-    for column in ("training rows", "held-out rows", "duplicates", "bad rows"):
-        table.add_column(column, justify="right")
-    table.add_column("labels")
+    table.add_column("client", justify="right", no_wrap=True)
+    table.add_column("name", overflow="fold")
+    for column in ("training\nrows", "held-out\nrows", "duplicates", "bad\nrows"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("labels", overflow="fold")
     shown = clients if len(clients) <= _ROWS else clients[: _ROWS - 3]
     for rows in shown:
         counts = (f"{count:,}" for count in (rows.rows, rows.held_out, rows.duplicates, rows.bad))

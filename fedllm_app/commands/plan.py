@@ -35,14 +35,20 @@ def show_plan(plan: "Plan", console: Console) -> None:
     """Print the figures as a table, and the clients below it."""
     traffic = plan.traffic
     table = Table(title="plan", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
     for label, value in (
-        ("parameters trained, frozen", f"{plan.trained:,}, {plan.frozen:,}"),
-        ("bytes of a message, a reply", f"{traffic.message:,}, {traffic.reply:,}"),
-        ("bytes a round, mean", f"{(traffic.down + traffic.up) // plan.rounds:,}"),
-        ("bytes of the run, to clients and back", f"{traffic.down:,}, {traffic.up:,}"),
+        ("parameters that are trained", f"{plan.trained:,}"),
+        ("parameters that stay frozen", f"{plan.frozen:,}"),
+        ("bytes of a message to a client", f"{traffic.message:,}"),
+        ("bytes of a client's reply", f"{traffic.reply:,}"),
+        ("bytes of a round, mean", f"{(traffic.down + traffic.up) // plan.rounds:,}"),
+        ("bytes of the run, to clients", f"{traffic.down:,}"),
+        ("bytes of the run, back", f"{traffic.up:,}"),
         *_memory_lines(plan),
         ("memory of the server, beside its libraries", _server_memory(plan)),
-        ("optimizer steps, tokens, of all clients", f"{plan.steps:,}, {plan.tokens:,}"),
+        ("optimizer steps of all clients", f"{plan.steps:,}"),
+        ("tokens of all clients", f"{plan.tokens:,}"),
     ):
         table.add_row(label, value)
     console.print(table)
@@ -63,7 +69,8 @@ def _memory_lines(plan: "Plan") -> list[tuple[str, str]]:
         ("memory of a client on a CPU", _mb(plan.client_memory)),
         ("  its process: Python, libraries, rows", _mb(plan.process)),
         ("  base weights", _mb(memory.weights)),
-        ("  adapter; gradient and optimizer", f"{_mb(memory.adapter)}; {_mb(memory.optimizer)}"),
+        ("  adapter", _mb(memory.adapter)),
+        ("  its gradient and optimizer", _mb(memory.optimizer)),
         (f"  activations of {plan.rows} x {plan.length} tokens", _mb(memory.activations)),
         ("  lost to the allocator", _mb(memory.gaps)),
         ("memory of a client on a GPU, beside its context", _mb(memory.held)),

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedllm_app.errors import UserError
 from fedllm_app.models.licence import Licence
 from fedllm_app.models.packaged import PACKAGED_MODELS
-from fedllm_app.paths import atomic_path
+from fedllm_app.paths import atomic_path, expanded
 from fedllm_app.runs.card import Base, shown_name
 
 
@@ -36,7 +36,7 @@ def add_options(parser) -> None:
 
 def absolute(given: str) -> Path:
     """The absolute path of what a user names; a `~name` of nobody is a name like others."""
-    return Path(os.path.expanduser(given)).resolve()
+    return expanded(given).resolve()
 
 
 def checked_output(given: str) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from fedllm_app.commands.options import APP_HELP
+from fedllm_app.commands.runs import size_text
 from fedllm_app.errors import UserError
-from fedllm_app.paths import write_text
+from fedllm_app.paths import expanded, write_text
 
 _SUFFIXES = {"html": ".html", "markdown": ".md", "csv": ".csv"}
 
@@ -39,9 +40,9 @@ def add_parser(subparsers) -> None:
 
 def _report(parsed: argparse.Namespace, console: Console) -> int:
     if parsed.out:
-        _check_out(parsed.out.expanduser())
+        _check_out(expanded(parsed.out))
     kind = parsed.format or _kind_of(parsed.out)
-    out = (parsed.out or Path(f"report{_SUFFIXES[kind]}")).expanduser()
+    out = expanded(parsed.out or Path(f"report{_SUFFIXES[kind]}"))
     _check_out(out)
     from fedllm_app.report.gather import gather
 
@@ -68,8 +69,10 @@ def _report(parsed: argparse.Namespace, console: Console) -> int:
     told = f"report of {len(data.runs)} run{'s' if len(data.runs) > 1 else ''}"
     if data.evaluations:
         told += f" and {len(data.evaluations)} saved evaluation{'s' if len(data.evaluations) > 1 else ''}"
+    if data.demos:
+        told += f" and {len(data.demos)} demo{'s' if len(data.demos) > 1 else ''}"
     console.print(
-        f"{told}: {out.resolve()} ({out.stat().st_size / 1e6:.1f} MB)", markup=False, highlight=False, soft_wrap=True
+        f"{told}: {out.resolve()} ({size_text(out.stat().st_size)})", markup=False, highlight=False, soft_wrap=True
     )
     return 0
 

@@ -7,6 +7,7 @@ from fedllm_app.commands.options import app_defaults
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.sections import FlatConfig
+from fedllm_app.paths import expanded
 from fedllm_app.runs.directory import NotResumable, check_resumable, is_run, read_run_config
 
 
@@ -31,7 +32,7 @@ def going_on(defaults: FlatConfig, given: FlatConfig, resume: str, local: bool) 
     """
     directory = Path(resume)
     if local:
-        directory = directory.expanduser().resolve()
+        directory = expanded(directory).resolve()
     elif not directory.is_absolute():
         raise NotResumable(f"--resume {resume}: over a connection it must be an absolute path of the server")
     recorded = read_run_config(directory) if is_run(directory) else {}

@@ -32,8 +32,8 @@ from fedllm_app.config.parse import parse_run_config, toml_text
 from fedllm_app.config.sections import Config
 from fedllm_app.errors import UserError
 from fedllm_app.models.quantization import prepare_bitsandbytes
-from fedllm_app.paths import home
-from fedllm_app.runs.directory import RunDirectory
+from fedllm_app.paths import expanded, home
+from fedllm_app.runs.directory import RunDirectory, keep_federation
 from fedllm_app.tasks import task_spec
 
 
@@ -72,7 +72,7 @@ def app_and_connection(app: str, connection: str | None) -> tuple[str, str | Non
     UserError
         One word that is neither the directory of an app nor a connection, or a directory and a connection.
     """
-    here = Path(app).expanduser()
+    here = expanded(app)
     if connection is not None or here.resolve() == Path.cwd() or (here.is_dir() and is_app(here)):
         return app, connection
     known = connection_names()
@@ -113,6 +113,8 @@ def run_to_end(
         options = ["--run-config", str(overrides)]
         if local and federation_config and (warning := gives_no_gpu(federation_config, this_machine())):
             console.print(warning, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+        if local:
+            keep_federation(directory.path, federation_config, bool(config.run.resume))
         if local or federation_config:
             options += ["--federation-config", federation_config or default_federation(config, flat, console)]
         options += ["--federation", federation] if federation else []

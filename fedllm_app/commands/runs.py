@@ -26,10 +26,12 @@ from fedllm_app.runs.overview import (
 )
 
 _STYLES = {RUNNING: "cyan", FINISHED: "green", FAILED: "red", UNREADABLE: "red"}
+_ALONE = "local"  # the strategy under which every client trains a model of its own
 _DAY = 24 * 3600.0
 _LONGEST, _LONGEST_NARROW = 160, 48  # characters of a reason, the latter on a narrow terminal
 _COLUMNS = ("run", "began", "strategy", "data", "rounds", "state", "held-out", "size")
-_DROPPED, _WIDE = ("began", "data"), 110  # columns of the table that a terminal of fewer characters has no room for
+_DROPPED, _WIDE = ("began", "data", "size"), 110  # columns that a terminal of fewer characters has no room for
+_LEAST = {"run": 12, "data": 8, "state": 10}  # characters of the columns that may wrap
 
 
 class RunsError(UserError):
@@ -73,7 +75,9 @@ def _runs(parsed: argparse.Namespace, console: Console) -> int:
         console.print(f"no runs in {looked}", markup=False, highlight=False, soft_wrap=True)
         return 0
     if not parsed.prune:
-        console.print(runs_table(found, f"{_number_of(found)}, {_size(sum(run.size for run in found))}", console.width))
+        console.print(
+            runs_table(found, f"{_number_of(found)}, {size_text(sum(run.size for run in found))}", console.width)
+        )
         return 0
     return _prune(
         prunable(found, bool(parsed.unfinished or not given), parsed.older_than, parsed.keep), parsed, console
@@ -84,7 +88,7 @@ def _prune(unwanted: Sequence[RunOverview], parsed: argparse.Namespace, console:
     if not unwanted:
         console.print("nothing to delete")
         return 0
-    size = _size(sum(run.size for run in unwanted))
+    size = size_text(sum(run.size for run in unwanted))
     console.print(runs_table(unwanted, f"to delete: {_number_of(unwanted)}, {size}", console.width))
     if not parsed.yes and not _confirmed(console, f"{_number_of(unwanted)} ({size})"):
         console.print("nothing was deleted")
@@ -142,32 +146,57 @@ def prunable(
 
 
 def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Table:
-    """One line a run; on a narrow terminal without when it began and its data. Names and reasons are plain text."""
-    table = Table(title=title)
+    """One line a run; on a narrow terminal without when it began, its data and size. Names and reasons are plain text.
+
+    The path of a run loses its middle where there is no room for it, and never its name.
+    """
     columns = [name for name in _COLUMNS if width >= _WIDE or name not in _DROPPED]
-    for name in columns:
-        wraps = name in ("run", "data", "state")
-        table.add_column(
-            name, justify="right" if name in ("rounds", "size") else "left", overflow="fold", no_wrap=not wraps
-        )
-    for run in found:
-        state = Text(run.state, style=_STYLES.get(run.state, "yellow"))
-        if run.reason:
-            state.append(
-                f": {plain_text(run.reason, _LONGEST if width >= _WIDE else _LONGEST_NARROW)}", style="default"
-            )
-        cells = {
-            "run": Text(_short(run.path)),
-            "began": f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}" if run.began else "-",
-            "strategy": Text(plain_text(run.strategy) or "-"),
-            "data": Text(plain_text(_data_name(run.data)) or "-"),
-            "rounds": f"{run.done}/{run.asked}" if run.asked else "-",
-            "state": state,
-            "held-out": f"{run.metric[0]} {run.metric[1]:.3g}" if run.metric else "-",
-            "size": _size(run.size),
-        }
-        table.add_row(*(cells[name] for name in columns))
+    rows = [_cells(run, width) for run in found]
+    taken = (_LEAST.get(name) or max(len(name), *(_length(row[name]) for row in rows)) for name in columns[1:])
+    room = max(_LEAST["run"], width - 1 - 3 * len(columns) - sum(taken))
+    paths = [cut_path(str(row["run"]), room) for row in rows]
+    table = Table(title=title)
+    table.add_column("run", overflow="fold", min_width=min(room, max(map(len, paths))))
+    for name in columns[1:]:
+        justify = "right" if name in ("rounds", "size") else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name not in _LEAST)
+    for path, row in zip(paths, rows, strict=True):
+        table.add_row(Text(path), *(row[name] for name in columns[1:]))
     return table
+
+
+def cut_path(path: str, most: int) -> str:
+    """A path with … for as much of its directories as there is no room for; its last name stays whole."""
+    name = path.rpartition("/")[2]
+    if len(path) <= most:
+        return path
+    kept = most - len(name) - 2
+    return f"{path[:kept]}…/{name}" if kept >= 0 else name
+
+
+def _length(cell: Text | str) -> int:
+    return max(map(len, str(cell).splitlines()), default=0)
+
+
+def _cells(run: RunOverview, width: int) -> dict[str, Text | str]:
+    """What stands in the columns for a run."""
+    state = Text(run.state, style=_STYLES.get(run.state, "yellow"))
+    if run.reason:
+        longest = _LONGEST if width >= _WIDE else _LONGEST_NARROW
+        state.append(f": {plain_text(run.reason, longest)}", style="default")
+    reached = f"{run.metric[0]} {run.metric[1]:.3g}" if run.metric else "-"
+    if run.metric and run.strategy == _ALONE:
+        reached += "\neach on own rows"  # a mean of models that each know one client's rows, and no common model's
+    return {
+        "run": _short(run.path),
+        "began": f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}" if run.began else "-",
+        "strategy": Text(plain_text(run.strategy) or "-"),
+        "data": Text(plain_text(_data_name(run.data)) or "-"),
+        "rounds": f"{run.done}/{run.asked}" if run.asked else "-",
+        "state": state,
+        "held-out": reached,
+        "size": size_text(run.size),
+    }
 
 
 def _number_of(runs: Sequence[RunOverview]) -> str:
@@ -185,7 +214,8 @@ def _data_name(name: str) -> str:
     return ", ".join(one.strip().rstrip("/").rpartition("/")[2] for one in name.split(","))
 
 
-def _size(size: int) -> str:
+def size_text(size: int) -> str:
+    """Bytes in the unit that suits them."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -15,6 +15,7 @@ from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.federation.start import checked_start
 from fedllm_app.models.base import locate_model
 from fedllm_app.models.quantization import prepare_bitsandbytes
+from fedllm_app.paths import did_you_mean, expanded
 from fedllm_app.runs.directory import adapter_directory
 from fedllm_app.runs.tracking import check_tracking
 from fedllm_app.strategies.class_path import check_class_path
@@ -54,7 +55,8 @@ def check_start(config: Config, local: bool) -> None:
             continue
         check_absolute(name)
         if Path(name).is_absolute() and not Path(name).exists():
-            raise DataNotFound(f"data.name = {name!r}: there is no such file or folder; give the path of the data")
+            near = did_you_mean(Path(name)) or "; give the path of the data"
+            raise DataNotFound(f"data.name = {name!r}: there is no such file or folder{near}")
 
 
 def check_resources(federation_config: str) -> None:
@@ -82,7 +84,7 @@ def _gpus() -> int:
 
 def _starts_from_here(config: Config) -> bool:
     """Whether the model's directory, and that of `adapter.start`, are on this machine as well."""
-    paths = [Path(path).expanduser() for path in (config.model.name, config.adapter.start) if path]
+    paths = [expanded(path) for path in (config.model.name, config.adapter.start) if path]
     return all(path.is_absolute() and path.exists() for path in paths)
 
 

@@ -27,7 +27,7 @@ from fedllm_app.commands.flower import LaunchError, end_process_tree, flower_env
 from fedllm_app.commands.site import make_site
 from fedllm_app.data import corpus
 from fedllm_app.errors import UserError
-from fedllm_app.paths import home, write_text
+from fedllm_app.paths import home, make_directory, write_text
 from fedllm_app.sites.control import control, nodes, register
 from fedllm_app.sites.keys import AUTHORITY, make_authority, make_server_certificate
 
@@ -133,7 +133,7 @@ def start(name: str, data: Sequence[Path], sites: int, port: int | None = None, 
     if port is not None and not is_free("127.0.0.1", port):
         raise UserError(f"--port {port}: another program listens there; leave the option out to take a free port")
     trial = Trial(name, port or free_port())
-    trial.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(trial.directory)
     try:
         _start_superlink(trial)
         add_connection(name, trial.address, trial.authority)
@@ -221,7 +221,7 @@ def _start_site(trial: Trial, name: str, file: Path, models: Sequence[str]) -> N
 
 def _launch(trial: Trial, name: str, command: Sequence[str], kept: Path) -> subprocess.Popen:
     """Start a process that outlives this one, and keep its id at once, so that it can be ended whatever happens."""
-    kept.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(kept)
     homes = {"FEDLLM_HOME": str(kept), "FLWR_HOME": str(kept / "flwr"), "PYTHONUNBUFFERED": "1"}
     with open(os.open(trial.log(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
         process = subprocess.Popen(

@@ -87,14 +87,17 @@ class Watch:
         """Show one optimizer step of one client."""
         if line["loss"] is None:
             return
-        self.block.step(line["client"], line["step"], line["steps"], line["loss"])
+        self.block.step(line["client"], line["step"], line["steps"], line["loss"], line.get("time"))
         if self._live is None and time.monotonic() - self._printed > _LINE_EVERY:
             self._printed = time.monotonic()
-            self._print(
-                f"  round {line['round']}/{self.block.rounds} · client {line['client']} "
-                f"{self.names.get(line['client'], '')} · step {line['step']}/{line['steps']} · "
-                f"loss {line['loss']:.3f} · {self.block.left()}"
+            parts = (
+                f"  round {line['round']}/{self.block.rounds}",
+                f"client {line['client']} {self.names.get(line['client'], '')}",
+                f"step {line['step']}/{line['steps']}",
+                f"loss {line['loss']:.3f}",
+                self.block.left(),
             )
+            self._print(" · ".join(filter(None, parts)))
 
     def _print(self, text: str, style: str | None = None, soft_wrap: bool | None = None) -> None:
         """Print what may hold words of clients: no markup of theirs, nothing that moves a cursor, no endless line."""

@@ -16,6 +16,7 @@ from fedllm_app.evaluation.evaluate import Asked, Evaluation, Settings
 from fedllm_app.evaluation.graders.judge import judge_from_environment
 from fedllm_app.evaluation.graders.sandbox import sandbox_problem
 from fedllm_app.evaluation.harness import PREFIX
+from fedllm_app.evaluation.progress import AnswerProgress
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.session import NoSandbox
 from fedllm_app.evaluation.set_rows import open_all
@@ -29,6 +30,8 @@ ANSWERS = "answers"
 """In the directory of a comparison: what each model answered."""
 
 Tell = Callable[[str], None]
+
+_SILENT = AnswerProgress()
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,13 @@ def models_of(cell: Cell) -> list[Contestant]:
     ]
 
 
-def ask_all(models: Sequence[Contestant], asking: Asking, out: Path | None, tell: Tell) -> list[TaskResult]:
+def ask_all(
+    models: Sequence[Contestant],
+    asking: Asking,
+    out: Path | None,
+    tell: Tell,
+    progress: AnswerProgress = _SILENT,
+) -> list[TaskResult]:
     """Ask the base and all models; the answers are kept below `out`, model by model, if it is given.
 
     Parameters
@@ -124,7 +133,8 @@ def ask_all(models: Sequence[Contestant], asking: Asking, out: Path | None, tell
     for contestant in contestants:
         began = time.monotonic()
         try:
-            given = _given(contestant, asked, Evaluation(stage, [contestant], settings), about, out and out / ANSWERS)
+            evaluation = Evaluation(stage, [contestant], settings, progress=progress)
+            given = _given(contestant, asked, evaluation, about, out and out / ANSWERS)
         except TemplateError as error:
             if not contestant.shown:
                 raise

@@ -16,6 +16,7 @@ from fedllm_app.comparison.held_out import HELD_OUT, held_out
 from fedllm_app.comparison.notes import notes
 from fedllm_app.comparison.table import Table, csv_text, markdown, show
 from fedllm_app.evaluation.contestants import BASE
+from fedllm_app.evaluation.progress import AnswerProgress
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.saved import example_lines, file_names
 from fedllm_app.evaluation.tables import json_text
@@ -46,7 +47,8 @@ def compare(
     models = {cell.name: models_of(cell) for cell in finished}
     results = []
     if asking.suite:
-        results = ask_all([model for those in models.values() for model in those], asking, out, tell)
+        all_models = [model for those in models.values() for model in those]
+        results = ask_all(all_models, asking, out, tell, AnswerProgress(console))
     lines = _lines(cells, {name: tuple(m.name for m in those) for name, those in models.items()}, failed)
     lines = [*_bases(results, asking), *lines]
     first = next(line.name for line in lines if line.models)

@@ -1,4 +1,4 @@
-"""The figure of a comparison: held-out metrics over rounds, a line each with its spread over the seeds."""
+"""The figure of a comparison: held-out metrics over rounds, a line each with a bar for its spread over the seeds."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,10 @@ from fedllm_app.runs.journal import read_journal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")  # as many as make no multiple of the dashes
+_SHIFT = 0.12  # of a round, between the first and the last line
 
 Curve = list[tuple[int, float, float]]  # round, mean over the seeds, standard deviation (n - 1; 0 of one seed)
 
@@ -71,11 +75,25 @@ def plot_curves(cells: Sequence[Cell], metrics: Mapping[str, str], file: Path) -
 
 
 def _draw(axes: "Axes", lines: Mapping[str, Curve], label: str) -> None:
-    for name, curve in lines.items():
+    """Lines that lie on each other are told apart by their dashes and marks, and bars by a small shift sideways."""
+    for place, (name, curve) in enumerate(lines.items()):
         rounds, means, deviations = (np.array(column) for column in zip(*curve, strict=True))
+        shift = _SHIFT * (place - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
         # Matplotlib reads "$" as the beginning of a formula, and leaves out names that begin with "_".
-        (drawn,) = axes.plot(rounds, means, marker="o", markersize=4, label=" " + name.replace("$", r"\$"))
-        axes.fill_between(rounds, means - deviations, means + deviations, color=drawn.get_color(), alpha=0.15)
+        axes.errorbar(
+            rounds + shift,
+            means,
+            yerr=deviations if deviations.any() else None,
+            label=" " + name.replace("$", r"\$"),
+            color=f"C{place % 10}",
+            linestyle=_DASHES[place % len(_DASHES)],
+            marker=_MARKS[place % len(_MARKS)],
+            markersize=5,
+            markerfacecolor="none",
+            linewidth=1.5,
+            elinewidth=0.9,
+            capsize=2.5,
+        )
     axes.set_xlabel("round")
     axes.set_ylabel(label)
     axes.xaxis.get_major_locator().set_params(integer=True)

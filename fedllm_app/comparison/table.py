@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fedllm_app.comparison.figures import Line, Value
 from fedllm_app.evaluation.figures import AVERAGE
-from fedllm_app.evaluation.tables import MARK, SIGNIFICANT, shown
+from fedllm_app.evaluation.tables import MARK, SIGNIFICANT, rounded, shown, with_deviation, with_interval
 
 _NUMBERS = ("value", "deviation", "difference", "low", "high", "p")
 _COSTS = ("examples", "steps", "seconds", "megabytes")
@@ -55,9 +55,10 @@ def cell(value: Value | None) -> str:
     """A figure with its deviation, marked where it differs from the first line."""
     if value is None or value.value is None:
         return "-"
-    text = shown(value.value, value.percent)
-    if value.deviation is not None:
-        text += f" ± {shown(value.deviation, value.percent)}"
+    if value.deviation is None:
+        text = shown(value.value, value.percent)
+    else:
+        text = with_deviation(value.value, value.deviation, value.percent)
     return text + (MARK if value.p is not None and value.p < SIGNIFICANT else "")
 
 
@@ -65,9 +66,10 @@ def difference(value: Value | None) -> str:
     """The difference from the first line, its interval and p."""
     if value is None or value.difference is None:
         return ""
-    text = f"{shown(value.difference, value.percent)}"
     if value.low is not None:
-        text += f" [{shown(value.low, value.percent)}, {shown(value.high, value.percent)}]"
+        text = with_interval(value.difference, value.low, value.high, value.percent)
+    else:
+        text = rounded(value.difference, value.deviation or 0.0, value.percent)
     return text if value.p is None else f"{text}, p = {value.p:.2g}"
 
 

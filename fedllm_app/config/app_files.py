@@ -11,6 +11,7 @@ from typing import Any
 import fedllm_app
 from fedllm_app.config.sections import ConfigError
 from fedllm_app.errors import UserError
+from fedllm_app.paths import expanded
 
 PACKAGE = Path(fedllm_app.__file__).resolve().parent
 """Stands for the packaged app wherever the directory of an app is asked for."""
@@ -28,7 +29,7 @@ def app_directory(given: str | Path) -> Path:
     NoApp
         Another directory that is no app.
     """
-    directory = Path(given).expanduser().resolve()
+    directory = expanded(given).resolve()
     if directory == PACKAGE or is_app(directory):
         return directory
     if directory == Path.cwd():

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedllm_app.class_paths import ClassPathError, is_class_path
+from fedllm_app.config.accepted import accepted
 from fedllm_app.config.app_files import PACKAGE, app_directory, pyproject, read_toml
 from fedllm_app.config.contradictions import contradictions
 from fedllm_app.config.sections import Config, ConfigError, FlatConfig, kebab
@@ -184,8 +185,7 @@ def _explain(entry: Mapping[str, Any], known: list[str]) -> list[str]:
         return [_unknown(key.rstrip("."), known) for key in keys]
     if entry["type"] == "missing":
         return [f"{key}: missing; pyproject.toml sets a default for every key"]
-    expected = entry["msg"].removeprefix("Input should be ")
-    return [f"{key} = {entry['input']!r}: must be {expected}"]
+    return [f"{key} = {entry['input']!r}: must be {accepted(entry)}"]
 
 
 _OTHER_NAMES = {

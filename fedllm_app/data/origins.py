@@ -20,6 +20,7 @@ from fedllm_app.data.readers.arrow import read_tables, validated
 from fedllm_app.data.readers.base import BATCH, Located, Notes, TextFormat, UnreadableFile
 from fedllm_app.data.readers.files import DOCUMENT_ENDINGS, ENDINGS, format_of, is_document, read_files
 from fedllm_app.data.readers.folders import documents_of, files_of
+from fedllm_app.paths import did_you_mean, expanded
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -88,7 +89,7 @@ def check_absolute(name: str) -> None:
     if name.startswith((".", "~")) or format_of(Path(name)) or is_document(Path(name)) or name.count("/") > 1:
         raise DataNotFound(
             f"'{name}' is a relative path; give an absolute one, because the processes of a run work in other"
-            " directories"
+            f" directories{did_you_mean(expanded(name))}"
         )
 
 
@@ -116,7 +117,7 @@ def _contents_hash(path: Path) -> str:
 
 def _local(path: Path, split: str, text_format: TextFormat, documents: bool) -> Origin:
     if not path.exists():
-        raise DataNotFound(f"there is no file or folder {path}")
+        raise DataNotFound(f"there is no file or folder {path}{did_you_mean(path)}")
     if path.is_file():
         if is_document(path) and not documents:
             raise UnreadableFile.of(path, "is one text and no table of rows; train.task = 'text' trains on such files")

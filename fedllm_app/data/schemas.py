@@ -69,6 +69,12 @@ def _plain_names(columns: Collection[str]) -> dict[str, str]:
     return {name: same[0] for name, same in plain.items() if len(same) == 1}
 
 
+def nearest_column(name: str, columns: Collection[str]) -> str:
+    """The column that is likely to be meant by a name that none has: other capitals, or a few other letters; or ""."""
+    plain = "_".join(name.lower().replace("-", " ").split())
+    return _plain_names(columns).get(plain) or next(iter(difflib.get_close_matches(name, columns, 1)), "")
+
+
 @dataclass(frozen=True)
 class Schema:
     """One accepted layout: for every field, the column names that are recognised, best first."""
@@ -234,9 +240,7 @@ def recognise(columns: Collection[str], rows: str, named: Columns = Columns()) -
     present = listed(sorted(map(str, columns))) or "none"
     for key, name in named.given().items():
         if name not in columns:
-            near = _plain_names(columns).get(name.lower()) or next(
-                iter(difflib.get_close_matches(name, columns, 1)), ""
-            )
+            near = nearest_column(name, columns)
             hint = f" Did you mean '{near}'?" if near else ""
             raise UnknownColumn(
                 f"data has no column '{name}' (given for {key}); its columns are: {present}.{hint}",

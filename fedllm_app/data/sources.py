@@ -25,7 +25,7 @@ from fedllm_app.data.errors import BadRow, DataError, UnwantedRow, listed
 from fedllm_app.data.examples import ROW_KINDS, Row
 from fedllm_app.data.origins import Origin, locate
 from fedllm_app.data.readers.base import BATCH, FOUND, Located, Notes, TextFormat, UnreadableFile
-from fedllm_app.data.schemas import Binding, Columns, recognise
+from fedllm_app.data.schemas import Binding, Columns, nearest_column, recognise
 from fedllm_app.paths import is_private, keep_to_owner, make_directory
 
 CODE_VERSION = 2
@@ -164,9 +164,11 @@ class Source:
         """
         if column not in self.label_columns:
             kept = listed(self.label_columns) or "none"
+            near = nearest_column(column, self.label_columns)
             raise UnknownLabel(
-                f"the data has no column '{column}' to partition by; its text and integer columns of less than"
-                f" {LABEL_LENGTH} characters on average are: {kept}"
+                f"the data has no column '{column}' to partition by"
+                + (f"; did you mean '{near}'?" if near else ".")
+                + f" Its text and integer columns of less than {LABEL_LENGTH} characters on average are: {kept}"
             )
         name = f"{_LABEL}{self.label_columns.index(column)}"
         return list(chain.from_iterable(batch[name].to_pylist() for batch in self._batches))

@@ -138,6 +138,17 @@ class Answers:
         return answers
 
 
+def prompts_of(questions: Sequence[Question], ask: Ask) -> int:
+    """How many prompts the questions take in all."""
+    if isinstance(ask, Generate):
+        return len(questions) * ask.samples
+    if isinstance(ask, ScoreAnswer):  # the right answer is scored, and one is generated
+        return len(questions) * 2
+    if isinstance(ask, Converse):
+        return len(questions) + sum(bool(question.follow_up) for question in questions)
+    return len(questions)
+
+
 def _scored(those: Sequence[Scored]) -> Answer:
     return Answer(
         log_likelihoods=tuple(each.log_likelihood for each in those), tokens=tuple(each.tokens for each in those)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fedllm_app.evaluation.progress import Done, nothing
 from fedllm_app.evaluation.reading import Past, SharedReader
 from fedllm_app.training.head import score_completions
 from fedllm_app.training.trainer import collate
@@ -60,6 +61,8 @@ class Asker:
         Rows of a batch; 0: as many as `BATCH_TOKENS` allow.
     context : int | None
         Positions that the model reads; longer prompts lose their beginning, which `cut` counts.
+    done : Done
+        Is told of each prompt when it is scored or its answer has ended.
     """
 
     model: "PreTrainedModel"
@@ -68,6 +71,7 @@ class Asker:
     context: int | None = None
     batch_rows: int = 0
     cut: int = field(default=0, init=False)
+    done: Done = field(default_factory=lambda: nothing, init=False)
 
     @torch.no_grad()
     def log_likelihoods(self, requests: Sequence[tuple[Ids, Sequence[Ids]]]) -> list[list[Scored]]:
@@ -148,6 +152,7 @@ class Asker:
                     Scored(totals[row, option], len(ids), greedy[row, option])
                     for option, ids in enumerate(requests[place][1])
                 ]
+            self.done(len(places))
 
     def _continuations(self, read: Past, longer: Sequence) -> Iterator[tuple[int, int, float, bool]]:
         """Of continuations of several tokens: what the tokens after the first add."""
@@ -163,6 +168,7 @@ class Asker:
     def _score_whole(self, requests: Sequence, results: list) -> None:
         flat = [(place, context, ids) for place, (context, options) in enumerate(requests) for ids in options]
         found: dict[int, Scored] = {}
+        left = [len(ids) for _, ids in requests]
         for batch in self._batches([len(context) + len(ids) for _, context, ids in flat]):
             rows = []
             for number in batch:
@@ -173,6 +179,8 @@ class Asker:
             sums, right = log_probs.double().sum(1).tolist(), (correct | ~scored).all(1).tolist()
             for number, total, greedy in zip(batch, sums, right, strict=True):
                 found[number] = Scored(total, len(flat[number][2]), greedy)
+                left[flat[number][0]] -= 1
+            self.done(sum(left[place] == 0 for place in {flat[number][0] for number in batch}))
         for number, (place, _, _) in enumerate(flat):
             results[place].append(found[number])
 
@@ -188,6 +196,7 @@ class Asker:
             else:
                 probabilities = (logits / decoding.temperature).softmax(-1)
                 chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
+            before = len(going)
             for row, token in zip(active, chosen, strict=True):
                 if row in going and token in decoding.stops:
                     going.discard(row)
@@ -195,6 +204,7 @@ class Asker:
                     answers[row].append(token)
                     if len(answers[row]) >= limits[row] or decoding.ends(answers[row]):
                         going.discard(row)
+            self.done(before - len(going))
             if not going or step + 1 == decoding.max_new_tokens:
                 break
             if len(going) < _KEEP * len(active):
@@ -203,6 +213,7 @@ class Asker:
                 chosen = [chosen[place] for place in kept]
             states, past = self.reader.read([[token] for token in chosen], past)
             hidden = states[:, -1]
+        self.done(len(going))  # whose length ended them
         return answers
 
     def _generate_whole(self, prompts: Sequence[Ids], decoding: Decoding, results: list) -> None:
@@ -233,6 +244,7 @@ class Asker:
             for place, answer in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                 end = next((at for at, token in enumerate(answer) if token in decoding.stops), len(answer))
                 results[place] = answer[:end]
+            self.done(len(batch))
 
 
 def _families(prompts: Sequence[Ids]) -> list[tuple[list[int], list[int]]]:

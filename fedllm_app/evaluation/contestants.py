@@ -25,6 +25,7 @@ from fedllm_app.models.base import (
     stop_ids,
 )
 from fedllm_app.models.quantization import prepare_bitsandbytes
+from fedllm_app.paths import expanded
 from fedllm_app.runs.directory import PromptRecord, client_adapters, run_of
 from fedllm_app.training.head import choose_head, install_head
 from fedllm_app.training.probe import probe_base
@@ -73,12 +74,12 @@ def find_contestants(
     """
     found: list[Contestant] = [Contestant(BASE, None)] if base else []
     for directory in directories:
-        directory = directory.expanduser().resolve()
+        directory = expanded(directory).resolve()
         alone = client_adapters(directory)
         for client in alone or (None,):
             source = find_source(directory, client, model, template, None, trust_remote_code, quantization)
             found.append(Contestant(_name(directory, client), source))
-    if clients and not any(map(client_adapters, (path.expanduser().resolve() for path in directories))):
+    if clients and not any(map(client_adapters, (expanded(path).resolve() for path in directories))):
         raise AdapterError(
             "--clients: none of these directories has adapters of single clients; strategy.name = 'local' trains those:"
             " add the directory of such a run"
@@ -213,7 +214,7 @@ def prompt_of(
     same.
     """
     if template:
-        name = str(Path(template).expanduser().resolve()) if template.endswith(".jinja") else template
+        name = str(expanded(template).resolve()) if template.endswith(".jinja") else template
         return PromptRecord.of(name, system_prompt or "")
     records = {contestant.name: contestant.source.prompt for contestant in contestants if contestant.source}
     first = next(iter(records), None)

@@ -32,6 +32,7 @@ from fedllm_app.models.base import (
 )
 from fedllm_app.models.packaged import ModelNotFound
 from fedllm_app.models.quantization import prepare_bitsandbytes
+from fedllm_app.paths import did_you_mean, expanded
 from fedllm_app.runs.directory import (
     PromptRecord,
     adapter_directory,
@@ -91,7 +92,7 @@ def find_source(
     TemplateError
         No template is recorded or given.
     """
-    adapter = find_adapter(directory.expanduser().resolve(), client)
+    adapter = find_adapter(expanded(directory).resolve(), client)
     settings = _read_settings(adapter / "adapter_config.json")
     base = replace(base_values(adapter, settings, model), trust_remote_code=trust_remote_code)
     return Source(
@@ -108,6 +109,7 @@ def find_adapter(path: Path, client: int | None) -> Path:
     if not path.exists():
         raise AdapterError(
             f"there is no directory {path}: name a run's directory, a checkpoint of one, or a PEFT directory"
+            f"{did_you_mean(path)}"
         )
     if client is not None:
         alone = client_adapters(path)
@@ -148,8 +150,8 @@ def base_values(adapter: Path, settings: dict, given: str | None) -> ModelValues
     name = given or (config["model.name"] if config else settings.get("base_model_name_or_path"))
     if not name:
         raise ModelNotFound(f"{adapter} names no base model: name it with --model")
-    if given and os.path.isdir(os.path.expanduser(given)):
-        name = str(Path(os.path.expanduser(given)).resolve())
+    if given and os.path.isdir(expanded(given)):
+        name = str(expanded(given).resolve())
     if config is None:
         return ModelValues(name, "auto")
     missing = [
@@ -171,7 +173,7 @@ def base_values(adapter: Path, settings: dict, given: str | None) -> ModelValues
 def _prompt(adapter: Path, template: str | None, system_prompt: str | None) -> PromptRecord:
     recorded = recorded_template(adapter)
     if template:
-        name = str(Path(template).expanduser().resolve()) if template.endswith(".jinja") else template
+        name = str(expanded(template).resolve()) if template.endswith(".jinja") else template
         prompt = replace(recorded or PromptRecord(name, "", None), template=name, text=None)
     elif recorded is None:
         raise TemplateError(f"{adapter} does not say how its prompts were written: name its template with --template")

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedllm_app.evaluation.answers import Answers
+from fedllm_app.evaluation.answers import Answers, prompts_of
 from fedllm_app.evaluation.asking import Asker
 from fedllm_app.evaluation.contestants import BASE, Contestant, Stage, prompt_of
 from fedllm_app.evaluation.harness import ask_harness, task_of_samples
+from fedllm_app.evaluation.progress import AnswerProgress
 from fedllm_app.evaluation.prompts import PlainPrompts, Prompts, TemplatePrompts
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.sampling import NothingToAsk, drawn, questions_of
@@ -68,13 +69,14 @@ class Asked:
 class Evaluation:
     """Evaluates contestants on one stage.
 
-    `tell` is given a sentence on the progress.
+    `tell` is given a sentence on each set that a model has answered, `progress` shows how far it is with one.
     """
 
     stage: Stage
     contestants: Sequence[Contestant]
     settings: Settings
     tell: Callable[[str], None] = lambda _sentence: None
+    progress: AnswerProgress = AnswerProgress()
 
     def prepare(
         self, suite: Suite, rows: Mapping[str, Sequence[TestRow]], notes: Mapping[str, str] | None = None
@@ -164,19 +166,26 @@ class Evaluation:
         if not places:
             return {}
         with self.stage.asker(Contestant(BASE, None)) as asker:
-            return {place: _asked_of(asker, asked[place]) for place in places}
+            return {place: self._asked_of(asker, BASE, asked[place]) for place in places}
 
     def _given(self, asker: Asker, contestant: Contestant, each: Asked, base: "_Given | None") -> "_Given":
         if contestant.shown:
-            return _asked_of(asker, with_worked(each, contestant.shown))
+            return self._asked_of(asker, contestant.name, with_worked(each, contestant.shown))
         if base is None:
-            return _asked_of(asker, each)
+            return self._asked_of(asker, contestant.name, each)
         # Every model's rewards need this pass of the base, so each of them has its share of the time.
         share = base.seconds / len(self.contestants)
         if contestant.source is None:
             return replace(base, seconds=share)
-        own = _asked_of(asker, each, base.answers)
+        own = self._asked_of(asker, contestant.name, each, base.answers)
         return replace(own, seconds=own.seconds + share)
+
+    def _asked_of(self, asker: Asker, name: str, each: Asked, base_pairs: Sequence[Answer] | None = None) -> "_Given":
+        began, before = time.monotonic(), asker.cut
+        prompts = prompts_of(each.questions, each.task.ask)
+        with self.progress.of(f"{name}: {each.task.name}", len(each.questions), prompts) as asker.done:
+            answers = Answers(asker, each.prompts, base_pairs, each.seed).to(each.questions, each.task.ask)
+        return _Given(answers, asker.cut - before, time.monotonic() - began)
 
     def _graded(self, result: TaskResult) -> TaskResult:
         grades: dict[str, list[Grade]] = {}
@@ -208,12 +217,6 @@ class _Given:
     answers: list[Answer]
     cut: int
     seconds: float
-
-
-def _asked_of(asker: Asker, each: Asked, base_pairs: Sequence[Answer] | None = None) -> _Given:
-    began, before = time.monotonic(), asker.cut
-    answers = Answers(asker, each.prompts, base_pairs, each.seed).to(each.questions, each.task.ask)
-    return _Given(answers, asker.cut - before, time.monotonic() - began)
 
 
 def _with_answers(result: TaskResult, name: str, given: _Given) -> TaskResult:

@@ -28,7 +28,7 @@ from fedllm_app.evaluation.suite import (
     TestSet,
     each,
 )
-from fedllm_app.paths import home
+from fedllm_app.paths import expanded, home
 
 if TYPE_CHECKING:
     from fedllm_app.data.sources import Source
@@ -110,7 +110,7 @@ def file_suite(path: str) -> Suite:
     DataError
         It cannot be read, a row of it is damaged, or it holds neither answers nor pairs of them.
     """
-    place = Path(path).expanduser().resolve()
+    place = expanded(path).resolve()
     try:
         source = _opened(place, Example.kind)
     except UnknownSchema as error:

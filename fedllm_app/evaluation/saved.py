@@ -16,7 +16,7 @@ from rich.console import Console
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.results import Figure, Paired, Report, TaskResult
 from fedllm_app.evaluation.tables import csv_text, json_text, markdown
-from fedllm_app.paths import atomic_path
+from fedllm_app.paths import atomic_path, expanded
 
 REPORT_FILE = "report.json"
 """Of a saved report."""
@@ -150,7 +150,7 @@ class Seen:
 
 def examples(directory: Path) -> Iterator[Seen]:
     """The questions of a report, or of several below one directory. ReportError if there are none."""
-    files = sorted(directory.expanduser().glob("**/examples/*.jsonl"))
+    files = sorted(expanded(directory).glob("**/examples/*.jsonl"))
     if not files:
         raise ReportError(f"{directory} holds no report of fedllm evaluate (no examples/*.jsonl)")
     for file in files:

@@ -18,6 +18,7 @@ from fedllm_app.evaluation.figures import TaskFigures, average_pairs, averages_o
 from fedllm_app.evaluation.graders.judge import judge_from_environment
 from fedllm_app.evaluation.graders.sandbox import sandbox_problem
 from fedllm_app.evaluation.harness import PREFIX, harness_tasks
+from fedllm_app.evaluation.progress import AnswerProgress
 from fedllm_app.evaluation.results import Report, TaskResult
 from fedllm_app.evaluation.saved import ReportError, file_names, save, show
 from fedllm_app.evaluation.set_rows import open_all
@@ -77,7 +78,7 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
     def tell(sentence: str) -> None:
         console.print(f"  {sentence}", markup=False, highlight=False)
 
-    evaluation = Evaluation(stage, contestants, settings, tell)
+    evaluation = Evaluation(stage, contestants, settings, tell, AnswerProgress(console))
     prepared = [_prepared(name, evaluation, options) for name in dict.fromkeys(options.suites)]
     _check_only(options, prepared)
     began = time.monotonic()

@@ -21,6 +21,7 @@ LEGEND = (
     "see the paired tests). Several questions asked at once: one in twenty such marks is chance."
 )
 PAIR_COLUMNS = ("set", "metric", "models", "difference", "95 % interval", "p", "test", "n")
+_MOST_DECIMALS = 8  # of smaller uncertainties, significant digits are easier to read
 SEEDS_LEGEND = "±: standard deviation over the seeds."
 
 
@@ -40,10 +41,12 @@ def cell(report: Report, task: str, metric: str, model: str) -> tuple[str, bool]
     text = f"{figure.value:,.10g}" if figure.count else shown(figure.value, figure.percent)
     if figure.count and figure.seed is not None:
         return text, False
-    if figure.seed is None:
+    if figure.seed is None and figure.count:
         text += f" ± {shown(figure.high - figure.value, figure.percent)}"
+    elif figure.seed is None:
+        text = with_deviation(figure.value, figure.high - figure.value, figure.percent)
     elif figure.low is not None:
-        text += f" [{shown(figure.low, figure.percent)}, {shown(figure.high, figure.percent)}]"
+        text = with_interval(figure.value, figure.low, figure.high, figure.percent)
     text += MARK if _differs(report, task, metric, model) else ""
     if reasons := _reasons(figure):
         text += f" ({reasons})"
@@ -56,6 +59,27 @@ def cell(report: Report, task: str, metric: str, model: str) -> tuple[str, bool]
 def shown(value: float, percent: bool) -> str:
     """A share in percent with one digit, any other number with four digits."""
     return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+
+
+def with_deviation(value: float, deviation: float, percent: bool) -> str:
+    """A mean and its deviation: of a number that is no share, as many digits as the deviation allows."""
+    return f"{rounded(value, deviation, percent)} ± {rounded(deviation, deviation, percent)}"
+
+
+def with_interval(value: float, low: float, high: float, percent: bool) -> str:
+    """A number and its interval, with as many digits as half of the interval allows."""
+    number, *ends = (rounded(one, (high - low) / 2, percent) for one in (value, low, high))
+    return f"{number} [{', '.join(ends)}]"
+
+
+def rounded(value: float, uncertainty: float, percent: bool) -> str:
+    """A number up to the second significant digit of its uncertainty: further digits would say nothing."""
+    if percent or not (math.isfinite(value) and math.isfinite(uncertainty) and uncertainty > 0):
+        return shown(value, percent)
+    decimals = 1 - int(f"{uncertainty:.1e}".partition("e")[2])
+    if decimals > _MOST_DECIMALS:
+        return shown(value, percent)
+    return f"{round(value, decimals) + 0.0:.{max(0, decimals)}f}"  # the sum makes 0 of -0
 
 
 def _reasons(figure: Figure) -> str:
@@ -153,14 +177,14 @@ def markdown(report: Report) -> str:
 
 def pair_cells(pair: Paired) -> list[str]:
     """A paired test as text, by `PAIR_COLUMNS`."""
-    interval = "-"
+    difference, interval = shown(pair.difference, pair.percent), "-"
     if pair.low is not None:
-        interval = f"[{shown(pair.low, pair.percent)}, {shown(pair.high, pair.percent)}]"
+        difference, _, interval = with_interval(pair.difference, pair.low, pair.high, pair.percent).partition(" ")
     return [
         pair.task,
         pair.metric,
         f"{pair.second} - {pair.first}",
-        shown(pair.difference, pair.percent),
+        difference,
         interval,
         f"{pair.p:.3g}",
         pair.test,

@@ -75,12 +75,14 @@ def _journal_holdings(holdings: Holdings, directory: RunDirectory) -> dict[int, 
 def holdings_table(holdings: Mapping[int, ClientHolding], title: str = "what the clients hold") -> Table:
     """One line a client; of many clients the first ones, and smallest, median and largest of all."""
     table = Table(title=title)
-    for column in ("client", "name", "schema"):
-        table.add_column(column, justify="right" if column == "client" else "left")
+    table.add_column("client", justify="right", no_wrap=True)
+    for column in ("name", "schema"):
+        table.add_column(column, overflow="fold")
     lines = list(holdings.items())
     columns = [name for name in _COUNTS if name not in _RARE or any(getattr(holding, name) for _, holding in lines)]
     for name in columns:
-        table.add_column(_COUNTS[name], justify="right")
+        heading = "\n".join(_COUNTS[name].rsplit(" ", 1))  # two short lines are narrow, and none is cut
+        table.add_column(heading, justify="right", no_wrap=True)
     shown = lines if len(lines) <= _ROWS else lines[: _ROWS - 3]
     for client, holding in shown:
         counts = (f"{getattr(holding, name):,}" for name in columns)
@@ -190,6 +192,7 @@ def _clients(clients: Sequence[int]) -> str:
 
 
 def _as_text(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=120)
+    # In a notebook rich would show what is printed here, too, and the table stand there twice.
+    console = Console(file=io.StringIO(), width=120, force_jupyter=False)
     console.print(table)
     return console.file.getvalue().rstrip()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedllm_app.models.files import CONFIG_FILE, config_digest, read_json
 from fedllm_app.models.packaged import PACKAGED_MODELS, ModelNotFound, converted
-from fedllm_app.paths import home, write_text
+from fedllm_app.paths import expanded, home, write_text
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -64,7 +64,7 @@ def locate_model(name: str, trust_remote_code: bool = False) -> ModelLocation:
     """
     if name in PACKAGED_MODELS:
         return ModelLocation(str(converted(name, PACKAGED_MODELS[name])), name)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_absolute():
         if not (path / CONFIG_FILE).is_file():
             raise ModelNotFound(f"model.name = {name!r}: {path / CONFIG_FILE} does not exist")

@@ -10,15 +10,17 @@ from fedllm_app.config.parse import default_run_config, toml_text, toml_value
 _PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")
 
 
-def run_command(config: Mapping[str, object], app: Path | None = None) -> str:
+def run_command(config: Mapping[str, object], app: Path | None = None, federation: str = "") -> str:
     """The `fedllm run` that repeats a run: every value that is not a default of the app, quoted for a shell.
 
-    The defaults are those of the app's pyproject.toml, or of the installed app where there is none.
+    The defaults are those of the app's pyproject.toml, or of the installed app where there is none. `federation` is the
+    `--federation-config` that the run was given.
     """
     defaults = _defaults(app)
     changed = {key: value for key, value in config.items() if key not in _PLACES and defaults.get(key) != value}
     pairs = [shlex.quote(f"{key}={toml_value(value)}") for key, value in sorted(changed.items())]
-    lines = ["fedllm run ." + (" -c" if pairs else ""), *(f"    {pair}" for pair in pairs)]
+    start = "fedllm run ." + (f" --federation-config {shlex.quote(federation)}" if federation else "")
+    lines = [start + (" -c" if pairs else ""), *(f"    {pair}" for pair in pairs)]
     return " \\\n".join(lines)
 
 

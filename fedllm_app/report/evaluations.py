@@ -7,7 +7,7 @@ from pathlib import Path
 from fedllm_app.evaluation.results import Figure, Report
 from fedllm_app.evaluation.saved import REPORT_FILE, ReportError, Seen, examples, load_report
 from fedllm_app.evaluation.tables import cell, rows_of, shown
-from fedllm_app.paths import home
+from fedllm_app.paths import expanded, home
 
 _SAMPLES = 3  # questions of each set
 _LONGEST = 1200  # characters of an answer
@@ -65,7 +65,7 @@ def evaluations_of(runs: Sequence[Path], saved: Sequence[Path] | None) -> list[E
         return [table for table in map(_quietly, _saved_in(home() / "evaluations")) if table and _is_of(table, runs)]
     tables = []
     for directory in saved:
-        found = list(_saved_in(directory.expanduser().resolve()))
+        found = list(_saved_in(expanded(directory).resolve()))
         if not found:
             raise ReportError(f"{directory} holds no report of fedllm evaluate (no {REPORT_FILE})")
         tables += [_table(one) for one in found]

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedllm_app.errors import UserError
+from fedllm_app.paths import did_you_mean, expanded
 from fedllm_app.report.command import full_configuration, run_command
+from fedllm_app.report.demo import Demo, demos_of
 from fedllm_app.report.evaluations import EvaluationTable, evaluations_of
 from fedllm_app.report.participants import Attendance, ClientRow, Refusal, attendance, client_rows, refusals
 from fedllm_app.report.phases import phases
-from fedllm_app.runs.directory import is_run, read_result, read_run_config
+from fedllm_app.runs.directory import is_run, read_federation, read_result, read_run_config
 from fedllm_app.runs.journal import RESUMED, read_journal
 from fedllm_app.runs.measures import (
     Event,
@@ -98,6 +100,7 @@ class ReportData:
     runs: tuple[RunReport, ...]
     differences: tuple[tuple[str, tuple[str, ...]], ...]
     evaluations: tuple[EvaluationTable, ...]
+    demos: tuple[Demo, ...] = ()
 
     def alone(self, run: RunReport) -> RunReport | None:
         """The run in which the same clients train alone, if there is one and `run` is another."""
@@ -121,11 +124,12 @@ def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path
     NoReport
         A path is no run directory, or cannot be read; or a saved evaluation is none.
     """
-    distinct = list(dict.fromkeys(path.expanduser().resolve() for path in paths))
+    distinct = list(dict.fromkeys(expanded(path).resolve() for path in paths))
     for path in distinct:
         if not is_run(path):
             what = "holds no run" if path.is_dir() else "does not exist"
-            raise NoReport(f"{path} {what}; name run directories, with their config.json: fedllm runs shows them")
+            near = "" if path.exists() else did_you_mean(path)
+            raise NoReport(f"{path} {what}; name run directories, with their config.json: fedllm runs shows them{near}")
     labels = unique_labels(distinct)
     runs = []
     for path, label in zip(distinct, labels, strict=True):
@@ -141,7 +145,8 @@ def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoReport(f"a saved evaluation cannot be read: {type(error).__name__}: {error}") from error
-    return ReportData(tuple(runs), tuple(differences([run.config for run in runs])), tuple(evaluations))
+    demos = tuple(demos_of(distinct))
+    return ReportData(tuple(runs), tuple(differences([run.config for run in runs])), tuple(evaluations), demos)
 
 
 def read_run(path: Path, label: str, app: Path | None = None) -> RunReport:
@@ -174,7 +179,7 @@ def read_run(path: Path, label: str, app: Path | None = None) -> RunReport:
         parameters=next((event["parameters"] for event in events if event["event"] == "ready"), None),
         environment=next((event for event in reversed(events) if event["event"] == "environment"), {}),
         versions=tuple(_versions(events)),
-        command=run_command(config, app),
+        command=run_command(config, app, read_federation(path)),
         toml=full_configuration(config),
     )
 

@@ -21,7 +21,7 @@ def markdown(data: ReportData, written: datetime) -> str:
         if blocks:
             lines += [f"## {text(section.title)}", ""]
             for block in blocks:
-                lines += [*_block(block), ""]
+                lines += [*_block(block, section.title), ""]
     return "\n".join([*lines, f"Written by fedllm report on {written:%Y-%m-%d %H:%M}.", ""])
 
 
@@ -35,12 +35,13 @@ def _escaped(found: re.Match) -> str:
     return f"{found[0]}\\" if found[0].isdecimal() else f"\\{found[0]}"
 
 
-def _block(block: Block) -> Iterator[str]:
+def _block(block: Block, section: str) -> Iterator[str]:
     if isinstance(block, Table):
+        yield from _titled(block.title if block.title != section else "")
         yield from _table(block)
     elif isinstance(block, Notes):
         yield from _titled(block.title)
-        yield from (f"- {text(line)}" for line in block.lines)
+        yield from (line for note in block.lines for line in _note(note))
     elif isinstance(block, Samples):
         yield from _samples(block)
     elif isinstance(block, Code):
@@ -54,8 +55,14 @@ def _titled(title: str) -> Iterator[str]:
         yield ""
 
 
+def _note(note: str) -> Iterator[str]:
+    """A note as a point of a list, its further lines, such as the reasons of clients, as points below it."""
+    first, *others = filter(str.strip, note.splitlines())
+    yield f"- {text(first)}"
+    yield from (f"  - {text(line)}" for line in others)
+
+
 def _table(table: Table) -> Iterator[str]:
-    yield from _titled(table.title)
     yield _row(table.columns)
     yield "| " + " | ".join("---:" if place in table.numeric else "---" for place in range(len(table.columns))) + " |"
     for place, row in enumerate(table.rows):
@@ -74,7 +81,7 @@ def _row(cells: Sequence[str], ready: bool = False) -> str:
 def _samples(block: Samples) -> Iterator[str]:
     yield from _titled(block.title)
     for sample in block.samples:
-        yield f"**{text(sample.set)}**: {text(sample.question)}"
+        yield (f"**{text(sample.set)}**: " if sample.set else "") + text(sample.question)
         yield ""
         if sample.gold:
             yield f"- right: {text(sample.gold)}"

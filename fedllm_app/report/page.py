@@ -14,6 +14,7 @@ from fedllm_app.report.headline import headline, shown_gain, shown_value
 from fedllm_app.report.sections import Code, Notes, Samples, Section, last_part, sections, subtitle_of, title_of
 from fedllm_app.report.tables import Table
 from fedllm_app.runs.measures import LOSS
+from fedllm_app.runs.overview import ENDED, FAILED, RUNNING
 
 _HERE = Path(__file__).parent
 _KINDS = {Figure: "figure", Table: "table", Notes: "notes", Samples: "samples", Code: "code"}
@@ -70,8 +71,8 @@ def _card(data: ReportData, run: RunReport, place: int) -> dict[str, object]:
     metric = found.series.metric if found else ""
     facts = [
         ("rounds", f"{run.overview.done} of {run.overview.asked}"),
-        ("clients", str(len(run.clients))),
-        ("time", "-" if run.total_seconds is None else duration(run.total_seconds)),
+        ("clients", _clients(run)),
+        ("time", _time(run)),
         ("traffic", f"{(run.traffic.down + run.traffic.up) / 1e6:,.1f} MB"),
     ]
     if loss and loss.last and metric != LOSS:
@@ -95,6 +96,22 @@ def _card(data: ReportData, run: RunReport, place: int) -> dict[str, object]:
         "gains": gains,
         "facts": facts,
     }
+
+
+def _clients(run: RunReport) -> str:
+    """How many there were; of a run that ended before they told of themselves, how many it asked for."""
+    asked = int(run.config.get("clients.number", 0) or 0)
+    if run.clients or not asked:
+        return str(len(run.clients))
+    return f"{asked} asked for"
+
+
+def _time(run: RunReport) -> str:
+    """What the whole run took; of one without a result, how long its journal goes on."""
+    if run.total_seconds is not None:
+        return duration(run.total_seconds)
+    until = {FAILED: "until it failed", ENDED: "until it was stopped", RUNNING: "so far"}.get(run.overview.state, "")
+    return f"{duration(run.overview.ended - run.overview.began)} {until}".strip()
 
 
 def duration(seconds: float) -> str:

@@ -119,6 +119,7 @@ def _held_out(data: ReportData) -> Iterator[Block]:
 
 
 def _evaluation(data: ReportData) -> Iterator[Block]:
+    yield from map(tables.demo_table, data.demos)
     for number, table in enumerate(data.evaluations):
         yield from filter(None, [figures.evaluation_figure(table, f"evaluation-{number}")])
         yield from tables.evaluation_tables(table)
@@ -127,6 +128,9 @@ def _evaluation(data: ReportData) -> Iterator[Block]:
 
 
 def _answers(data: ReportData) -> Iterator[Block]:
+    for demo in data.demos:
+        if demo.sample:
+            yield Samples("Demo: a held-out question", (demo.sample,))
     for table in data.evaluations:
         if table.samples:
             yield Samples(table.report.suite, table.samples)

@@ -15,7 +15,7 @@ Line = tuple[object, ...]
 
 
 def csv_text(data: ReportData) -> str:
-    """The numbers of all runs: rounds, clients, phases, totals, suites and saved evaluations.
+    """The numbers of all runs: rounds, clients, phases, totals, suites, saved evaluations and demos.
 
     A word that a spreadsheet would read as a formula gets an apostrophe before it.
     """
@@ -28,6 +28,11 @@ def csv_text(data: ReportData) -> str:
         for figure in table.report.figures:
             place = (figure.model, f"evaluation: {table.report.suite}", "", "", figure.task, figure.metric)
             writer.writerow([_cell(value) for value in (*place, figure.value, figure.low, figure.high, figure.n)])
+    for demo in data.demos:
+        for model, shares in demo.shares.items():
+            for domain, share in shares.items():
+                place = (model, "demo", "", "", domain, "exact match", share, "", "", demo.questions)
+                writer.writerow([_cell(value) for value in place])
     return file.getvalue()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from fedllm_app.evaluation.tables import LEGEND, PAIR_COLUMNS, SEEDS_LEGEND, pair_cells
+from fedllm_app.report.demo import Demo
 from fedllm_app.report.evaluations import EvaluationTable
 from fedllm_app.report.gather import ReportData, RunReport
 from fedllm_app.report.headline import headline, shown_gain, shown_value
@@ -42,8 +43,10 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], te
 
 def summary_table(data: ReportData) -> Table:
     """One line a run: what it was and what it reached."""
-    columns = ["run", "strategy", "data", "rounds", "held-out loss", "headline", "over start", "over alone"]
-    return _table("Runs", [*columns, "seconds", "MB"], (_summary_row(data, run) for run in data.runs), text=3)
+    starts = " or ".join(dict.fromkeys(run.base_name for run in data.runs))
+    columns = ["run", "strategy", "data", "rounds", "held-out loss", "headline", f"over {starts}", "over clients alone"]
+    found = _table("Runs", [*columns, "seconds", "MB"], (_summary_row(data, run) for run in data.runs), text=3)
+    return replace(found, numeric=found.numeric - {columns.index("headline")})  # words, which may wrap
 
 
 def _summary_row(data: ReportData, run: RunReport) -> list[str]:
@@ -199,6 +202,21 @@ def suites_table(run: RunReport) -> Table | None:
         for suite, name in names
     )
     return _table(f"Suites by round: {run.label}", ["suite", "figure", *map(str, rounds)], rows, text=2)
+
+
+def demo_table(demo: Demo) -> Table:
+    """The table that `fedllm demo` shows: every model on every domain."""
+    columns = ["model", *demo.domains, "mean", "average rank"]
+    rows = [
+        [
+            model,
+            *(f"{shares[domain]:.1%}" if domain in shares else "-" for domain in demo.domains),
+            f"{demo.mean(model):.1%}",
+            f"{demo.ranks[model]:.2f}" if model in demo.ranks else "-",
+        ]
+        for model, shares in demo.shares.items()
+    ]
+    return _table(f"Demo: exact match on {demo.questions} held-out questions a domain", columns, rows)
 
 
 def evaluation_tables(table: EvaluationTable) -> Iterator[Table]:

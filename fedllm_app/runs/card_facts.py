@@ -9,7 +9,7 @@ from pathlib import Path
 from fedllm_app.adapters.peft_directory import weights_file
 from fedllm_app.adapters.start import read_settings
 from fedllm_app.errors import UserError
-from fedllm_app.paths import home
+from fedllm_app.paths import expanded, home
 from fedllm_app.runs.card import Base, CardFacts
 from fedllm_app.runs.checkpoints import FOLDER, checkpoint_round
 from fedllm_app.runs.directory import PromptRecord, read_result, read_run_config, run_of
@@ -72,7 +72,7 @@ def saved_evaluations(adapter: Path, named: Sequence[Path] = ()) -> list[Evaluat
     """
     found: list[Evaluation] = []
     for directory in named:
-        reports = [_read(file) for file in sorted(directory.expanduser().glob(f"**/{_REPORT}"))]
+        reports = [_read(file) for file in sorted(expanded(directory).glob(f"**/{_REPORT}"))]
         if not reports:
             raise NoEvaluation(f"--evaluation {directory}: holds no report of fedllm evaluate ({_REPORT})")
         own = [pair for report in reports for pair in _of(report, adapter)]

@@ -39,6 +39,7 @@ from fedllm_app.runs.journal import (
 
 _CONFIG_FILE = "config.json"
 _RESULT_FILE = "result.json"
+_FEDERATION_FILE = "federation-config.txt"
 _PROMPT_FILE = "prompt.json"
 _FAILED_START_FILE = "failed-start.jsonl"  # the journal of a run that failed before its first round
 _LOCK_FILE = ".lock"
@@ -282,6 +283,20 @@ def recorded_template(directory: Path) -> PromptRecord | None:
         return PromptRecord(**json.loads(file.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise TemplateError(f"{file} cannot be read as the record of a template: {error}") from error
+
+
+def keep_federation(path: Path, config: str | None, resumed: bool = False) -> None:
+    """Keep the `--federation-config` of a run, for those who repeat it. A resumed run without one keeps its first."""
+    if config:
+        write_text(path / _FEDERATION_FILE, config + "\n")
+    elif not resumed:
+        (path / _FEDERATION_FILE).unlink(missing_ok=True)  # of a run that failed at its start
+
+
+def read_federation(path: Path) -> str:
+    """The `--federation-config` that a run was given; "" if none."""
+    file = path / _FEDERATION_FILE
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def read_result(path: Path) -> dict | None:

@@ -10,7 +10,9 @@ from fedllm_app.paths import atomic_path
 from fedllm_app.runs.directory import is_run, read_run_config
 from fedllm_app.runs.journal import JOURNAL_FILE, read_journal
 from fedllm_app.runs.measures import (
+    INTERVAL,
     LOSS,
+    SPREAD,
     Series,
     client_names,
     headline_metric,
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 FIGURE_FILE = "figure.png"
 """In a run directory."""
 
+_BANDS = {
+    SPREAD: {"facecolor": "0.5", "alpha": 0.18, "linewidth": 0},
+    INTERVAL: {"facecolor": "none", "edgecolor": "tab:blue", "alpha": 0.45, "hatch": "///", "linewidth": 0.6},
+}
+"""What the two kinds of bands look like: they mean different things."""
+
+_CLIENT_LINES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # in turn
 _MOST_CLIENTS = 10  # that have a line and a name in the legend; of more, the spread is drawn
 
 
@@ -43,8 +52,9 @@ def plot_run(run: Path, file: Path, title: str = "", alone: Path | None = None) 
 def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
     """Draw training loss by client and round beside the held-out metrics.
 
-    The panels share the rounds, the two losses their axis as well, and all panels one legend. Dashed lines are what the
-    run started from (round 0), dotted ones what clients reach that train alone.
+    The two losses share their axis, the held-out panels the rounds, and all panels one legend. Nobody trains in
+    round 0, so that the panel of the training loss begins at round 1. Dashed lines are what the run started from
+    (round 0), dotted ones what clients reach that train alone.
 
     Parameters
     ----------
@@ -69,7 +79,9 @@ def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
     others = read_journal(alone) if alone else []
     base = "base model" if not config.get("adapter.start") else "start"
     figure = Figure(figsize=(4.6 * len(panels), 4.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for other in axes[2:]:
+        other.sharex(axes[1])
     names = client_names(events)
     for place, series in zip(axes, panels, strict=True):
         _draw(place, series, names)
@@ -107,29 +119,34 @@ def default_title(config: Mapping[str, object]) -> str:
 
 def _draw(axes: "Axes", series: Series, names: Mapping[int, str]) -> None:
     rounds = [point.round for point in series.points]
-    clients = sorted({client for point in series.points for client in point.clients})
-    if len(clients) <= _MOST_CLIENTS:
-        for place, client in enumerate(clients):
-            line = [(point.round, point.clients[client]) for point in series.points if client in point.clients]
-            label = _as_text(f"client {client} ({names.get(client, '')})")
-            axes.plot(*zip(*line, strict=True), marker="o", markersize=3.5, alpha=0.8, color=f"C{place}", label=label)
     known = [point for point in series.points if point.low is not None]
     axes.fill_between(
         [point.round for point in known],
         [point.low for point in known],
         [point.high for point in known],
-        color="0.5",
-        alpha=0.15,
-        linewidth=0,
         label=series.band,
+        **_BANDS[series.band],
     )
     values = [float("nan") if point.value is None else point.value for point in series.points]
     axes.plot(rounds, values, color="black", linewidth=2.4, label="all clients")
+    _draw_clients(axes, series, names)
     axes.set_xlabel("round")
     axes.set_title(series.label, fontsize=10)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_clients(axes: "Axes", series: Series, names: Mapping[int, str]) -> None:
+    """A line for each client, above that of all: where both are the same, as with one client, both are to be seen."""
+    clients = sorted({client for point in series.points for client in point.clients})
+    if len(clients) > _MOST_CLIENTS:
+        return
+    for place, client in enumerate(clients):
+        line = [(point.round, point.clients[client]) for point in series.points if client in point.clients]
+        label = _as_text(f"client {client} ({names.get(client, '')})")
+        look = {"color": f"C{place}", "linestyle": _CLIENT_LINES[place % len(_CLIENT_LINES)], "linewidth": 1.3}
+        axes.plot(*zip(*line, strict=True), marker="o", markersize=3.5, zorder=3, label=label, **look)
 
 
 def _legend(figure, axes) -> None:

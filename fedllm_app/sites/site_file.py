@@ -10,6 +10,7 @@ from pathlib import Path
 from fedllm_app.client.site import NodeConfig, site_items
 from fedllm_app.data.errors import DataError
 from fedllm_app.errors import UserError
+from fedllm_app.paths import expanded
 from fedllm_app.sites.approval import RULES, SAME
 
 FILE = "site.toml"
@@ -93,7 +94,7 @@ def read_site(directory: Path) -> Site:
     connection, said = parsed["connection"], parsed["site"]
 
     def absolute(text: str) -> Path:
-        return (directory / Path(text).expanduser()).absolute()
+        return (directory / expanded(text)).absolute()
 
     data = dict(parsed.get("data", {}))
     if data.get("data-path"):

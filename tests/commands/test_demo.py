@@ -1,11 +1,14 @@
 """The demo's figures by hand."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from fedllm_app.commands.demo import client_memory_mb
 from fedllm_app.comparison.by_set import BySet, sample
+from fedllm_app.comparison.grid import Cell
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.suite import Answer, Grade, Question
 from fedllm_app.evaluation.suites.builtin import EXACT
@@ -60,3 +63,12 @@ def test_the_demo_needs_no_library_of_the_extra_for_evaluation():
     """In a process where none of them can be imported, its questions are graded."""
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_memory_of_a_client_is_that_of_the_larger_run(tmp_path):
+    """The last line of the demo says the figure itself: the tables that have it are far above."""
+    cells = [Cell(name, 1, tmp_path / name, {}) for name in ("together", "alone")]
+    for cell, megabytes in zip(cells, (1700.0, 1905.5), strict=True):
+        cell.directory.mkdir()
+        (cell.directory / "result.json").write_text(json.dumps({"peak_client_memory_mb": megabytes}))
+    assert client_memory_mb(*cells) == 1905.5

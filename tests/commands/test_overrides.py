@@ -75,6 +75,12 @@ def test_values(text, expected):
         ("fedit-finanze", "did you mean fedit-finance?"),
         ("few.toml", "there is no such file"),
         ("few.yaml", "there is no such file"),
+        (
+            "data.name='/d/x.csv train.rounds=3",
+            "the value of data.name begins with ' and lacks the ' at its end: '/d/x.csv",
+        ),
+        ('train.rounds=3 data.name="/d/x.csv', 'the value of data.name begins with " and lacks the " at its end'),
+        ("data.system-prompt='it's fine' lora.r=2", "the value of data.system-prompt begins with ' and lacks"),
     ],
 )
 def test_each_mistake_has_its_sentence(text, remedy, tmp_path, monkeypatch):
@@ -82,6 +88,31 @@ def test_each_mistake_has_its_sentence(text, remedy, tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as caught:
         read_overrides([text], DEFAULTS)
     assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['data.system-prompt="it\'s fine" lora.r=2', "data.system-prompt='a x.y=\"b' lora.r=2", "lora.r=2 data.name=it's"],
+)
+def test_quotes_inside_of_text_are_no_mistake(text):
+    assert read_overrides([text], DEFAULTS)["lora.r"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "beside"),
+    [("tickets.tml", "tickets.toml"), ("Tickets.toml", "tickets.toml"), ("{here}/tikets.yaml", "{here}/tickets.yaml")],
+)
+def test_a_mistyped_file_name_is_told_what_lies_there(text, beside, tmp_path, monkeypatch):
+    """Relative as it was given; nothing is told where no name is alike."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tickets.toml", "tickets.yaml", "other.csv"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError) as caught:
+        read_overrides([text.format(here=tmp_path)], DEFAULTS)
+    assert f"did you mean {beside.format(here=tmp_path)}" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        read_overrides(["nothing-alike.toml"], DEFAULTS)
+    assert "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.toml", "[train"), ("a.yaml", "train: ["), ("b.yaml", "just text")])

@@ -152,3 +152,13 @@ def test_what_cannot_be_divided_ends_with_2(topics, given, told, capsys):
 def test_a_plot_of_many_clients(tmp_path):
     plot_partition([ClientRows(n, "x", 5, 1, {}) for n in range(100)], tmp_path / "a.png", "many")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_a_narrow_terminal_cuts_no_heading():
+    """On 80 columns the names of clients and labels wrap."""
+    console = Console(file=io.StringIO(), width=80)
+    console.print(partition_table([ClientRows(0, "a-rather-long-name", 1200, 100, {"first-label": 9, "other": 4})]))
+    text = console.file.getvalue()
+    assert "…" not in text
+    for word in ("training", "held-out", "duplicates", "bad", "labels", "1,200"):
+        assert word in text

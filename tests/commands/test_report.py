@@ -30,7 +30,10 @@ def test_formats(run, tmp_path, capsys, given, name, begins):
     assert main(["report", str(run), "--app", str(ROOT), *given]) == 0
     written = tmp_path / name
     assert written.read_text(encoding="utf-8").startswith(begins)
-    assert f"report of 1 run: {written}" in capsys.readouterr().out.replace("\n", "")
+    told = capsys.readouterr().out.replace("\n", "")
+    assert f"report of 1 run: {written}" in told
+    assert "(0.0 MB)" not in told
+    assert (" kB)" in told) == (name != "report.html")
 
 
 def test_several_runs_and_an_earlier_report(run, tmp_path, capsys):

@@ -9,7 +9,7 @@ from rich.console import Console
 from run_material import write_run
 
 from fedllm_app.commands.main import main
-from fedllm_app.commands.runs import prunable, runs_table
+from fedllm_app.commands.runs import cut_path, prunable, runs_table
 from fedllm_app.runs.directory import RunDirectory
 from fedllm_app.runs.overview import RunOverview, overview
 
@@ -169,3 +169,35 @@ def test_numbers_that_are_none(here, given, capsys):
     with pytest.raises(SystemExit):
         main(["runs", "--prune", *given])
     assert "must be a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "most", "cut"),
+    [
+        ("runs/20260102-fedavg", 30, "runs/20260102-fedavg"),
+        ("/home/me/projects/clinic/runs/20260102-fedavg", 30, "/home/me/proj…/20260102-fedavg"),
+        ("runs/20260102-fedavg", 17, "…/20260102-fedavg"),
+        ("runs/20260102-fedavg", 16, "20260102-fedavg"),
+        ("runs/20260102-fedavg", 5, "20260102-fedavg"),
+    ],
+)
+def test_a_path_is_cut_in_its_middle_and_keeps_its_name(path, most, cut):
+    """The name has 15 characters, "…/" two."""
+    assert cut_path(path, most) == cut
+
+
+def test_a_narrow_terminal_shows_the_names_of_runs_whole(tmp_path, monkeypatch):
+    """On 80 columns, far from the working directory: no name is broken into two lines."""
+    monkeypatch.chdir("/")
+    run = write_run(tmp_path / "a-directory-with-a-long-name" / "20260102-030405-scaffold", strategy__name="scaffold")
+    console = Console(width=80, file=io.StringIO())
+    console.print(runs_table([overview(run)], "runs", 80))
+    assert "20260102-030405-scaffold" in console.file.getvalue()
+
+
+def test_the_metric_of_clients_alone_is_marked(here):
+    """It is the mean of models that each know one client's rows."""
+    alone = write_run(here / "alone", strategy__name="local")
+    console = Console(width=120, file=io.StringIO())
+    console.print(runs_table([overview(here / "good"), overview(alone)], "runs", 120))
+    assert console.file.getvalue().count("each on own rows") == 1

@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from fedllm_app.commands.block import Block
 from fedllm_app.commands.watch import Watch, summary
 
 
@@ -81,7 +82,7 @@ def test_versions_and_warnings():
     text = shown([*held, *versions, {"event": "warning", "reason": "torch differs"}, READY | {"clients": [0, 1]}], [])
     for part in (
         "[red]north",
-        "bad rows",
+        "bad ┃",
         "versions of client 0: flwr 1.41.0, torch 2.13.0",
         "versions of client 1: flwr 1.41.0, torch 2.12.0",
         "warning: torch differs",
@@ -104,14 +105,47 @@ def test_rounds_and_evaluations_without_numbers_do_not_break_it():
     assert "no usable reply" in text
 
 
-def test_time_left_follows_the_steps_done(monkeypatch):
-    """2 rounds of 1 client of 2 steps: after 1 of 4 steps in 10 s, 30 s are left."""
+def left_after(steps, now, monkeypatch, rounds=2, local_steps=10, ended=()) -> str:
+    """The time left of a run of one client whose steps came at such times; the round began at 100."""
+    block = Block(rounds, local_steps)
+    block.known({0: "math"})
+    block.round_started(1, [0], 100.0)
+    for step, when in steps:
+        block.step(0, step, local_steps, 1.0, when)
+    for when in ended:
+        monkeypatch.setattr("fedllm_app.commands.block.time.time", lambda when=when: when)
+        block.answered(0, "trained")
+        block.round_ended(1)
+    monkeypatch.setattr("fedllm_app.commands.block.time.time", lambda: now)
+    return block.left()
+
+
+def test_time_left_follows_the_steps_and_not_the_loading(monkeypatch):
+    """The model loads for 60 s, then a step takes 5 s. After the third of 20 steps 17 are left: 85 s."""
+    steps = [(1, 160.0), (2, 165.0), (3, 170.0)]
+    assert left_after(steps, 170.0, monkeypatch) == "1:25 left"
+    assert left_after(steps[:1], 160.0, monkeypatch) == ""
+    assert left_after(steps[:2], 165.0, monkeypatch) == ""  # one step says little
+    assert left_after([], 130.0, monkeypatch) == ""
+    assert left_after([(1, 160.0), (2, 160.1), (3, 160.2)], 160.3, monkeypatch) == ""
+
+
+def test_time_left_after_a_round_counts_what_lies_between_rounds(monkeypatch):
+    """10 steps until 205, an evaluation until 215: 55 s for 9/20 since the first step, so 61 s for the other half."""
+    steps = [(number, 160.0 + 5 * (number - 1)) for number in range(1, 11)]
+    assert left_after(steps, 215.0, monkeypatch, ended=[205.0]) == "1:01 left"
+
+
+def test_time_left_of_sites_follows_their_answers(monkeypatch):
+    """They send no steps: 40 s for the first of two rounds, so 40 s are left."""
+    assert left_after([], 140.0, monkeypatch, ended=[140.0]) == "0:40 left"
+
+
+def test_step_lines_begin_without_the_time_left(monkeypatch):
     monkeypatch.setattr("fedllm_app.commands.watch.time.time", lambda: 110.0)
-    text = shown(
-        [HOLDS, READY, {"event": "round-started", "round": 1, "clients": [0], "time": 100.0}],
-        [{"round": 1, "client": 0, "step": 1, "steps": 2, "loss": 1.0}],
-    )
-    assert "0:30 left" in text
+    started = {"event": "round-started", "round": 1, "clients": [0], "time": 100.0}
+    text = shown([HOLDS, READY, started], [{"round": 1, "client": 0, "step": 1, "steps": 2, "loss": 1.0}])
+    assert text.rstrip().endswith("step 1/2 · loss 1.000")
 
 
 @pytest.mark.parametrize("gpu_mb", [0.0, 7021.6])

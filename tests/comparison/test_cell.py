@@ -101,3 +101,22 @@ def test_curves_are_means_over_seeds(make_cell, tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert not plot_curves(cells, {"exact_match": "exact match"}, Path(tmp_path / "b.png"))
     assert not (tmp_path / "b.png").exists()
+
+
+def test_lines_that_lie_on_each_other_are_told_apart(make_cell, tmp_path, monkeypatch):
+    """Three lines with the same values: no two have the same dashes and marks, and none of their bars cover another."""
+    from matplotlib.figure import Figure
+
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_a, **_o: kept.append(figure))
+    cells = [
+        make_cell(held_out(2.0 + seed, 1.0 + seed), line=line, seed=seed) for line in ("a", "b", "c") for seed in (1, 2)
+    ]
+    with pytest.raises(FileNotFoundError):  # nothing was written that could take its place
+        plot_curves(cells, {"eval_loss": "loss"}, tmp_path / "a.png")
+    drawn = [container.lines[0] for container in kept[0].axes[0].containers]
+    assert [list(line.get_ydata()) for line in drawn] == [[3.5, 2.5]] * 3
+    assert len({(line.get_marker(), str(line._dash_pattern)) for line in drawn}) == 3
+    places = [line.get_xdata()[0] for line in drawn]
+    assert places == pytest.approx([-0.06, 0.0, 0.06])
+    assert [text.get_text() for text in kept[0].legends[0].get_texts()] == [" a", " b", " c"]

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from fedllm_app.comparison.cell import Costs
-from fedllm_app.comparison.figures import Line, headline, measures, shares, values
-from fedllm_app.comparison.table import Table, cell, csv_text, markdown, narrowed, short_rows, show
+from fedllm_app.comparison.figures import Line, Value, headline, measures, shares, values
+from fedllm_app.comparison.table import Table, cell, csv_text, difference, markdown, narrowed, short_rows, show
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.suite import (
     Answer,
@@ -190,3 +190,32 @@ def test_a_narrow_terminal_shows_names_whole_and_fewer_columns(width, left_out):
     assert gone == left_out
     assert kept + gone == columns
     assert [len(row) for row in cells] == [len(kept)] * 2
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "text"),
+    [
+        (1.031234, 0.01121, "1.031 ± 0.011"),
+        (1.031234, 0.0996, "1.03 ± 0.10"),
+        (1.0, 0.0, "1 ± 0"),
+        (1234.5, 345.6, "1230 ± 350"),
+        (-0.0001, 0.012, "0.000 ± 0.012"),
+        (2.0, math.nan, "2 ± nan"),
+        (2.0, 1e-12, "2 ± 1e-12"),
+    ],
+)
+def test_a_loss_has_as_many_digits_as_its_deviation_allows(mean, deviation, text):
+    """Two significant digits of the deviation, and the mean to the same place: 0.0996 is 0.10, so two decimals."""
+    value = Value("x", "held-out rows", "loss", mean, deviation, {1: mean}, 0, False, True)
+    assert cell(value) == text
+
+
+def test_a_difference_of_losses_is_rounded_by_its_interval_and_a_csv_keeps_all():
+    """Half of [-0.0623, 0.0187] is 0.0405: two digits of it are three decimals. Without an interval, the deviation."""
+    value = Value("x", "a", "loss", 1.03123456, 0.01121, {}, 9, False, True, -0.02189, -0.0623, 0.0187)
+    assert difference(value) == "-0.022 [-0.062, 0.019]"
+    alone = Value("x", "a", "loss", 1.03123456, 0.01121, {}, 9, False, True, -0.02189)
+    assert difference(alone) == "-0.022"
+    table = Table("s", [Line("x", {1: ("x 1",)})], [value], [("a", "loss")], "first")
+    assert "x,,a,loss,1.03123456,0.01121,-0.02189,-0.0623,0.0187" in csv_text(table)
+    assert "| 1.031 ± 0.011 | -0.022 [-0.062, 0.019] |" in markdown(table)

@@ -84,7 +84,7 @@ def test_all_problems_at_once_each_with_key_value_and_what_is_accepted():
     )
     assert len(told) == 6
     for key, value, accepted in [
-        ("train.rounds", "0", "greater than or equal to 1"),
+        ("train.rounds", "0", "at least 1"),
         ("lora.dropout", "1.0", "less than 1"),
         ("model.dtype", "'float16'", "'bfloat16'"),
         ("train.task", "'rl'", "'sft'"),
@@ -192,7 +192,7 @@ def test_a_wrong_hyperparameter_of_the_chosen_strategy_is_one_problem(value):
         ({"clients__number": 4, "clients__per_round": 5}, "clients.per-round = 5: must be between 0 (all) and"),
         ({"train__min_learning_rate": 4e-3}, "at most train.learning-rate = 0.003"),
         ({"data__held_out_examples": 0, "data__held_out_share": 0.0}, "needs data.held-out-examples"),
-        ({"data__alpha": 0.0}, "data.alpha = 0.0: must be greater than 0"),
+        ({"data__alpha": 0.0}, "data.alpha = 0.0: must be more than 0"),
         ({"data__held_out_share": 1.0}, "data.held-out-share = 1.0: must be less than 1"),
         (
             {"data__partition": "dirichet", "data__name": "alpaca"},
@@ -320,7 +320,7 @@ def test_arguments_are_for_class_paths():
     (line,) = problems(strategy__name="fedavg", strategy__arguments="beta=0.5")
     assert line.endswith("strategy.<name>.<hyper>: none")
     (line,) = problems(strategy__name=CLASS_PATH, strategy__arguments=5)
-    assert line.startswith("strategy.arguments = 5: must be a valid string")
+    assert line.startswith("strategy.arguments = 5: must be text")
 
 
 def test_a_strategy_by_class_path_is_left_to_the_run():
@@ -395,3 +395,23 @@ def test_possible_models_and_adapters(overrides):
 )
 def test_values_come_back_from_toml(value):
     assert tomllib.loads(toml_text({"a.b": value})) == {"a.b": value}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("train.rounds", "three", "train.rounds = 'three': must be a whole number, such as 3"),
+        ("train.rounds", 2.5, "train.rounds = 2.5: must be a whole number, such as 3"),
+        ("train.rounds", 0, "train.rounds = 0: must be at least 1"),
+        ("train.learning-rate", "fast", "train.learning-rate = 'fast': must be a number, such as 0.5"),
+        ("lora.dora", "yes", "lora.dora = 'yes': must be true or false"),
+        ("data.name", 5, "data.name = 5: must be text"),
+        ("data.held-out-share", 1.0, "data.held-out-share = 1.0: must be less than 1"),
+    ],
+)
+def test_what_a_key_accepts_is_told_in_plain_words(key, value, words):
+    """The key, what it was given, and what it takes; none of pydantic's own words."""
+    with pytest.raises(ConfigError) as caught:
+        parse_run_config(default_run_config(ROOT) | {key: value})
+    assert words in str(caught.value)
+    assert "valid" not in str(caught.value)

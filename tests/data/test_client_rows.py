@@ -114,8 +114,12 @@ def test_natural_clients_are_called_by_their_label(topics):
 
 
 def test_a_column_that_is_not_there_is_named(topics):
-    with pytest.raises(UnknownLabel, match="no column 'tpoic'.*topic"):
-        held(name=str(topics), partition="shard", partition_column="tpoic")
+    for wrong in ("tpoic", "Topic", "TOPIC"):
+        with pytest.raises(UnknownLabel, match=f"no column '{wrong}' to partition by; did you mean 'topic'?"):
+            held(name=str(topics), partition="shard", partition_column=wrong)
+    with pytest.raises(UnknownLabel) as caught:
+        held(name=str(topics), partition="shard", partition_column="department")
+    assert "did you mean" not in str(caught.value)
 
 
 def test_another_process_gets_the_same_division(topics, tmp_path):

@@ -126,6 +126,22 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_is_counted(base, toke
         assert asker.cut == 2
 
 
+@pytest.mark.parametrize("batch_rows", [0, 1, 2])
+def test_each_prompt_is_told_once_when_it_is_done(base, tokenizer, batch_rows):
+    """However they are read and batched; an answer that ends early is told before the others of its batch."""
+    for asker in askers(base, tokenizer, batch_rows=batch_rows):
+        told = []
+        asker.done = told.append
+        asker.log_likelihoods(REQUESTS)
+        assert sum(told) == len(REQUESTS)
+        told.clear()
+        prompts = [context for context, _ in REQUESTS]
+        asker.generate(prompts, Decoding(6, frozenset()), [1, 6, 2, 6])
+        assert sum(told) == len(prompts)
+        if asker.reader is not None and batch_rows == 0:
+            assert told[0] == 1
+
+
 def test_what_prompts_have_in_common_is_one_family():
     """20 equal tokens before two prompts; a third begins otherwise, a fourth is too short to tell."""
     shared = list(range(20))

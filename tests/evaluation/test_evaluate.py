@@ -1,6 +1,7 @@
 """From a suite and models to answers and grades: what belongs to which set, what is said of it, whose time it was."""
 
 import json
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
@@ -64,6 +65,21 @@ def test_pairs_of_two_files_with_one_name_are_held_against_their_own_base(stage,
         assert (result.answers, result.grades) == (alone.answers, alone.grades)
         assert {grade.values["reward margin"] for grade in result.grades["base"]} == {0.0}
         assert 0.0 not in {grade.values["reward margin"] for grade in result.grades["together"]}
+
+
+def test_progress_counts_all_prompts_of_every_model(stage, contestants, pair_files):
+    """Three pairs: of the base, which the rewards are held against, once, and of the adapter."""
+    seen = []
+
+    class Counting:
+        @contextmanager
+        def of(self, label, questions, prompts):
+            told = []
+            yield told.append
+            seen.append((label, questions, prompts, sum(told)))
+
+    result = asked(Evaluation(stage, contestants, Settings(), progress=Counting()), pair_files[0])
+    assert seen == [(f"{name}: {result.task.name}", 3, 3, 3) for name in ("base", "together")]
 
 
 def test_models_share_the_time_of_the_base_that_rewards_are_held_against(stage, contestants, pair_files, ticks):

@@ -192,8 +192,8 @@ def test_the_table_in_markdown(report):
     assert lines[start + 2 : start + 8] == [
         "| set | accuracy | 3 to 4 | 33.3 [6.1, 79.2] (not judged) | **100.0 [51.0, 100.0]** |",
         "| set | of a | 2 | 50.0 [9.5, 90.5] | **100.0 [34.2, 100.0]** |",
-        "| set | length | 3 to 4 | 4 [2, 6] (not judged) | **1 [1, 1]** |",
-        "| set | longest | 3 to 4 | **6 [2, 6] (not judged)** | 1 [1, 1] |",
+        "| set | length | 3 to 4 | 4.0 [2.0, 6.0] (not judged) | **1 [1, 1]** |",
+        "| set | longest | 3 to 4 | **6.0 [2.0, 6.0] (not judged)** | 1 [1, 1] |",
         "| set | unparsed | 3 to 4 | 2 | 0 |",
         "| average | mean | 3 to 4 | 33.3 [0.0, 100.0] | **100.0 [100.0, 100.0]** |",
     ]

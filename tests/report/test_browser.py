@@ -141,3 +141,30 @@ def test_the_page_follows_a_dark_screen_and_prints_on_white(opened, tmp_path):
     assert dark.execute_script("return seen") == [[690, "#000"]]
     assert figure(dark, "training-loss")["width"] > 690
     assert dark.execute_script(mean) not in ("#000", light_line)
+
+
+def test_every_column_of_two_usual_runs_is_seen_on_a_usual_screen(opened, tmp_path):
+    """Two runs called after their strategy and time, on a file: no table but the map of rounds needs to scroll."""
+    names = {0: "hospital-north", 1: "hospital-south"}
+    data = "/data/clinics/discharge-letters-2025.jsonl"
+    runs = [
+        write_run(tmp_path / f"{name}-20260102-030405", names=names, data__name=data, strategy__name=name)
+        for name in ("fedavg", "local")
+    ]
+    browser = opened(runs)
+    script = (
+        "return [...document.querySelectorAll('section .scroll')].filter(one => one.scrollWidth > one.clientWidth + 1)"
+        ".map(one => one.getAttribute('aria-label'))"
+    )
+    browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert browser.execute_script(script) == []
+
+
+def test_each_reason_of_a_failed_run_has_its_line(opened, tmp_path):
+    """Four clients, four lines below the first one."""
+    reasons = "\n".join(f"  client {number}: no rows" for number in range(4))
+    run = write_run(tmp_path / "run", ends=f"4 of 4 clients cannot take part:\n{reasons}")
+    browser = opened([run])
+    script = "return [...document.querySelectorAll('.notes li')].map(one => one.innerText)"
+    text = next(one for one in browser.execute_script(script) if "cannot take part" in one)
+    assert len(text.splitlines()) == 5

@@ -53,3 +53,11 @@ def test_the_whole_configuration_is_a_file_for_the_command(tmp_path):
     read = tomllib.loads(full_configuration(config))
     assert read == {key: value for key, value in config.items() if key in read}
     assert len(config) - len(read) == 4  # where the run is
+
+
+def test_the_command_names_the_federation_of_the_run():
+    """Quoted for a shell, and left out where the run had none."""
+    config = default_run_config(ROOT) | {"train.rounds": 3}
+    given = "num-supernodes=4 client-resources-num-cpus=1"
+    assert run_command(config, ROOT, given) == f"fedllm run . --federation-config '{given}' -c \\\n    train.rounds=3"
+    assert "--federation-config" not in run_command(config, ROOT)

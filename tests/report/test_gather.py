@@ -1,5 +1,7 @@
 """What a report reads of runs: phases, participation, references, differences."""
 
+import json
+
 import pytest
 from run_material import write_run
 
@@ -7,7 +9,7 @@ from fedllm_app.report.gather import NoReport, gather, unique_labels
 from fedllm_app.report.headline import headline, sentence
 from fedllm_app.report.participants import NOT_ASKED, REFUSED, TOOK_PART
 from fedllm_app.report.phases import covered, phases
-from fedllm_app.runs.directory import RunDirectory
+from fedllm_app.runs.directory import RunDirectory, keep_federation
 from fedllm_app.runs.journal import read_journal
 
 
@@ -166,3 +168,45 @@ def test_a_journal_of_an_earlier_version(tmp_path):
         RunDirectory(path).journal(event.pop("event"), **{key: value for key, value in event.items() if key != "time"})
     (run,) = gather([path]).runs
     assert (run.clients[0].held_out, run.traffic.down, run.seconds["rounds"]) == (8, 8000, 20.0)
+
+
+def test_the_federation_that_a_run_was_given_is_in_the_command(tmp_path):
+    """A resumed run without one keeps the first; a new run in the directory of a failed start has none."""
+    path = write_run(tmp_path / "run")
+    keep_federation(path, "num-supernodes=2")
+    assert "--federation-config num-supernodes=2" in gather([path], []).runs[0].command
+    keep_federation(path, None, resumed=True)
+    assert "--federation-config" in gather([path], []).runs[0].command
+    keep_federation(path, None)
+    assert "--federation-config" not in gather([path], []).runs[0].command
+
+
+DEMO = {
+    "questions_per_domain": 4,
+    "accuracy": {"base": {"plural": 0.0, "sum": 0.25}, "federated": {"plural": 1.0, "sum": 0.5}},
+    "mean": {"base": 0.125, "federated": 0.75},
+    "average_rank": {"base": 2.0, "federated": 1.0},
+    "sample": {"question": "mouse?", "expected": "-> mice", "base": "mouses", "federated": " -> mice"},
+    "seconds": 9.0,
+}
+
+
+@pytest.mark.parametrize("place", ["demo", "demo/federated"])
+def test_the_table_of_a_demo_is_found_in_or_beside_a_run(tmp_path, place):
+    """The best model first, and one of the answers is right. Two runs of one demo have one table."""
+    runs = [write_run(tmp_path / "demo" / name) for name in ("federated", "alone")]
+    (tmp_path / place / "comparison.json").write_text(json.dumps(DEMO))
+    (found,) = gather(runs, []).demos
+    assert (list(found.shares), found.domains, found.questions) == (["federated", "base"], ["plural", "sum"], 4)
+    assert found.mean("federated") == 0.75
+    assert [(one.model, one.right) for one in found.sample.answers] == [("base", False), ("federated", True)]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"lines": []}', json.dumps(DEMO | {"accuracy": {"base": {"a": "much"}}}), "{}"]
+)
+def test_another_file_of_that_name_is_no_demo(tmp_path, content):
+    """That of a comparison is called so, too."""
+    run = write_run(tmp_path / "run")
+    (tmp_path / "comparison.json").write_text(content)
+    assert gather([run], []).demos == ()

@@ -8,12 +8,15 @@ from datetime import datetime
 
 import pytest
 from evil_runs import EVIL, IMAGE, LINK
+from places import ROOT
 
+from fedllm_app.config.parse import default_run_config
 from fedllm_app.report.figures import client_words
 from fedllm_app.report.gather import gather
 from fedllm_app.report.markdown import markdown, text
 from fedllm_app.report.page import content_policy, duration, json_for_html, page
 from fedllm_app.report.table_file import csv_text
+from fedllm_app.runs.directory import RunDirectory
 
 NOW = datetime(2026, 1, 2, 3, 4)
 MOST_BYTES = 6_000_000
@@ -163,3 +166,49 @@ def test_long_names_leave_room_for_the_figure():
     assert client_words(3, "north") == "3 north"
     assert client_words(3, "x" * 30) == "3 " + "x" * 21 + "…"
     assert client_words(3, "<" * 30) == "3 " + "&lt;" * 21 + "…"
+
+
+def test_a_run_that_failed_before_its_clients_told_of_themselves(tmp_path):
+    """Its card says how many were asked for and when it failed, and each reason has a line of its own."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.create(default_run_config(ROOT) | {"clients.number": 2})
+    reason = "2 of 2 clients cannot take part:\n  client 0 (north): no rows\n  client 1 (south): no file"
+    directory.journal("started", run="a" * 32, run_id="5", rounds=2, strategy="fedavg", code="c")
+    directory.journal("failed", reason=reason)
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    events = [json.loads(line) | {"time": 1000.0 + 12 * place} for place, line in enumerate(lines)]
+    (tmp_path / "run" / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    found = gather([tmp_path / "run"], [])
+    body = " ".join(re.sub(r"<[^>]+>", " ", without_scripts(page(found, NOW))).split())
+    assert "clients 2 asked for time 12.0 s until it failed" in body
+    written = markdown(found, NOW)
+    assert "\n  - client 0 (north): no rows\n  - client 1 (south): no file\n" in written
+
+
+def test_a_title_stands_once_and_the_start_has_one_name(data):
+    """The section and its only table are both called Environment; cards and tables say over base."""
+    for written in (without_scripts(page(data, NOW)), markdown(data, NOW)):
+        assert len(re.findall(r"(?:<h[23]>|^#+ )Environment\b", written, re.MULTILINE)) == 1
+        assert "over start" not in written
+        assert "over base" in written
+
+
+def test_the_table_of_a_demo_in_all_formats(evil_runs):
+    """Its words are text as all others; the answers stand side by side."""
+    content = {
+        "questions_per_domain": 4,
+        "accuracy": {EVIL: {IMAGE: 0.25}},
+        "average_rank": {EVIL: 1.0},
+        "sample": {"question": LINK, "expected": "x", EVIL: IMAGE},
+    }
+    (evil_runs[0].parent / "comparison.json").write_text(json.dumps(content))
+    found = gather(evil_runs, [])
+    html = page(found, NOW)
+    for words in (EVIL, IMAGE, LINK):
+        assert words not in html
+    assert "Demo: exact match on 4 held-out questions a domain" in html
+    assert "25.0%" in html
+    written = markdown(found, NOW)
+    assert "### Demo: exact match on 4 held-out questions a domain" in written
+    assert "<script" not in written.replace("\\<", "")
+    assert f"{EVIL},demo,,," in csv_text(found).replace('"', "")

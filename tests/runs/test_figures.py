@@ -26,7 +26,8 @@ def drawn(monkeypatch):
 
 
 def test_panels_references_and_one_legend(tmp_path, drawn):
-    """Base: 5 and 0 before round 1; alone: 3.5 after round 2. The two losses have one axis, all panels the rounds."""
+    """Base: 5 and 0 before round 1; alone: 3.5 after round 2. The two losses have one axis, the held-out panels the
+    rounds. Nobody trains before round 1."""
     run = write_run(tmp_path / "run", run__seed=7)
     alone = write_run(tmp_path / "alone", strategy__name="local", losses={0: 5.0, 1: 4.0, 2: 3.5})
     plot_run(run, tmp_path / "figure.png", alone=alone)
@@ -36,7 +37,8 @@ def test_panels_references_and_one_legend(tmp_path, drawn):
     assert figure.get_suptitle() == "fedavg on builtin, seed 7"
     assert [axes.get_title() for axes in figure.axes] == ["training loss", "held-out loss", "held-out exact match"]
     assert losses.get_ylim() == held_out.get_ylim() != exact.get_ylim()
-    assert losses.get_xlim() == held_out.get_xlim() == exact.get_xlim()
+    assert held_out.get_xlim() == exact.get_xlim()
+    assert held_out.get_xlim()[0] < 0 < losses.get_xlim()[0] < 1
     lines = {line.get_label(): list(line.get_ydata()) for line in held_out.get_lines()}
     assert lines["all clients"] == [5.0, 3.0, 2.0]
     assert lines["client 1 (south)"] == [5.5, 3.5, 2.5]
@@ -44,6 +46,29 @@ def test_panels_references_and_one_legend(tmp_path, drawn):
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == len(set(labels)) == 7
+
+
+def test_the_spread_and_the_interval_look_different(tmp_path, drawn):
+    """The legend names both; the one is a grey area, the other is hatched."""
+    plot_run(write_run(tmp_path / "run"), tmp_path / "figure.png")
+    (legend,) = drawn[0].legends
+    looks = {
+        text.get_text(): (handle.get_hatch(), tuple(handle.get_facecolor()))
+        for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+        if not hasattr(handle, "get_linestyle") or hasattr(handle, "get_hatch")
+    }
+    assert looks["smallest to largest client"] != looks["95 % interval"]
+    assert looks["95 % interval"][0]
+
+
+def test_the_line_of_a_single_client_is_above_that_of_all(tmp_path, drawn):
+    """Both have the same values; the client's is the thinner one."""
+    plot_run(write_run(tmp_path / "run", names={0: "north"}, refused={}), tmp_path / "figure.png")
+    lines = {line.get_label(): line for line in drawn[0].axes[0].get_lines()}
+    client, mean = lines["client 0 (north)"], lines["all clients"]
+    assert list(client.get_ydata()) == list(mean.get_ydata())
+    assert client.get_zorder() > mean.get_zorder()
+    assert client.get_linewidth() < mean.get_linewidth()
 
 
 def test_words_of_clients_are_no_formulas(tmp_path, drawn):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.suite import DATA_FILE, EvaluationTask, Suite, TestSet
+from fedllm_app.paths import expanded
 
 SUITES = (
     "general",
@@ -69,7 +70,7 @@ def load_suite(name: str) -> Suite:
 
         return file_suite(name.removeprefix(DATA_FILE))
     if name.endswith(".py"):
-        return _of_file(Path(name).expanduser())
+        return _of_file(expanded(name))
     if name in (*SUITES, BUILT_IN):
         module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
         return _checked(module.SUITE, name)
