@@ -26,6 +26,7 @@ from fedllm_app.models.skeleton import skeleton
 from fedllm_app.strategies.registry import build_strategy
 from fedllm_app.strategies.round_strategy import RoundStrategy
 from fedllm_app.training.footprint import NotWalkable, TrainingMemory, process_bytes, training_memory
+from fedllm_app.training.lean_layers import install_lean_layers
 from fedllm_app.training.lean_lora import install_lean_lora
 from fedllm_app.training.resident import freeze_home
 from fedllm_app.updates.chain import UpdateChain
@@ -166,6 +167,7 @@ def _skeleton(config: Config, start: StartingPoint) -> "PeftModel":
     model = add_adapter(base, start.layout.settings.peft_config())
     freeze_home(model, config.lora.aggregation)
     install_lean_lora(model)
+    install_lean_layers(model)
     if config.train.gradient_checkpointing:
         base.activation_checkpointing_enable()
     return model

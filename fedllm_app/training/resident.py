@@ -108,6 +108,7 @@ class Resident:
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
         from fedllm_app.training.blocked_attention import install_attention
         from fedllm_app.training.head import choose_head, install_head
+        from fedllm_app.training.lean_layers import install_lean_layers
         from fedllm_app.training.lean_lora import install_lean_lora
         from fedllm_app.training.probe import check_trainable, probe_base
 
@@ -118,6 +119,7 @@ class Resident:
         model = add_adapter(base, layout.settings.peft_config()).eval()
         freeze_home(model, self.key.aggregation)
         install_lean_lora(model)
+        install_lean_layers(model)
         install_head(base, self.head)
         if self.key.model.attention == "auto":
             install_attention(base)
