@@ -79,6 +79,15 @@ def test_a_client_that_does_not_fit_is_said(gb, need):
     assert "more than is free there" in placed.reason and "model.quantization" in placed.reason
 
 
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("each", range(1, 9))
+def test_flower_starts_as_many_clients_as_have_room(count, each):
+    """It divides a node's GPUs by a client's part; Ray puts no client on two GPUs. One too many would wait for ever."""
+    placed = place(Machine(count * each, gpus(count, each * 2.0)), count * each, GB)  # 1.15 + 0.59 GB each
+    assert int(count / placed.gpus) == count * each
+    assert int(1 / placed.gpus) == each
+
+
 def test_memory_that_others_use_counts(caplog):
     """Of two GPUs of 80 GB one has 10 GB free: a client of 8 GB fits once there, so one a GPU."""
     machine = Machine(8, (Gpu("GPU", 80 * GB, 80 * GB), Gpu("GPU", 10 * GB, 80 * GB)))
