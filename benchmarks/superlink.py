@@ -3,11 +3,12 @@
     python benchmarks/superlink.py                                    # empty messages: 1, 10 and 100 nodes
     python benchmarks/superlink.py --nodes 10 --megabytes 16.8        # with an array that large, down and up
     python benchmarks/superlink.py --nodes 10 100 --memory            # without the database
+    python benchmarks/superlink.py --fold                             # what a strategy does with a reply
 
-A real SuperLink with its SQLite database (as `fedllm federation serve` starts it), without TLS; a ServerApp that sends a
-message to each node and waits for the replies, one push a message and looks at 16 at a time, as this app does; nodes are
-stubs in one process, which do over HTTP what a SuperNode does, and start no ClientApp. All share the machine, so the
-columns that matter for a server of its own are the processor's time of the SuperLink alone:
+A real SuperLink with its SQLite database (as `fedllm federation serve` starts it), without TLS. A ServerApp sends a
+message to each node and waits for the replies, one push a message and looks at 16 at a time, as this app does. Nodes are
+stubs in one process, which do over HTTP what a SuperNode does, and start no ClientApp. All share the machine, so what
+counts for a server of its own is the processor time of the SuperLink alone:
 
 messages/s    messages sent and answered a second, from the first push to the last reply
 link ms       processor time of the SuperLink for one message and its reply
@@ -99,8 +100,11 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=300, help="in each row, about")
     parser.add_argument("--megabytes", type=float, default=0.0, help="of a message and of a reply, 10^6 bytes")
     parser.add_argument("--memory", action="store_true", help="the SuperLink keeps its state in memory")
+    parser.add_argument("--fold", action="store_true", help="ms in which a reply is checked and added to the mean")
     parser.add_argument("--stubs", nargs=2, metavar=("PORT", "NODES"), help=argparse.SUPPRESS)
     parsed = parser.parse_args()
+    if parsed.fold:
+        return print(fold())
     if parsed.stubs:
         return serve(int(parsed.stubs[0]), int(parsed.stubs[1]))
     size = int(parsed.megabytes * 1e6) // 4 * 4
@@ -112,6 +116,20 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="superlink-") as scratch:
             row = measure(Path(scratch), nodes, messages, size, parsed.memory)
         print("{:6d}{:10d}{:12.1f}{:9.1f}{:8.1f}{:9.0f}{:9.2f}".format(*row), flush=True)
+
+
+def fold(parameters: int = 4_194_304, replies: int = 20) -> str:
+    """The milliseconds in which a reply of so many float32 numbers is looked through and added to FedAvg's mean."""
+    import numpy as np
+
+    from fedllm_app.strategies.means import VectorMean
+
+    vector, mean = np.random.default_rng(0).random(parameters, dtype=np.float32), VectorMean((parameters,))
+    began = time.process_time()
+    for _ in range(replies):
+        assert np.isfinite(vector).all()
+        mean.add(vector, 1.0)
+    return f"{parameters:,} parameters: {1e3 * (time.process_time() - began) / replies:.1f} ms a reply"
 
 
 def measure(folder: Path, nodes: int, messages: int, size: int, memory: bool) -> tuple:

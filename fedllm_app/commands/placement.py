@@ -123,8 +123,8 @@ def place_on(machines: Sequence[Machine], wanted: int, need: int | None) -> Plac
         )
         return Placement(alone, 1.0, reason, fits=False)
     each = min(each, math.ceil(wanted / count))
-    # Flower counts the clients of all GPUs of a node together: with two digits, 8 / 0.14 were 57, of which 56 have room,
-    # and the one without would never answer. Ray takes four.
+    # Flower counts the clients of all GPUs of a node together. With two digits, 8 / 0.14 were 57; 56 have room, and the
+    # other would never answer. Ray takes four.
     part = math.floor(10_000 / each) / 10_000
     at_once = min(wanted, each * count)
     reason = f"{what}: a client needs about {_gib(whole)} there, so {at_once} train at a time, {each} on a GPU"
