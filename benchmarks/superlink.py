@@ -7,8 +7,8 @@
 
 A real SuperLink with its SQLite database (as `fedllm federation serve` starts it), without TLS. A ServerApp sends a
 message to each node and waits for the replies, one push a message and looks at 16 at a time, as this app does. Nodes
-are stubs in one process, which do over HTTP what a SuperNode does, and start no ClientApp. All share the machine, so what
-counts for a server of its own is the processor time of the SuperLink alone:
+are stubs in one process, which do over HTTP what a SuperNode does, and start no ClientApp. All share the machine, so
+what counts for a server of its own is the processor time of the SuperLink alone:
 
 messages/s    messages sent and answered a second, from the first push to the last reply
 link ms       processor time of the SuperLink for one message and its reply
