@@ -1,11 +1,31 @@
-"""Simulations: a worker process that died is started anew."""
+"""Simulations: a worker process that died is started anew, and one on another machine finds what it needs."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
+from fedllm_app.paths import home
+
 _SIMULATION = "flwr.server.superlink.fleet.vce.vce_api"  # imported where a simulation runs
 _BACKEND = "flwr.server.superlink.fleet.vce.backend.raybackend"
+
+_TAKEN_ALONG = (
+    *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"),
+    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG"),
+)
+"""Where a worker finds things and how it computes. Nothing secret: a cluster shows what its workers are given."""
+
+
+def worker_environment(always: bool = False) -> dict[str, str]:
+    """What workers of a Ray cluster are given of this process's environment; else they have that of `ray start`.
+
+    Empty where Ray is this machine's own, whose workers have all of it; not so with `always`.
+    """
+    if not always and os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+        return {}
+    return {name: os.environ[name] for name in _TAKEN_ALONG if name in os.environ} | {"FEDLLM_HOME": str(home())}
 
 
 def restart_dead_workers() -> None:
@@ -21,7 +41,10 @@ def restart_dead_workers() -> None:
     import ray
     from flwr.simulation.ray_transport.ray_actor import VirtualClientEngineActor
 
-    @ray.remote(max_restarts=-1)  # without an end
+    environment = worker_environment()
+    options = {"runtime_env": {"env_vars": environment}} if environment else {}
+
+    @ray.remote(max_restarts=-1, **options)  # without an end
     class ClientAppActor(VirtualClientEngineActor):
         """Flower's class of this name, with the option."""
 

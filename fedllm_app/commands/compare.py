@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedllm_app.commands.cluster import add_ray, asked_cluster
 from fedllm_app.commands.new_directory import new_directory
 from fedllm_app.commands.options import APP_HELP, positive_integer, run_config
 from fedllm_app.commands.overrides import Value, read_overrides, resolve_paths
@@ -58,12 +59,14 @@ def add_parser(subparsers) -> None:
     parser.add_argument("--run-code", action="store_true", help="run code that models write, in a sandbox")
     parser.add_argument("--threads", type=positive_integer, default=0, metavar="N", help="for asking (default: all)")
     parser.add_argument("--federation-config", help="as fedllm run")
+    add_ray(parser)
     parser.set_defaults(command=_compare)
 
 
 def _compare(parsed: argparse.Namespace, console: Console) -> int:
     base = base_config(parsed)
     app = app_directory(parsed.app)
+    cluster = asked_cluster(parsed)
     seeds = read_seeds(parsed.seeds, int(base["run.seed"]))
     strategies = _names(parsed.strategies) if parsed.strategies else [str(base["strategy.name"])]
     settings = read_settings(parsed.set, base)
@@ -88,7 +91,8 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
         console.print(f"{len(cells)} runs in {out}; stopped, the same command with --out {out} goes on", soft_wrap=True)
 
         def run(flat: FlatConfig) -> bool:
-            return bool(run_to_end(app, dict(flat), console, federation_config=parsed.federation_config))
+            where = {"federation_config": parsed.federation_config, "cluster": cluster}
+            return bool(run_to_end(app, dict(flat), console, **where))
 
         return run_and_compare(cells, run, asking, out, console)
 

@@ -8,6 +8,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "fedllm run -c train.rounds=3 strategy.name=scaffold",
         "fedllm run -c fedit-finance -c cpu -c data.name=/data/fingpt-sentiment",
         "fedllm run . sites -c own.toml",
+        "fedllm run --ray 10.0.0.1:6379 -c own.toml",
         "fedllm run --resume runs/20260101-120000-fedavg",
     ),
     "watch": ("fedllm watch 7416247408835186297 sites",),

@@ -41,11 +41,14 @@ class LocalSuperLink:
     ----------
     run_directory : Path | None
         The run whose journal is told if it is interrupted.
+    ray : str
+        The Ray cluster, host:port, that its simulation joins; "": none, whatever else runs on this machine.
     """
 
-    def __init__(self, log_file: Path, run_directory: Path | None = None) -> None:
+    def __init__(self, log_file: Path, run_directory: Path | None = None, ray: str = "") -> None:
         self.log_file = log_file
         self.run_directory = run_directory
+        self.ray = ray
         self.port = free_port()
         self._directory = tempfile.TemporaryDirectory(prefix="fedllm-superlink-")
         self._process: subprocess.Popen | None = None
@@ -54,7 +57,9 @@ class LocalSuperLink:
     @property
     def environment(self) -> dict[str, str]:
         """The environment in which `flwr` commands find this SuperLink."""
-        return flower_environment() | {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port)}
+        # Without an address Ray would join whatever cluster was started last on this machine.
+        ray = {"RAY_ADDRESS": self.ray or "local"}
+        return flower_environment() | ray | {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port)}
 
     def __enter__(self) -> "LocalSuperLink":
         command = [flower_command("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]

@@ -1,10 +1,11 @@
-"""How the clients of a simulation share this machine: how many at a time, with which cores and which part of a GPU."""
+"""How clients share this machine or a cluster: how many at a time, with which cores and which part of a GPU."""
 
 import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedllm_app.config.sections import Config
@@ -84,23 +85,33 @@ def at_a_time(config: Config) -> int:
 
 
 def place(machine: Machine, wanted: int, need: int | None) -> Placement:
-    """Share a machine among clients.
+    """Share one machine among clients; parameters as `place_on`."""
+    return place_on([machine], wanted, need)
+
+
+def place_on(machines: Sequence[Machine], wanted: int, need: int | None) -> Placement:
+    """Share machines among clients. All clients get the same share, because Ray knows one for all.
 
     Parameters
     ----------
+    machines : Sequence[Machine]
+        This one, or the nodes of a Ray cluster. Where some have GPUs, those without serve no client.
     wanted : int
         Clients that could work at a time.
     need : int | None
         Bytes that one needs on a GPU beside its context, as `fedllm plan` says; None: not known.
     """
-    if not machine.gpus:
-        return Placement(max(1, machine.cores // min(wanted, machine.cores)))
-    count = len(machine.gpus)
-    smallest = min(machine.gpus, key=lambda gpu: gpu.free)
-    what = f"{count} GPU{'s' if count > 1 else ''} ({smallest.name}, {_gib(smallest.free)} free)"
+    with_gpu = [machine for machine in machines if machine.gpus]
+    if not with_gpu:
+        return Placement(_cores(machines, min(wanted, sum(machine.cores for machine in machines))))
+    count = sum(len(machine.gpus) for machine in with_gpu)
+    smallest = min((gpu for machine in with_gpu for gpu in machine.gpus), key=lambda gpu: gpu.free)
+    where = f" on {len(with_gpu)} machines" if len(with_gpu) > 1 else ""
+    what = f"{count} GPU{'s' if count > 1 else ''}{where} ({smallest.name}, {_gib(smallest.free)} free)"
+    alone = _cores(with_gpu, min(wanted, count), 1)
     if need is None:
         reason = f"{what}: what a client needs there is not known, so each gets a GPU of its own"
-        return Placement(_cores(machine, min(wanted, count)), 1.0, reason)
+        return Placement(alone, 1.0, reason)
     whole = int(need * _MARGIN) + _CONTEXT
     each = min(smallest.free // whole, _MOST)
     if each < 1:
@@ -109,27 +120,39 @@ def place(machine: Machine, wanted: int, need: int | None) -> Placement:
             "run out of memory. Quantize the base (model.quantization = 'int8' or 'nf4'), lower train.batch-size and "
             "raise train.gradient-accumulation, or set train.gradient-checkpointing = true"
         )
-        return Placement(_cores(machine, min(wanted, count)), 1.0, reason, fits=False)
+        return Placement(alone, 1.0, reason, fits=False)
     each = min(each, math.ceil(wanted / count))
-    part = math.floor(100 / each) / 100
+    # Flower counts the clients of all GPUs of a node together. With two digits, 8 / 0.14 were 57; 56 have room, and the
+    # other would never answer. Ray takes four.
+    part = math.floor(10_000 / each) / 10_000
     at_once = min(wanted, each * count)
     reason = f"{what}: a client needs about {_gib(whole)} there, so {at_once} train at a time, {each} on a GPU"
-    return Placement(_cores(machine, at_once), part, reason)
+    return Placement(_cores(with_gpu, at_once, each), part, reason)
 
 
-def gives_no_gpu(federation_config: str, machine: Machine) -> str:
-    """A warning where a machine has a GPU and a configuration of the user's gives clients none; else ""."""
-    if not machine.gpus or "client-resources-num-gpus" in federation_config:
+def gives_no_gpu(federation_config: str, machines: Sequence[Machine]) -> str:
+    """A warning where machines have a GPU and a configuration of the user's gives clients none; else ""."""
+    count = sum(len(machine.gpus) for machine in machines)
+    if not count or "client-resources-num-gpus" in federation_config:
         return ""
-    count = len(machine.gpus)
+    who = "this machine has" if len(machines) == 1 else "the machines have"
     return (
-        f"this machine has {count} GPU{'s' if count > 1 else ''}, and --federation-config gives "
+        f"{who} {count} GPU{'s' if count > 1 else ''}, and --federation-config gives "
         "clients none, so they train on the CPU: add client-resources-num-gpus=1, or a part such as 0.5"
     )
 
 
-def _cores(machine: Machine, at_once: int) -> int:
-    return max(1, machine.cores // at_once)
+def _cores(machines: Sequence[Machine], at_once: int, on_a_gpu: int = 0) -> int:
+    """The most cores that so many clients at a time can have each; no client is split between machines."""
+    for cores in range(max(machine.cores for machine in machines), 1, -1):
+        served = [_most(machine.cores // cores, len(machine.gpus) * on_a_gpu) for machine in machines]
+        if sum(served) >= at_once:
+            return cores
+    return 1
+
+
+def _most(by_cores: int, by_gpus: int) -> int:
+    return min(by_cores, by_gpus) if by_gpus else by_cores
 
 
 def _gib(size: int) -> str:

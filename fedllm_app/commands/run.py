@@ -3,6 +3,7 @@
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from fedllm_app.class_paths import NotImportable
 from fedllm_app.client.progress import keep_steps
 from fedllm_app.commands.attach import follow_connection
+from fedllm_app.commands.cluster import Cluster, add_ray, asked_cluster
 from fedllm_app.commands.connections import connection_names
 from fedllm_app.commands.flower import (
     LaunchError,
@@ -23,7 +25,7 @@ from fedllm_app.commands.flower import (
 from fedllm_app.commands.follow import FileEvents, Outcome, end_of, exit_status, follow, say_end
 from fedllm_app.commands.new_directory import check_home, new_directory
 from fedllm_app.commands.options import add_app_parser, run_config, warn_of_unread
-from fedllm_app.commands.placement import Machine, at_a_time, gives_no_gpu, place, this_machine
+from fedllm_app.commands.placement import Machine, at_a_time, gives_no_gpu, place, place_on, this_machine
 from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch
@@ -48,19 +50,23 @@ def add_parser(subparsers) -> None:
         help="go on with the run of this directory after its last checkpoint; -c may change train.rounds and time-outs",
     )
     parser.add_argument("--federation", help="as `flwr run`: @account/federation")
+    add_ray(parser)
 
 
 def _run(parsed: argparse.Namespace, console: Console) -> int:
     """What `flwr run` does, and then wait, show progress and report how the run ended."""
     parsed.app, parsed.superlink = app_and_connection(parsed.app, parsed.superlink)
     local = is_local(parsed.superlink)
+    if parsed.ray and not local:
+        raise UserError(f"--ray: is for a simulation; {parsed.superlink} is a connection to a federation of sites")
+    cluster = asked_cluster(parsed) if local else None
     flat = resumed_config(parsed, local) if parsed.resume else run_config(parsed, local)
     warn_of_unread(parsed, flat, console)
     app = app_directory(parsed.app)
     makes_one = local and not flat["run.directory"]
     with new_directory(str(flat["strategy.name"])) if makes_one else nullcontext(flat["run.directory"]) as directory:
         flat["run.directory"] = str(directory)
-        outcome = run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation)
+        outcome = run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation, cluster)
     return exit_status(outcome)
 
 
@@ -98,6 +104,7 @@ def run_to_end(
     connection: str | None = None,
     federation_config: str | None = None,
     federation: str | None = None,
+    cluster: Cluster | None = None,
 ) -> Outcome:
     """Run `app` under the flat configuration, show its progress, and say how it ended.
 
@@ -105,21 +112,25 @@ def run_to_end(
     """
     config = parse_run_config(flat)
     local = is_local(connection)
-    directory = prepare(config, local, federation_config)
+    directory = prepare(config, local, federation_config, cluster)
+    if cluster:
+        cluster.tell(console)
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         overrides = Path(scratch) / "run.toml"
         overrides.write_text(toml_text(flat), encoding="utf-8")
         options = ["--run-config", str(overrides)]
-        if local and federation_config and (warning := gives_no_gpu(federation_config, this_machine())):
-            console.print(warning, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
         if local:
             keep_federation(directory.path, federation_config, bool(config.run.resume))
-        if local or federation_config:
-            options += ["--federation-config", federation_config or default_federation(config, flat, console)]
+            machines = cluster.machines if cluster else [this_machine()]
+            if federation_config and (warning := gives_no_gpu(federation_config, machines)):
+                console.print(warning, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+            federation_config = federation_config or default_federation(config, flat, console, machines)
+        options += ["--federation-config", federation_config] if federation_config else []
         options += ["--federation", federation] if federation else []
         if local:
-            superlink = stack.enter_context(LocalSuperLink(_log_file(directory), directory.path))
+            where = cluster.address if cluster else ""
+            superlink = stack.enter_context(LocalSuperLink(_log_file(directory), directory.path, where))
             run_id = submit_run(app, connection, options, superlink.environment)
             outcome = _follow_local(run_id, directory, config, console, superlink)
         else:
@@ -146,14 +157,20 @@ def draw_figure(run: Path, console: Console) -> None:
     console.print(f"figure: {run / FIGURE_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
-def prepare(config: Config, local: bool, federation_config: str | None = None) -> RunDirectory | None:
+def prepare(
+    config: Config, local: bool, federation_config: str | None = None, cluster: Cluster | None = None
+) -> RunDirectory | None:
     """Refuse a run that cannot begin; its directory, which is None where the server chooses it."""
     directory = RunDirectory(Path(config.run.directory)) if config.run.directory else None
     if local:
         check_home(home())
     check_start(config, local)
-    if local:
+    if cluster:
+        cluster.look(config)
+        cluster.check_resources(federation_config or "")
+    elif local:
         check_resources(federation_config or "")
+    if local:
         with directory.held():
             if not config.run.resume:
                 _refuse_used(directory)
@@ -206,10 +223,10 @@ def _refuse_used(directory: RunDirectory) -> None:
         raise LaunchError(f"run.directory = {str(directory.path)!r} holds another run; name a new directory")
 
 
-def default_federation(config: Config, flat: dict, console: Console) -> str:
-    """Simulated nodes, one a client, and what each has of this machine, which is told where there is a GPU."""
-    machine = this_machine()
-    placed = place(machine, at_a_time(config), gpu_need(flat) if machine.gpus else None)
+def default_federation(config: Config, flat: dict, console: Console, machines: Sequence[Machine]) -> str:
+    """Simulated nodes, one a client, and what each has of the machines, which is told where there is a GPU."""
+    need = gpu_need(flat) if any(machine.gpus for machine in machines) else None
+    placed = place_on(machines, at_a_time(config), need)
     if placed.reason:
         style = None if placed.fits else "yellow"
         said = f"{placed.reason}; --federation-config overrides this"

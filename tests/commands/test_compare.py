@@ -37,10 +37,13 @@ def runs(monkeypatch):
 
     class Runs(list):
         broken: set[str] = set()
+        where: list[tuple[str | None, str | None]]
 
     made = Runs()
+    made.where = []
 
-    def run(_app, flat, _console, federation_config=None):
+    def run(_app, flat, _console, federation_config=None, cluster=None):
+        made.where.append((federation_config, cluster and cluster.address))
         made.append((flat["strategy.name"], flat["run.seed"], bool(flat["run.resume"])))
         directory = RunDirectory(compare.Path(flat["run.directory"]))
         if flat["strategy.name"] in made.broken:
@@ -89,6 +92,13 @@ def test_a_grid_is_run_evaluated_and_written(run_it, runs, tmp_path, capsys):
     assert "as many steps and examples as all clients of a federation take together" in " ".join(printed.split())
     assert main(["evaluate", str(out), "--show", "all", "--only", "general", "--limit", "1"]) == 0
     assert "centralized, seed 43" in capsys.readouterr().out
+
+
+def test_where_the_runs_take_place(run_it, runs, monkeypatch):
+    """All of them on the same cluster, with the same shares."""
+    monkeypatch.setattr(runs, "broken", {"fedavg", "local"})
+    run_it("--strategies", "fedavg,local", "--ray", "10.0.0.1:6379", "--federation-config", "num-supernodes=2")
+    assert runs.where == 2 * [("num-supernodes=2", "10.0.0.1:6379")]
 
 
 def test_called_again_nothing_is_run_or_asked_twice(run_it, runs, tmp_path, monkeypatch, capsys):

@@ -46,13 +46,14 @@ def starts_nothing(tmp_path, monkeypatch) -> Path:
         (8, 0, 1, (8, 1)),
     ],
 )
-def test_default_federation(monkeypatch, number, per_round, cores, expected):
+def test_default_federation(number, per_round, cores, expected):
     """A node a client; cores shared by as many as train at a time: 16 cores and 2 of 20 clients give 8 each."""
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     config = parse_run_config(default_run_config(ROOT) | {"clients.number": number, "clients.per-round": per_round})
     nodes, cpus = expected
-    monkeypatch.setattr("fedllm_app.commands.run.this_machine", lambda: Machine(cores))
-    assert default_federation(config, {}, None) == f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
+    assert (
+        default_federation(config, {}, None, [Machine(cores)])
+        == f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
+    )
 
 
 @pytest.mark.parametrize("command", ["run", "demo"])

@@ -7,7 +7,7 @@ import pytest
 
 from fedllm_app.commands import run
 from fedllm_app.commands.costs import make_plan
-from fedllm_app.commands.placement import Gpu, Machine, Placement, gives_no_gpu, place, this_machine
+from fedllm_app.commands.placement import Gpu, Machine, Placement, gives_no_gpu, place, place_on, this_machine
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.models import hardware
 
@@ -47,12 +47,46 @@ def test_a_gpu_is_shared_by_those_that_fit(count, gb, need, wanted, each, at_onc
     assert placed.fits and f"{at_once} train at a time, {each} on a GPU" in placed.reason
 
 
+@pytest.mark.parametrize(
+    ("cores", "wanted", "cpus"),
+    [
+        ((8, 8), 4, 4),
+        ((8, 8), 2, 8),
+        ((8, 8), 3, 4),  # three of 5 cores would not fit: a client is on one node
+        ((16, 2), 3, 5),  # 3 · 5 of the large node
+        ((1, 1), 9, 1),
+    ],
+)
+def test_the_cores_of_a_cluster_are_shared_node_by_node(cores, wanted, cpus):
+    assert place_on([Machine(each) for each in cores], wanted, None) == Placement(cpus)
+
+
+def test_the_gpus_of_a_cluster_are_shared():
+    """2 · 4 GPUs for 16 clients are two on each; of a node without GPUs, or with few cores, the clients' cores count
+    for nothing."""
+    nodes = [Machine(32, gpus(4, 80)), Machine(16, gpus(4, 80)), Machine(64)]
+    placed = place_on(nodes, 16, 14 * GB)
+    assert (placed.gpus, placed.cpus) == (0.5, 2)
+    assert "8 GPUs on 2 machines" in placed.reason and "16 train at a time, 2 on a GPU" in placed.reason
+    smaller = place_on([*nodes, Machine(8, gpus(1, 16))], 16, 14 * GB)  # the smallest GPU decides: 16.7 GB do not fit
+    assert (smaller.gpus, smaller.fits) == (1.0, False)
+
+
 @pytest.mark.parametrize(("gb", "need"), [(8, 14.0), (24, 140.0), (80, 75.0)])
 def test_a_client_that_does_not_fit_is_said(gb, need):
     """A 7B base in bfloat16 on 8 GB, a 70B one on 24 GB; 75 GB and a margin do not fit into 80 GB."""
     placed = place(Machine(8, gpus(2, gb)), 4, int(need * GB))
     assert (placed.gpus, placed.cpus, placed.fits) == (1.0, 4, False)
     assert "more than is free there" in placed.reason and "model.quantization" in placed.reason
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("each", range(1, 9))
+def test_flower_starts_as_many_clients_as_have_room(count, each):
+    """It divides a node's GPUs by a client's part; Ray puts no client on two GPUs. One too many would wait for ever."""
+    placed = place(Machine(count * each, gpus(count, each * 2.0)), count * each, GB)  # 1.15 + 0.59 GB each
+    assert int(count / placed.gpus) == count * each
+    assert int(1 / placed.gpus) == each
 
 
 def test_memory_that_others_use_counts(caplog):
@@ -75,9 +109,9 @@ def test_the_federation_that_a_run_is_started_with():
 
 def test_a_configuration_without_gpus_is_warned_of():
     machine = Machine(8, gpus(2, 80))
-    assert "this machine has 2 GPUs" in gives_no_gpu("num-supernodes=4 client-resources-num-cpus=2", machine)
-    assert gives_no_gpu("num-supernodes=4 client-resources-num-gpus=0", machine) == ""  # said on purpose
-    assert gives_no_gpu("num-supernodes=4", Machine(8)) == ""
+    assert "this machine has 2 GPUs" in gives_no_gpu("num-supernodes=4 client-resources-num-cpus=2", [machine])
+    assert gives_no_gpu("num-supernodes=4 client-resources-num-gpus=0", [machine]) == ""  # said on purpose
+    assert gives_no_gpu("num-supernodes=4", [Machine(8)]) == ""
 
 
 def test_torch_is_asked_only_where_a_driver_is(monkeypatch, tmp_path):
@@ -99,9 +133,8 @@ def test_torch_is_asked_only_where_a_driver_is(monkeypatch, tmp_path):
 
 def test_a_run_uses_the_gpus_and_says_so(run_config, monkeypatch, console):
     """The need is that of `fedllm plan` for the tiny model, a few hundred MB with the context: four clients share."""
-    monkeypatch.setattr(run, "this_machine", lambda: Machine(8, gpus(1, 8)))
     config = run_config | {"clients.number": 4}
-    text = run.default_federation(parse_run_config(config), config, console)
+    text = run.default_federation(parse_run_config(config), config, console, [Machine(8, gpus(1, 8))])
     assert text == "num-supernodes=4 client-resources-num-cpus=2 client-resources-num-gpus=0.25"
     assert "1 GPU (GPU, 8.0 GB free): a client needs about 0." in console.export_text()
 
