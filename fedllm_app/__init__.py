@@ -7,6 +7,9 @@ import os
 # each product of small matrices then waits for a turn of the scheduler, and writing answers took up to 20 times as
 # long. A shorter loop costs nothing on a quiet machine (`benchmarks/spinning.py`). Torch reads this when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Torch puts large tensors on huge pages then, which do not break up the memory of the allocator
+# (`training/allocator.py`, `benchmarks/client_memory.py`).
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = ["Run", "run"]
 

@@ -31,7 +31,7 @@ class RootMeanSquareNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         x, inverse, weight = ctx.saved_tensors
-        gradient, x_hat = (gradient * weight).to(torch.float32), x.to(torch.float32).mul_(inverse)
+        gradient, x_hat = (gradient * weight).to(torch.float32), x.to(torch.float32) * inverse
         projection = (gradient * x_hat).mean(-1, keepdim=True)
         return (gradient - x_hat.mul_(projection)).mul_(inverse).to(x.dtype), None, None
 

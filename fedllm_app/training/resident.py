@@ -106,12 +106,14 @@ class Resident:
     @cached_property
     def model(self) -> "PeftModel":
         """The base model with the adapter injected; adapter weights are float32, the base is frozen."""
+        from fedllm_app.training.allocator import return_large_blocks
         from fedllm_app.training.blocked_attention import install_attention
         from fedllm_app.training.head import choose_head, install_head
         from fedllm_app.training.lean_layers import install_lean_layers
         from fedllm_app.training.lean_lora import install_lean_lora
         from fedllm_app.training.probe import check_trainable, probe_base
 
+        return_large_blocks()
         check_dora(self.key.adapter.dora, self.key.model.quantization)
         layout = adapter_layout(self.location, self.key.adapter)
         base = load_model(self.key.model)
