@@ -27,12 +27,21 @@ from fedllm_app.runs.directory import read_journal
 
 pytestmark = pytest.mark.slow
 
+EXAMPLES = ROOT / "examples"
+OWN = {
+    "strategy.name": "own_strategy.ProductMean",
+    "train.corrections": "own_correction.Centralized",
+    "update.steps": "own_update.ClipNorm",
+    "train.task": "own_task.SPEC",
+}
+POLICY = "[code]\nclass-paths = ['own_correction.Centralized', 'own_update.*', 'own_task.SPEC']\n"
+
 
 @contextmanager
 def flower_process(name: str, *options: str, home: Path) -> Iterator[subprocess.Popen]:
     """One of Flower's long-running commands on a machine of its own: FEDLLM_HOME and working directory are `home`."""
     home.mkdir()
-    environment = flower_environment() | {"FEDLLM_HOME": str(home)}
+    environment = flower_environment() | {"FEDLLM_HOME": str(home), "PYTHONPATH": str(EXAMPLES)}
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(
             [flower_command(name), "--insecure", *options], cwd=home, env=environment, stdout=log, stderr=log
@@ -69,16 +78,24 @@ def kill_once_it_trains(worker: WorkerSupervisor, home: Path) -> None:
 @pytest.fixture
 def sites(tmp_path, flower_home, tiny_model) -> Iterator[str]:
     """A connection to two sites: Berlin has a CSV file with German columns, Madrid JSON lines in a known schema. Both
-    name the base model that a run may load."""
+    name the base model that a run may load; Madrid's policy allows the examples' classes, which can be imported
+    everywhere."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY)
+    policy.chmod(0o600)
     berlin, madrid = tmp_path / "notizen.csv", tmp_path / "notas.jsonl"
     berlin.write_text("frage,antwort\n" + "".join(f"was ist {n} + 1,{n + 1}\n" for n in range(20)))
     madrid.write_text("".join(f'{{"question": "y {n}", "answer": "{n}"}}\n' for n in range(12)))
     port = free_port()
     address = f"127.0.0.1:{port}"
     (flower_home / "config.toml").write_text(f'[superlink.sites]\naddress = "{address}"\ninsecure = true\n')
+    closed = tmp_path / "berlin.toml"
+    closed.write_text("[limits]\nlocal-steps = 100\n")
+    closed.chmod(0o600)
     node_configs = {
-        "madrid": f"site='madrid' data-path='{madrid}' models='{tiny_model}' worker='{worker_socket(tmp_path)}'",
-        "berlin": f"site='berlin' data-path='{berlin}' models='{tiny_model}' prompt-column='frage' "
+        "madrid": f"site='madrid' data-path='{madrid}' models='{tiny_model}' worker='{worker_socket(tmp_path)}' "
+        f"policy='{policy}'",
+        "berlin": f"site='berlin' data-path='{berlin}' models='{tiny_model}' prompt-column='frage' policy='{closed}' "
         "completion-column='antwort'",
     }
     with flower_process("flower-superlink", "--port", str(port), home=tmp_path / "server") as superlink:
@@ -108,7 +125,7 @@ def as_one_set_a_client(folder: Path) -> dict[str, str]:
     return {"data.name": f"{berlin},{folder / 'notas.jsonl'}", "data.partition": "by-domain"}
 
 
-def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console):
+def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console, monkeypatch):
     """Berlin's 20 rows and Madrid's 12, 4 of each held out; clients are numbered by the names of the sites.
 
     Berlin finds a new process in every round, so SCAFFOLD's control variates come from its disk: none is reset. Madrid
@@ -116,6 +133,7 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     same rows ends with the same adapter, bit for bit. Then a strategy that would need both sites' rows in one place is
     refused before a round begins.
     """
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # for the checks before the run, and the run in one process
     flat = run_config | {"clients.number": 2, "evaluate.every": 0, "data.template": "none", "train.local-steps": 40}
     flat |= {"clients.minimum": 1.0}
     first, second = tmp_path / "scaffold", tmp_path / "centralized"
@@ -149,6 +167,8 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     simulated = scaffold | as_one_set_a_client(tmp_path)
     assert run_in_process(simulated, tmp_path / "simulated") == final_bytes(first)
 
+    check_own_code(sites, flat, tmp_path, console)
+
     centralized = flat | {"strategy.name": "centralized", "run.directory": str(second)}
     assert not run_to_end(ROOT, centralized, console, connection=sites)
     assert not [event for event in read_journal(second) if event["event"] == "round-started"]
@@ -156,6 +176,25 @@ def test_every_site_trains_on_its_own_file(sites, run_config, tmp_path, console)
     assert "2 of 2 clients cannot take part" in said
     assert "(berlin): SiteRefuses" in said
     assert "(madrid): SiteRefuses" in said
+
+
+def check_own_code(sites: str, flat: dict, folder: Path, console) -> None:
+    """A strategy, a correction, an update step and a task from outside the package, through real SuperNodes.
+
+    Berlin has not allowed them: it says which line would, and the run does not start. Once it has, the adapter is that
+    of the same run in one process.
+    """
+    flat = flat | OWN | {"train.rounds": 1, "train.local-steps": 2, "run.directory": str(folder / "refused")}
+    assert not run_to_end(ROOT, flat, console, connection=sites)
+    said = " ".join(console.export_text().split())
+    assert "own_task.SPEC" in said and "class-paths" in said
+    (folder / "berlin.toml").write_text(POLICY)
+    flat |= {"run.directory": str(folder / "own")}
+    assert run_to_end(ROOT, flat, console, connection=sites), console.export_text()
+    trained = [event for event in read_journal(folder / "own") if event["event"] == "client"]
+    assert [event["name"] for event in trained] == ["berlin", "madrid"]
+    assert all({"centralized", "update_norm"} <= set(event) for event in trained)
+    assert run_in_process(flat | as_one_set_a_client(folder), folder / "own-simulated") == final_bytes(folder / "own")
 
 
 def final_bytes(directory: Path) -> bytes:
