@@ -46,7 +46,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedllm_app.strategies.fedavg import FedAvg
-from fedllm_app.strategies.means import VectorMean
 
 
 class Mine(FedAvg):
@@ -62,10 +61,11 @@ class Mine(FedAvg):
         super().__init__()
         self.eta = eta
 
-    def _server_step(self, x: NDArray[np.float64], means: Mapping[str, VectorMean]) -> NDArray[np.float64]:
-        """The next global adapter, from this round's and the mean of what the clients sent."""
-        mean = super()._server_step(x, means)
-        return x + self.eta * (mean - x)
+    def _coordinate_step(
+        self, x: NDArray[np.float64], means: Mapping[str, NDArray[np.float64]], state: dict[str, NDArray]
+    ) -> NDArray[np.float64]:
+        """Some coordinates of the next global adapter, from this round's and the mean of what the clients sent."""
+        return x + self.eta * (means["adapter"] - x)
 '''
 
 _PRESET = """\
@@ -90,8 +90,8 @@ fedllm run . sites                                  # over the connection `sites
 ```
 
 - `pyproject.toml` has the default of every key.
-- `my_strategy.py` is the strategy. `_server_step` makes the next adapter; change it there. It runs on the server, and
-  travels there with each run. Sites run the code that is installed there; they need no file of this directory.
+- `my_strategy.py` is the strategy. `_coordinate_step` makes the next adapter; change it there. It runs on the server,
+  and travels there with each run. Sites run the code that is installed there; they need no file of this directory.
 - `notebook.ipynb` trains and looks at a run from Python. It needs `pip install jupyter`.
 - `conf/` is for files that `-c` takes.
 
