@@ -93,6 +93,27 @@ def test_parameters_and_table(run_config):
     assert "general" in shown
 
 
+@pytest.mark.parametrize(
+    ("strategy", "vectors", "said"),
+    [
+        ("fedavg", 4, ""),
+        ("scaffold", 8, ""),
+        ("krum", 5 + 3, ": all 5 replies at once"),
+        ("flwr.serverapp.strategy.FedMedian", None, "not known for this strategy"),
+    ],
+)
+def test_the_servers_memory(strategy, vectors, said, run_config):
+    """Five of six clients a round. Bytes are vectors times parameters times four."""
+    clients = {"clients.number": 6, "clients.per-round": 5, "data.examples-per-client": 4, "data.held-out-examples": 1}
+    plan = make_plan(run_config | clients | {"strategy.name": strategy})
+    assert plan.server == (None if vectors is None else vectors * plan.trained * 4)
+    console = Console(record=True, width=140)
+    show_plan(plan, console)
+    (line,) = [line for line in console.export_text().splitlines() if "memory of the server" in line]
+    assert said in line
+    assert vectors is None or f"{vectors * plan.trained * 4 / 2**20:,.0f} MB" in line
+
+
 def test_a_plan_shows_bad_rows_and_what_was_not_read(run_config, tmp_path):
     """41 rows of two clients, one bad, ten of them equal; three are held out of each client's."""
     rows = [{"prompt": "p" if n < 10 else str(n), "completion": "x", "topic": "a"} for n in range(40)]
