@@ -141,9 +141,12 @@ def _arrivals(
     over = False
     while pending and not over:
         over = closing.over()  # one more look: a reply may have come while another was aggregated
+        in_vain = 0.0
         message_ids = [*pending, *(late.message_ids() if late else ())]
         for some in range(0, len(message_ids), at_once):
+            began = time.monotonic()
             arrived = _pull(grid, message_ids[some : some + at_once])
+            in_vain += 0.0 if arrived else time.monotonic() - began
             while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
                 client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
                 if client is not None:
@@ -152,8 +155,8 @@ def _arrivals(
                     late.came(arrived.popleft())
                 else:
                     arrived.popleft()
-        if pending and not over:
-            time.sleep(_PULL_INTERVAL)
+        if pending and not over:  # Flower's server gets as much time for others as it took to say that there is nothing
+            time.sleep(max(_PULL_INTERVAL, in_vain))
 
 
 def _pull(grid: Grid, message_ids: list[str]) -> deque[Message]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
 
+from fedllm_app.federation import transport
 from fedllm_app.federation.closing import Closing
 from fedllm_app.federation.transport import LateReplies, NoReply, ask, wait_for_nodes
 from fedllm_app.messages import adapter_record
@@ -261,3 +262,26 @@ def test_what_flower_answers_for_a_message_that_is_gone_is_no_late_reply(make_gr
     old.metadata._message_id = "message-0000"
     late.came(Message(Error(code=code, reason="gone"), reply_to=old))
     assert (told, late.message_ids()) == ([], [])
+
+
+def test_a_server_that_is_slow_to_say_that_there_is_nothing_is_left_alone_as_long(make_grid, monkeypatch):
+    """Three clients, each looked for alone, because a reply as long as what was sent has more than 8 MB; 0.2 s a look.
+
+    Each sweep brings one reply. The first has two looks in vain, so 0.4 s of rest, the second one, 0.2 s; then all is in.
+    """
+    clock, rests = [0.0], []
+    long = adapter_record(np.zeros(3 << 20, np.float32))
+
+    class Slow(make_grid):
+        def pull_messages(self, message_ids):
+            (one,) = message_ids
+            clock[0] += 0.2
+            comes = one == min(self._waiting) and len(self._waiting) == 3 - len(rests)
+            return super().pull_messages([one]) if comes else []
+
+    monkeypatch.setattr(transport.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(transport.time, "sleep", rests.append)
+    grid = Slow(lambda message: Message(RecordDict({}), reply_to=message))
+    requests = {client: (client, RecordDict({"arrays": long})) for client in (1, 2, 3)}
+    assert [client for client, _ in ask(grid, requests, "train", Closing(1e9))] == [1, 2, 3]
+    np.testing.assert_allclose(rests, [0.4, 0.2])
