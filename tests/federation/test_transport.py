@@ -267,7 +267,7 @@ def test_what_flower_answers_for_a_message_that_is_gone_is_no_late_reply(make_gr
 def test_a_server_that_is_slow_to_say_that_there_is_nothing_is_left_alone_as_long(make_grid, monkeypatch):
     """Three clients, each looked for alone, because a reply as long as what was sent has more than 8 MB; 0.2 s a look.
 
-    Each sweep brings one reply. The first has two looks in vain, so 0.4 s of rest, the second one, 0.2 s; then all is in.
+    Each sweep brings one reply. The first has two looks in vain, so 0.4 s of rest; the second has one, 0.2 s.
     """
     clock, rests = [0.0], []
     long = adapter_record(np.zeros(3 << 20, np.float32))
