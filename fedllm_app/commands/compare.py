@@ -20,6 +20,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
 from fedllm_app.data.named_sets import BUILT_IN
 from fedllm_app.evaluation.extra import check_extra
+from fedllm_app.evaluation.own_file import trained_on
 from fedllm_app.evaluation.suite import DATA_FILE
 from fedllm_app.paths import expanded
 
@@ -88,7 +89,12 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
     asking = Asking(suite, data_dir, parsed.limit, parsed.shown, parsed.run_code, threads=parsed.threads)
     with _directory(parsed.out) as out, held(out, base):
         cells = make_grid(base, strategies, seeds, settings, out)
-        console.print(f"{len(cells)} runs in {out}; stopped, the same command with --out {out} goes on", soft_wrap=True)
+        go_on = f"if you stop them, --out {out} in the same command goes on"
+        console.print(
+            f"{len(cells)} runs, one after the other, in {out}; {go_on}", markup=False, highlight=False, soft_wrap=True
+        )
+        if warning := trained_on(name, {"these runs": str(base["data.name"])}):
+            console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
         def run(flat: FlatConfig) -> bool:
             where = {"federation_config": parsed.federation_config, "cluster": cluster}

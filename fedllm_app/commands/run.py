@@ -3,8 +3,8 @@
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +35,7 @@ from fedllm_app.config.sections import Config
 from fedllm_app.errors import UserError
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import expanded, home
+from fedllm_app.runs.checkpoints import newest_checkpoint
 from fedllm_app.runs.directory import RunDirectory, keep_federation
 from fedllm_app.tasks import task_spec
 
@@ -132,13 +133,29 @@ def run_to_end(
             where = cluster.address if cluster else ""
             superlink = stack.enter_context(LocalSuperLink(_log_file(directory), directory.path, where))
             run_id = submit_run(app, connection, options, superlink.environment)
-            outcome = _follow_local(run_id, directory, config, console, superlink)
+            with _told_how_to_go_on(directory.path, console):
+                outcome = _follow_local(run_id, directory, config, console, superlink)
         else:
             run_id = submit_run(app, connection, options, flower_environment())
             return follow_connection(run_id, connection, directory, watch_of(config, console))
     say_end(outcome, console, lambda: end_of(_log_file(directory)), here=True)
     draw_figure(directory.path, console)
     return outcome
+
+
+@contextmanager
+def _told_how_to_go_on(run: Path, console: Console) -> Iterator[None]:
+    """Say where a run is that is stopped by Ctrl-C, and what goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        checkpoint, _ = newest_checkpoint(run)
+        goes_on = f"goes on with: fedllm run --resume {run}"
+        if checkpoint is None:
+            goes_on = f"has no checkpoint yet (run.checkpoint-every); fedllm run --resume {run} begins again"
+        with suppress(OSError):  # the terminal may be gone
+            console.print(f"the run in {run} {goes_on}", markup=False, highlight=False, soft_wrap=True)
+        raise
 
 
 def draw_figure(run: Path, console: Console) -> None:

@@ -130,7 +130,8 @@ class Watch:
 
     def _resumed(self, event: dict) -> None:
         self.block.before = event["round"]
-        again = f"; {event['again']} rounds after it are done again" if event["again"] else ""
+        count = event["again"]
+        again = f"; {count} round{'s are' if count > 1 else ' is'} done again" if count else ""
         self._print(
             f"run {event['run_id']}: goes on after round {event['round']} of {event['rounds']} of "
             f"{event['strategy']}{again}"

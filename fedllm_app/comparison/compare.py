@@ -15,6 +15,7 @@ from fedllm_app.comparison.grid import Cell
 from fedllm_app.comparison.held_out import HELD_OUT, held_out
 from fedllm_app.comparison.notes import notes
 from fedllm_app.comparison.table import Table, csv_text, markdown, show
+from fedllm_app.data.named_sets import BUILT_IN
 from fedllm_app.evaluation.contestants import BASE
 from fedllm_app.evaluation.progress import AnswerProgress
 from fedllm_app.evaluation.results import TaskResult
@@ -57,7 +58,8 @@ def compare(
     found = values(measures(asking.suite, results), lines, seeds, first) if asking.suite else []
     found += held_out(finished, lines, metrics, first)
     chosen = headline(asking.suite) if asking.suite else [(HELD_OUT, label) for label in metrics.values()]
-    said = notes(cells, lines, failed, [value for value in found if (value.task, value.metric) in chosen])
+    shown = [value for value in found if (value.task, value.metric) in chosen]
+    said = notes(cells, lines, failed, shown, asking.suite is None or asking.suite.name == BUILT_IN)
     remarks = list(dict.fromkeys(f"{result.task.name}: {note}" for result in results for note in result.notes))
     about = _settings(cells, asking)
     table = Table(asking.name, lines, found, chosen, first, said, remarks, about)

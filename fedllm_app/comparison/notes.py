@@ -10,12 +10,19 @@ _LONGEST = 300  # characters of a reason
 
 
 def notes(
-    cells: Sequence[Cell], lines: Sequence[Line], failed: Mapping[str, str], headline: Sequence[Value]
+    cells: Sequence[Cell],
+    lines: Sequence[Line],
+    failed: Mapping[str, str],
+    headline: Sequence[Value],
+    own_rows: bool = True,
 ) -> list[str]:
-    """Sentences, in the order in which they are shown; `headline` are the figures of the short table."""
+    """Sentences, in the order in which they are shown; `headline` are the figures of the short table.
+
+    `own_rows`: the figures are of the held-out rows of the clients.
+    """
     return [
         *_seeds(cells),
-        *_baselines(cells, lines),
+        *_baselines(cells, lines, own_rows),
         *_reached(cells, headline),
         *(f"{name} failed: {_short(reason)}" for name, reason in failed.items()),
     ]
@@ -31,13 +38,11 @@ def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"{told} of a round. data.seed varies: {', '.join(map(str, drawn))}."
 
 
-def _baselines(cells: Sequence[Cell], lines: Sequence[Line]) -> Iterator[str]:
+def _baselines(cells: Sequence[Cell], lines: Sequence[Line], own_rows: bool) -> Iterator[str]:
     alone = [line.name for line in lines if any(cost.models > 1 for cost in line.costs.values())]
     if alone:
-        yield (
-            f"{', '.join(alone)}: the mean of the clients' models; each has seen the examples of one client. Of the "
-            "held-out rows of the clients, each is asked those of its own client alone."
-        )
+        rows = " Of the held-out rows of the clients, each is asked those of its own client alone." if own_rows else ""
+        yield f"{', '.join(alone)}: the mean of the clients' models; each has seen the examples of one client.{rows}"
     pooled = list(dict.fromkeys(cell.line for cell in cells if _is_pooled(cell)))
     if pooled:
         yield (

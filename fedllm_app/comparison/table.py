@@ -115,11 +115,16 @@ def legend(table: Table) -> str:
     """What stands beside the figures."""
     seeds = max((len(line.models) for line in table.lines), default=0)
     spread = "Mean ± standard deviation over the seeds" if seeds > 1 else "One seed"
+    seen = "Examples and steps are what one model has seen of training"
+    if not any(value.low is not None for value in table.values):
+        return (
+            f"{spread}. Nothing is tested: clients measured these figures, and there are no single questions to pair. "
+            f"--suite asks all models the same ones. {seen}."
+        )
     over = "questions and seeds" if seeds > 1 else "questions"
     return (
         f"{spread}. [low, high] is a 95 % interval, {MARK}: differs from {table.first} (p < {SIGNIFICANT}), by a "
-        f"paired bootstrap over {over}; several figures at once: one in twenty such marks is chance. Examples and "
-        "steps are what one model has seen of training."
+        f"paired bootstrap over {over}; several figures at once: one in twenty such marks is chance. {seen}."
     )
 
 
@@ -139,7 +144,11 @@ def show(table: Table, console: Console) -> None:
     for note in table.notes:
         console.print(note, markup=False, highlight=False)
     if table.remarks:
-        told = f"{len(table.remarks)} remarks on how single sets were asked are in the Markdown file"
+        count = len(table.remarks)
+        many = (
+            f"{count} remarks on how single sets were asked are" if count > 1 else "A remark on how a set was asked is"
+        )
+        told = f"{many} in the Markdown file"
         console.print(told, markup=False, highlight=False)
 
 

@@ -182,7 +182,7 @@ def _natural_id(size: int, clients: int, rng: np.random.Generator, labels: Any, 
     if len(values) != clients:
         raise PartitionError(
             f"method 'natural-id' makes one client per label, and there are {len(values)} labels for {clients} clients:"
-            f" set the number of clients to {len(values)}"
+            f" set clients.number = {len(values)}"
         )
     return [np.flatnonzero(labels == value) for value in values]
 

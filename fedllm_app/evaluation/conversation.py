@@ -127,7 +127,7 @@ def find_adapter(path: Path, client: int | None) -> Path:
     if run and read_run_config(run)["strategy.name"] == "local" and adapter.parent.name != "adapters":
         raise AdapterError(
             f"{adapter} is what the clients started from, because strategy.name = 'local' trains no common model: "
-            f"choose one with {run} --client; {_those(client_adapters(run))}"
+            f"add --client K to {run}; {_those(client_adapters(run))}"
         )
     return adapter
 

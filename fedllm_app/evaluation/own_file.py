@@ -6,7 +6,7 @@ and answers give loss, perplexity, exact match, token F1 and ROUGE-L; pairs of p
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,30 @@ def file_suite(path: str) -> Suite:
     test = _test_set(place, source, lambda: [row_of(row) for row in source.examples(range(len(source)))])
     task = answer_task(test, f"{RULE} {'; '.join(source.notes())}.")
     return Suite(f"{DATA_FILE}{path}", f"{len(source):,} rows of {place}", (task,))
+
+
+def trained_on(suite: str, data_of: Mapping[str, str]) -> str:
+    """A warning that names the runs whose rows are from the file of a suite "file:PATH"; "" if none has such rows.
+
+    Parameters
+    ----------
+    data_of : Mapping[str, str]
+        By run, `data.name`.
+    """
+    if not suite.startswith(DATA_FILE):
+        return ""
+    place = expanded(suite.removeprefix(DATA_FILE)).resolve()
+    runs = [run for run, data in data_of.items() if any(_is_at(name, place) for name in data.split(","))]
+    if not runs:
+        return ""
+    return (
+        f"{place} is also data.name of {', '.join(runs)}: most of its rows were trained on, so the figures say little "
+        "about new ones. Keep a part of the rows apart (data.test, or a file of its own) and ask that"
+    )
+
+
+def _is_at(name: str, place: Path) -> bool:
+    return name.strip().startswith(("/", "~")) and expanded(name.strip()).resolve() == place
 
 
 def _pairs_task(place: Path, no_example: UnknownSchema) -> EvaluationTask:

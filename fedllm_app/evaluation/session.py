@@ -18,6 +18,7 @@ from fedllm_app.evaluation.figures import TaskFigures, average_pairs, averages_o
 from fedllm_app.evaluation.graders.judge import judge_from_environment
 from fedllm_app.evaluation.graders.sandbox import sandbox_problem
 from fedllm_app.evaluation.harness import PREFIX, harness_tasks
+from fedllm_app.evaluation.own_file import trained_on
 from fedllm_app.evaluation.progress import AnswerProgress
 from fedllm_app.evaluation.results import Report, TaskResult
 from fedllm_app.evaluation.saved import ReportError, file_names, save, show
@@ -27,6 +28,7 @@ from fedllm_app.evaluation.suites import load_suite, suite_table
 from fedllm_app.evaluation.tables import terminal
 from fedllm_app.models.base import ModelValues
 from fedllm_app.paths import home
+from fedllm_app.runs.directory import read_run_config, run_of
 from fedllm_app.training.resident import set_threads
 
 _VERSIONS = ("fedllm-app", "torch", "transformers", "peft", "lm-eval")
@@ -89,6 +91,9 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
     several = len(prepared) > 1
     # Two suites may have the same name: files of different folders, or a file of the user's with a name of ours.
     names = file_names([each.suite.name.rstrip("/").rpartition("/")[2] for each in prepared])
+    for suite in options.suites:
+        if warning := trained_on(suite, _data_of(contestants)):
+            tell(warning)
     for name, each in zip(names, prepared, strict=True):
         results = evaluation.run_harness(*each.harness) if each.harness else evaluation.run(each.asked)
         directory = options.out / name if several else options.out
@@ -100,6 +105,12 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
         console.print(f"report: {directory}", markup=False, highlight=False, soft_wrap=True)
         if any(isinstance(result.task.ask, Converse) for result in results) and judge is None:
             tell("not judged: set FEDLLM_JUDGE_URL, FEDLLM_JUDGE_MODEL and FEDLLM_JUDGE_KEY; the answers are saved")
+
+
+def _data_of(contestants: Sequence[Contestant]) -> dict[str, str]:
+    """By contestant, `data.name` of its run; none for the base, and for adapters from elsewhere."""
+    runs = {one.name: run_of(one.source.adapter) for one in contestants if one.source and one.source.adapter}
+    return {name: str(read_run_config(run)["data.name"]) for name, run in runs.items() if run}
 
 
 def _prepared(name: str, evaluation: Evaluation, options: Options) -> _Prepared:

@@ -333,7 +333,7 @@ def with_a_strange_record(save_run):
         (lambda save: [str(save().parent)], "holds no adapter (adapter_config.json)"),
         (lambda save: [str(save()), "--client", "1"], "--client 1"),
         (lambda save: [str(save(clients=3, strategy__name="local")), "--client", "7"], "that have one: 0, 1, 2"),
-        (lambda save: [str(save(clients=2, strategy__name="local"))], "no common model: choose one with"),
+        (lambda save: [str(save(clients=2, strategy__name="local"))], "no common model: add --client K to"),
         (
             lambda save: [str(save(clients=2, strategy__name="local") / "checkpoints" / "round-1")],
             "--client; clients that have one: 0, 1",

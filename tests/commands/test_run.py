@@ -168,3 +168,16 @@ def test_a_resumed_run_is_followed_from_where_it_goes_on(run_config, stopped_run
     assert "goes on after round 0 of 2" in said
     assert "the second attempt's reason" in said
     assert "the first attempt's" not in said
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [("checkpoints/round-2", "goes on with: fedllm run --resume"), (None, "has no checkpoint yet")],
+)
+def test_a_local_run_that_is_stopped_says_how_it_goes_on(checkpoint, said, tmp_path, console, monkeypatch):
+    found = tmp_path / checkpoint if checkpoint else None
+    monkeypatch.setattr(run, "newest_checkpoint", lambda _: (found, []))
+    with pytest.raises(KeyboardInterrupt), run._told_how_to_go_on(tmp_path, console):
+        raise KeyboardInterrupt
+    told = " ".join(console.file.getvalue().split())
+    assert said in told and f"--resume {tmp_path}" in told

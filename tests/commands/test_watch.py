@@ -200,8 +200,9 @@ def test_the_end_says_who_took_part():
 
 def test_a_run_that_goes_on_says_where():
     event = {"event": "resumed", "run_id": 9, "rounds": 8, "round": 5, "again": 2, "strategy": "scaffold"}
-    said = "run 9: goes on after round 5 of 8 of scaffold; 2 rounds after it are done again"
+    said = "run 9: goes on after round 5 of 8 of scaffold; 2 rounds are done again"
     assert said in shown([event], [])
+    assert "; 1 round is done again" in shown([event | {"again": 1}], [])
     assert "done again" not in shown([event | {"again": 0}], [])
 
 

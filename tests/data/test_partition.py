@@ -83,7 +83,7 @@ def test_dirichlet_concentration():
         ({"method": "shard", "labels": None}, "needs one label for each of 120 rows, got none"),
         ({"method": "dirichlet", "labels": ["a"]}, "got 1: name a label column"),
         ({"method": "dirichlet", "alpha": 0.0}, "must be above 0"),
-        ({"method": "natural-id", "clients": 3}, "set the number of clients to 4"),
+        ({"method": "natural-id", "clients": 3}, "set clients.number = 4"),
         ({"method": "exponential", "clients": 12}, "ask for fewer clients"),
     ],
 )

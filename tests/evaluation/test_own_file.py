@@ -11,7 +11,7 @@ from places import SHARED_DATA
 
 from fedllm_app.data.errors import DataError
 from fedllm_app.data.sources import TooManyBadRows
-from fedllm_app.evaluation.own_file import METRICS, file_suite
+from fedllm_app.evaluation.own_file import METRICS, file_suite, trained_on
 from fedllm_app.evaluation.set_rows import open_all
 from fedllm_app.evaluation.suite import Answer, Means, Question, ScoreAnswer
 
@@ -161,3 +161,15 @@ def test_pairs_of_answers_become_a_preference_task(tmp_path, monkeypatch):
     (test,) = file_suite(str(path)).tasks
     assert (test.name, test.size) == ("pairs", 1)
     assert test.rows() == [{"prompt": (("user", "Hi"),), "chosen": "Hello", "rejected": "Go"}]
+
+
+def test_rows_that_were_trained_on_are_told(tmp_path, monkeypatch):
+    """By the place of the file, however it is written; other files, other suites and names of sets are not."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows, other = tmp_path / "rows.csv", tmp_path / "other.csv"
+    data = {"one": f"{other},{rows}", "two": str(other), "three": "builtin", "four": "~/rows.csv"}
+    told = trained_on(f"file:{tmp_path}/x/../rows.csv", data)
+    assert told.startswith(f"{rows} is also data.name of one, four:")
+    assert trained_on("file:~/rows.csv", {"one": str(rows)})
+    assert not trained_on(f"file:{rows}", {"two": str(other), "three": "builtin"})
+    assert not trained_on("builtin", {"three": "builtin"})
