@@ -22,11 +22,15 @@ _TOLERANCE = 1e-3  # of the largest logit; float32 rounds two orders of magnitud
 
 @dataclass(frozen=True)
 class Merged:
-    """A model with its adapter merged, and the largest difference and the largest size of logits on a prompt."""
+    """A model with its adapter merged; on a prompt the largest difference and the largest size of logits, and at how many
+    of its places the most likely token is the same.
+    """
 
     model: "PreTrainedModel"
     difference: float
     largest: float
+    same: int
+    places: int
 
 
 def check_mergeable(settings: Mapping, adapter: Path) -> None:
@@ -87,7 +91,8 @@ def merge(model: "peft.PeftModel", prompt: Sequence[int]) -> Merged:
             f"the merged model does not say what base and adapter say: logits up to {largest:.4g} differ by up to "
             f"{difference:.4g}. Use the adapter with PEFT; `fedllm export` writes it with a card"
         )
-    return Merged(merged, difference, largest)
+    same = int((after.argmax(-1) == before.argmax(-1)).sum())
+    return Merged(merged, difference, largest, same, len(before))
 
 
 def _merge_layer(layer: "torch.nn.Module") -> None:

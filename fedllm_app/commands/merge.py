@@ -83,8 +83,8 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
     files, size = files_and_bytes(out)
     lines = [
         f"{out}: {merged.model.num_parameters():,} parameters in {dtype}, {files} files, {size / 1e6:,.1f} MB",
-        f"logits of merged and unmerged model differ by up to {merged.difference:.2g}; the largest is "
-        f"{merged.largest:.3g}"
+        f"merged and unmerged model find the same token most likely at {merged.same} of {merged.places} places of a "
+        f"question; their logits differ by up to {merged.difference:.2g}, the largest is {merged.largest:.3g}"
         + ("" if dtype == "float32" else f". Weights are rounded to {dtype}; --dtype float32 keeps them exact"),
     ]
     if source.model.quantization != "none":

@@ -66,6 +66,8 @@ def test_merged_and_adapter_logits_agree(save_run, tied_model, tiny_model, tmp_p
         assert (logits(model) - expected).abs().max() > 0.01
     merged = merge(model, IDS)
     assert merged.difference == pytest.approx(float((logits(merged.model) - expected).abs().max()))
+    assert merged.same == int((logits(merged.model).argmax(-1) == expected.argmax(-1)).sum())
+    assert merged.places == len(IDS)
     assert merged.largest == pytest.approx(float(expected.abs().max()))
     again = reloaded(merged.model, tmp_path / "merged")
     assert (logits(again) - expected).abs().max() < 1e-4
