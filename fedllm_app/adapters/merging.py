@@ -22,8 +22,8 @@ _TOLERANCE = 1e-3  # of the largest logit; float32 rounds two orders of magnitud
 
 @dataclass(frozen=True)
 class Merged:
-    """A model with its adapter merged; on a prompt the largest difference and the largest size of logits, and at how many
-    of its places the most likely token is the same.
+    """A model with its adapter merged; on a prompt the largest difference and the largest size of logits, and at how
+    many of its places the most likely token is the same.
     """
 
     model: "PreTrainedModel"
