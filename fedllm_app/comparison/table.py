@@ -139,7 +139,11 @@ def show(table: Table, console: Console) -> None:
     for note in table.notes:
         console.print(note, markup=False, highlight=False)
     if table.remarks:
-        told = f"{len(table.remarks)} remarks on how single sets were asked are in the Markdown file"
+        told = (
+            "1 remark on how a single set was asked is in the Markdown file"
+            if len(table.remarks) == 1
+            else f"{len(table.remarks)} remarks on how single sets were asked are in the Markdown file"
+        )
         console.print(told, markup=False, highlight=False)
 
 
