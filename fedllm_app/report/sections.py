@@ -69,6 +69,7 @@ def subtitle_of(data: ReportData) -> str:
     ):
         values = {str(run.config.get(key, "")) for run in data.runs}
         if len(values) == 1 and (value := values.pop()):
+            words = "1 client" if (key, value) == ("clients.number", "1") else words
             parts.append(words.format(last_part(value) if key == "model.name" else value))
     return " · ".join(parts)
 

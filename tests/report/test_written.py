@@ -130,6 +130,20 @@ def test_words_in_markdown(words, written):
     assert text(words) == written
 
 
+def test_an_answer_without_a_grade_has_no_verdict(evil_runs, evaluation):
+    """And one with a grade has it."""
+    file = evaluation / "examples" / "set.jsonl"
+    assert "(right): = 4" in markdown(gather(evil_runs, [evaluation]), NOW)
+    file.write_text(file.read_text().replace('"values": {"exact"', '"values": {"other"'))
+    found = gather(evil_runs, [evaluation])
+    written, html = markdown(found, NOW), without_scripts(page(found, NOW))
+    assert "- base: no" in written
+    assert '<p class="model">base</p>' in html
+    for words in ("(wrong)", "(right)", "not graded"):
+        assert words not in written
+        assert words not in html
+
+
 def test_csv_has_every_number_and_no_formula(data, evil_runs):
     """By run, table, round and client; a name that a spreadsheet would compute is text."""
     lines = list(csv.DictReader(io.StringIO(csv_text(data))))
