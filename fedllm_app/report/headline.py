@@ -35,8 +35,9 @@ def headline(data: ReportData, run: RunReport, metric: str = "") -> Headline | N
         gains.append(_gain(run.base_name, series, series.first))
     alone = data.alone(run)
     other = alone.metric(series.metric) if alone is not None else None
-    if other is not None and other.last is not None:
-        gains.append(_gain("clients alone", series, other.last.value))
+    reached = other.after(last.round) if other is not None else None  # one of the two may not have come to its end
+    if reached is not None:
+        gains.append(_gain("clients alone", series, reached))
     return Headline(series, last.value, last.round, tuple(gains))
 
 
