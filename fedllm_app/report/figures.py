@@ -138,7 +138,7 @@ def _tick(last: int) -> int:
 def _line(x: Sequence, y: Sequence, name: str, colour: str, width: float, dash: str = "solid") -> Trace:
     mode = "lines+markers" if dash == "solid" and len(x) < 40 else "lines"
     line = {"color": colour, "width": width, "dash": dash}
-    hover = f"%{{y:.3f}}<extra>{name}</extra>" if "%" not in name else None
+    hover = f"%{{y:.3r}}<extra>{name}</extra>" if "%" not in name else None
     return {"type": "scatter", "mode": mode, "x": list(x), "y": list(y), "name": name, "line": line} | (
         {"hovertemplate": hover} if hover else {}
     )

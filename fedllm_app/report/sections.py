@@ -7,7 +7,7 @@ from fedllm_app.report import figures, tables
 from fedllm_app.report.evaluations import Sample
 from fedllm_app.report.figures import Figure
 from fedllm_app.report.gather import ReportData
-from fedllm_app.report.headline import sentence
+from fedllm_app.report.seeds import summary_lines
 from fedllm_app.report.tables import Table
 
 
@@ -97,8 +97,7 @@ def sections(data: ReportData) -> list[Section]:
 
 
 def _summary(data: ReportData) -> Iterator[Block]:
-    lines = tuple(f"{run.label}: {sentence(data, run)}" for run in data.runs)
-    yield Notes("", lines)
+    yield Notes("", tuple(summary_lines(data)))
     if len(data.runs) > 1:
         yield tables.summary_table(data)
     ends = tuple(

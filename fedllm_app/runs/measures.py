@@ -14,12 +14,15 @@ LOWER_IS_BETTER = frozenset({LOSS, "perplexity", "train_loss"})
 SHARES = frozenset({"exact_match", "reward_accuracy"})
 """Metrics that are shares of the held-out rows, whose interval follows from their number."""
 
+ALONE = "local"
+"""The strategy under which every client trains alone."""
+
+NO_DIFFERENCE = MAY_CHANGE - {"train.rounds"}
+"""Keys that make no other experiment: how often a run is saved, how long it waits for clients."""
+
 SPREAD, INTERVAL = "smallest to largest client", "95 % interval"
 
 Event = Mapping[str, object]
-
-_ALONE = "local"  # the strategy under which every client trains alone
-_NO_DIFFERENCE = MAY_CHANGE - {"train.rounds"}  # how often it is saved, how long clients are waited for
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,14 @@ def trains_alone(other: FlatConfig, config: FlatConfig) -> bool:
     Both are of one experiment: all is the same but the strategy and its own values, also seed, rounds and steps. Under
     another seed or after other steps, the difference would not be the strategy's.
     """
-    if other.get("strategy.name") != _ALONE or config.get("strategy.name") == _ALONE:
+    if other.get("strategy.name") != ALONE or config.get("strategy.name") == ALONE:
         return False
     return experiment(other) == experiment(config)
 
 
 def experiment(config: FlatConfig) -> dict[str, object]:
     """What two runs share that differ in their strategy alone: their configuration without it and its values."""
-    return {
-        key: value for key, value in config.items() if key not in _NO_DIFFERENCE and not key.startswith("strategy.")
-    }
+    return {key: value for key, value in config.items() if key not in NO_DIFFERENCE and not key.startswith("strategy.")}
 
 
 def training(events: Sequence[Event]) -> Series:

@@ -7,7 +7,7 @@ from run_material import write_run
 
 from fedllm_app.report.figures import held_out_figures
 from fedllm_app.report.gather import NoReport, gather, unique_labels
-from fedllm_app.report.headline import headline, sentence
+from fedllm_app.report.headline import headline, sentence, three_digits
 from fedllm_app.report.participants import NOT_ASKED, REFUSED, TOOK_PART
 from fedllm_app.report.phases import covered, phases
 from fedllm_app.report.tables import summary_table
@@ -173,6 +173,40 @@ def test_a_run_is_held_against_clients_alone_after_as_many_rounds(tmp_path):
     (together / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in kept))
     data = gather([together, alone], [])
     assert [gain.value for gain in headline(data, data.runs[0]).gains] == [0.0, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0002325, "0.000233"),
+        (3.43, "3.43"),
+        (-3.4349, "-3.43"),
+        (2.0, "2"),
+        (9.999, "10"),
+        (0.05, "0.05"),
+        (0.99999, "1"),
+        (120.0, "120"),
+        (123456.7, "123,457"),
+        (1.234e9, "1.23e+09"),
+        (2.325e-9, "2.33e-09"),
+        (0.0, "0"),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_three_digits(value, text):
+    assert three_digits(value) == text
+
+
+def test_a_difference_that_is_the_reference_once_more_is_left_out(tmp_path):
+    """3.43 from the base model's 3.43 is no news; 3 from 5 is."""
+    losses = {0: 3.43, 1: 1.0, 2: 0.0002325}
+    data = gather([write_run(tmp_path / "run", losses=losses)], [])
+    assert sentence(data, data.runs[0]).endswith(
+        "Held-out loss 0.000233 after round 2: better than the base model (3.43)."
+    )
+    data = gather([write_run(tmp_path / "other")], [])
+    assert sentence(data, data.runs[0]).endswith("Held-out loss 2 after round 2: 3 better than the base model (5).")
 
 
 def test_lines_of_starts_that_differ_say_whose_they_are(tmp_path):

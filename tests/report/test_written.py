@@ -130,6 +130,15 @@ def test_words_in_markdown(words, written):
     assert text(words) == written
 
 
+def test_a_card_says_no_number_twice(tmp_path):
+    """Of a task whose headline is its loss: the difference to 3.43 is 3.43."""
+    from run_material import write_run
+
+    run = write_run(tmp_path / "run", losses={0: 3.43, 1: 1.0, 2: 0.0002325}, train__task="text")
+    body = " ".join(re.sub(r"<[^>]+>", " ", without_scripts(page(gather([run], []), NOW))).split())
+    assert "0.000233 held-out loss +3.43 over base rounds" in body
+
+
 def test_an_answer_without_a_grade_has_no_verdict(evil_runs, evaluation):
     """And one with a grade has it."""
     file = evaluation / "examples" / "set.jsonl"
