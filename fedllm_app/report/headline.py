@@ -107,7 +107,9 @@ def in_words(found: Headline) -> str:
     )
     parts = []
     for gain in found.gains:
-        how = f"{_size(metric, gain)}{'better' if gain.better > 0 else 'worse'} than" if gain.better else "as good as"
+        how = f"{_size(metric, gain)}{'worse' if gain.better < 0 else 'better'} than"
+        if not gain.better and not gain.deviation:
+            how = "as good as"
         who = {"base": "the base model", "start": "the adapter that it started from"}.get(gain.name, gain.name)
         parts.append(f"{how} {who} ({shown_value(metric, gain.value)})")
     return f"{text}: {' and '.join(parts)}." if parts else f"{text}."
@@ -115,7 +117,7 @@ def in_words(found: Headline) -> str:
 
 def _size(metric: str, gain: Gain) -> str:
     """How much better or worse, with a blank behind it; "" where the reference says the same."""
-    if gain.deviation is None and not says_more(metric, gain):
+    if not says_more(metric, gain):
         return ""
     return f"{_number(metric, abs(gain.better), gain.deviation)} {'points ' * is_share(metric)}"
 

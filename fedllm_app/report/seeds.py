@@ -8,7 +8,7 @@ from fedllm_app.report.gather import ReportData, RunReport
 from fedllm_app.report.headline import Gain, Headline, headline, in_words, sentence
 from fedllm_app.runs.measures import LOSS, NO_DIFFERENCE
 
-_SEED = "run.seed"
+_SEED, _STRATEGY = "run.seed", "strategy.name"
 
 
 def summary_lines(data: ReportData) -> Iterator[str]:
@@ -29,7 +29,7 @@ def summary_lines(data: ReportData) -> Iterator[str]:
 
 def _setting(config: FlatConfig) -> dict[str, object]:
     """What seeds of one setting share: all but the seed and what other strategies read."""
-    own = f"strategy.{config.get('strategy.name')}."
+    own = f"strategy.{config.get(_STRATEGY)}."
     return {
         key: value
         for key, value in config.items()
@@ -51,13 +51,13 @@ def _comparable(data: ReportData, runs: Sequence[RunReport]) -> list[RunReport]:
 
 
 def _name(run: RunReport, settings: Sequence[Mapping[str, object]]) -> str:
-    """The strategy, and the values that tell this setting from the others of the report."""
+    """The strategy, and the values that tell this setting from the strategy's others in the report."""
     own = f"strategy.{run.overview.strategy}."
     mine = _setting(run.config)
     differing = [
         f"{key.removeprefix(own)} = {value}"
         for key, value in sorted(mine.items())
-        if key != "strategy.name" and any(key in other and other[key] != value for other in settings)
+        if any(other.get(key, value) != value for other in settings if other.get(_STRATEGY) == mine.get(_STRATEGY))
     ]
     return ", ".join([run.overview.strategy, *differing])
 

@@ -175,6 +175,13 @@ def test_a_run_is_held_against_clients_alone_after_as_many_rounds(tmp_path):
     assert [gain.value for gain in headline(data, data.runs[0]).gains] == [0.0, 0.1]
 
 
+def test_a_small_loss_has_its_digits_under_the_pointer_too(tmp_path):
+    """Three that count, not three places: 0.0002325 would be 0.000."""
+    figures = held_out_figures(gather([write_run(tmp_path / "run")], []))
+    shown = [trace["hovertemplate"] for one in figures for trace in one.traces if "hovertemplate" in trace]
+    assert shown and all("%{y:.3r}" in words for words in shown)
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

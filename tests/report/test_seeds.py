@@ -54,16 +54,29 @@ def test_one_line_for_all_seeds_of_a_strategy(grid):
     assert alone.startswith("local, mean ± deviation over 2 seeds (9, 10): Held-out exact match 40.0 ± 14.1 % after")
 
 
+def test_differences_that_cancel_each_other_out_are_not_as_good_as(tmp_path):
+    """0.4 and 0.6 against 0.5 alone: 0 on average, and 0.1414 of deviation. Of losses no figure stands there twice."""
+    losses = {0: 3.43, 1: 1.0, 2: 0.0002325}
+    for seed, reached in ((1, 0.4), (2, 0.6)):
+        write_run(tmp_path / f"avg-{seed}", run__seed=seed, exact=FULL | {2: reached}, losses=losses)
+        write_run(tmp_path / f"alone-{seed}", run__seed=seed, strategy__name="local", exact=FULL | {2: 0.5})
+    line, _ = summary_lines(gather([tmp_path], []))
+    assert "0.0 ± 14.1 points" in line
+    assert "Held-out loss 0.000233 ± 0 after round 2: better than the base model (3.43) and" in line
+
+
 def test_settings_have_a_line_each_that_says_what_differs(tmp_path):
-    """What another strategy reads is no difference."""
+    """What another strategy reads is no difference, nor what only another strategy's settings differ in."""
     for mu in (0.1, 0.5):
         for seed in (1, 2):
             own = {"strategy__name": "fedprox", "strategy__fedprox.mu": mu, "run__seed": seed}
             write_run(tmp_path / f"prox-{mu}-{seed}", **own)
+    for seed in (1, 2):
+        write_run(tmp_path / f"scaffold-{seed}", strategy__name="scaffold", run__seed=seed, lora__r=7)
     for seed, mu in ((1, 0.1), (2, 0.5)):
         write_run(tmp_path / f"avg-{seed}", run__seed=seed, **{"strategy__fedprox.mu": mu})
     names = [line.partition(", mean")[0] for line in summary_lines(gather([tmp_path], []))]
-    assert names == ["fedavg", "fedprox, mu = 0.1", "fedprox, mu = 0.5"]
+    assert names == ["fedavg", "fedprox, mu = 0.1", "fedprox, mu = 0.5", "scaffold"]
 
 
 def test_a_seed_that_has_not_come_as_far_is_not_in_the_mean(tmp_path):

@@ -139,6 +139,14 @@ def test_a_card_says_no_number_twice(tmp_path):
     assert "0.000233 held-out loss +3.43 over base rounds" in body
 
 
+def test_one_client_is_told_in_the_singular(tmp_path):
+    from run_material import write_run
+
+    one = write_run(tmp_path / "one", names={0: "north"}, refused={})
+    assert "1 client ·" in markdown(gather([one], []), NOW)
+    assert "2 clients ·" in markdown(gather([write_run(tmp_path / "two")], []), NOW)
+
+
 def test_an_answer_without_a_grade_has_no_verdict(evil_runs, evaluation):
     """And one with a grade has it."""
     file = evaluation / "examples" / "set.jsonl"
