@@ -7,7 +7,7 @@ from pathlib import Path
 from fedllm_app.errors import UserError
 from fedllm_app.paths import did_you_mean, expanded
 from fedllm_app.report.command import full_configuration, run_command
-from fedllm_app.report.demo import Demo, demos_of
+from fedllm_app.report.demo import DEMO_FILE, Demo, demos_of
 from fedllm_app.report.evaluations import EvaluationTable, evaluations_of
 from fedllm_app.report.participants import Attendance, ClientRow, Refusal, attendance, client_rows, refusals
 from fedllm_app.report.phases import phases
@@ -154,8 +154,7 @@ def runs_in(path: Path) -> list[Path]:
     """
     if is_run(path):
         return [path]
-    place = path / "runs" if (path / _COMPARISON).is_file() else path
-    found = [inner for inner in place.glob("*") if is_run(inner) and not inner.is_symlink()]
+    found = [inner for inner in _inside(path) if is_run(inner) and not inner.is_symlink()]
     if not found:
         what = "holds no run" if path.is_dir() else "does not exist"
         near = "" if path.exists() else did_you_mean(path)
@@ -164,6 +163,13 @@ def runs_in(path: Path) -> list[Path]:
             f"fedllm runs shows them{near}"
         )
     return sorted(found, key=_order)
+
+
+def _inside(path: Path) -> list[Path]:
+    """Where the runs of a comparison or a finished demo are; a folder of any runs is neither, and has none to offer."""
+    if (path / _COMPARISON).is_file():
+        return list((path / "runs").glob("*"))
+    return list(path.glob("*")) if (path / DEMO_FILE).is_file() else []
 
 
 def _order(run: Path) -> tuple[bool, str, int, str]:

@@ -33,8 +33,15 @@ def test_the_directory_of_a_comparison_stands_for_its_runs(grid):
 def test_the_directory_of_a_demo_stands_for_its_runs(tmp_path):
     write_run(tmp_path / "demo" / "alone", strategy__name="local")
     write_run(tmp_path / "demo" / "federated")
+    (tmp_path / "demo" / "comparison.json").write_text("{}")
     (tmp_path / "demo" / "link").symlink_to("federated")
     assert [run.label for run in gather([tmp_path / "demo"], []).runs] == ["federated", "alone"]
+
+
+def test_a_folder_of_any_runs_is_refused(tmp_path):
+    write_run(tmp_path / "run")
+    with pytest.raises(NoReport, match="holds no run; name run directories"):
+        gather([tmp_path], [])
 
 
 def test_a_comparison_without_a_run_is_refused(tmp_path):
@@ -60,7 +67,7 @@ def test_differences_that_cancel_each_other_out_are_not_as_good_as(tmp_path):
     for seed, reached in ((1, 0.4), (2, 0.6)):
         write_run(tmp_path / f"avg-{seed}", run__seed=seed, exact=FULL | {2: reached}, losses=losses)
         write_run(tmp_path / f"alone-{seed}", run__seed=seed, strategy__name="local", exact=FULL | {2: 0.5})
-    line, _ = summary_lines(gather([tmp_path], []))
+    _, line = summary_lines(gather(sorted(tmp_path.iterdir()), []))
     assert "0.0 ± 14.1 points" in line
     assert "Held-out loss 0.000233 ± 0 after round 2: better than the base model (3.43) and" in line
 
@@ -75,7 +82,7 @@ def test_settings_have_a_line_each_that_says_what_differs(tmp_path):
         write_run(tmp_path / f"scaffold-{seed}", strategy__name="scaffold", run__seed=seed, lora__r=7)
     for seed, mu in ((1, 0.1), (2, 0.5)):
         write_run(tmp_path / f"avg-{seed}", run__seed=seed, **{"strategy__fedprox.mu": mu})
-    names = [line.partition(", mean")[0] for line in summary_lines(gather([tmp_path], []))]
+    names = [line.partition(", mean")[0] for line in summary_lines(gather(sorted(tmp_path.iterdir()), []))]
     assert names == ["fedavg", "fedprox, mu = 0.1", "fedprox, mu = 0.5", "scaffold"]
 
 
@@ -87,7 +94,7 @@ def test_a_seed_that_has_not_come_as_far_is_not_in_the_mean(tmp_path):
     short = write_run(tmp_path / "fedavg-seed-3", run__seed=3, ends="")
     lines = (short / "journal.jsonl").read_text().splitlines(keepends=True)
     (short / "journal.jsonl").write_text("".join(line for line in lines if '"round": 2' not in line))
-    together, third, alone = summary_lines(gather([tmp_path], []))
+    together, third, alone = summary_lines(gather(sorted(tmp_path.iterdir()), []))
     assert together.startswith("fedavg, mean ± deviation over 2 seeds (1, 2): ")
     assert "alone" not in together
     assert third.startswith("fedavg-seed-3: Held-out exact match 25.0 % after round 1")
@@ -97,4 +104,4 @@ def test_a_seed_that_has_not_come_as_far_is_not_in_the_mean(tmp_path):
 def test_the_same_seed_again_is_no_other_seed(tmp_path):
     for name in ("one", "two"):
         write_run(tmp_path / name)
-    assert [line.partition(":")[0] for line in summary_lines(gather([tmp_path], []))] == ["one", "two"]
+    assert [line.partition(":")[0] for line in summary_lines(gather(sorted(tmp_path.iterdir()), []))] == ["one", "two"]
