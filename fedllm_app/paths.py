@@ -14,8 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedllm_app.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _log = logging.getLogger(__name__)
 _ALIKE = 0.75  # of 1: from there on a name is likely to be meant by another
@@ -100,6 +104,16 @@ def make_directory(path: Path) -> None:
 def file_mode(path: Path) -> int:
     """The mode of a new file, before the umask."""
     return 0o600 if is_private(path) else 0o666
+
+
+def lock_file(path: Path) -> "FileLock":
+    """A lock by a file, not yet taken. Its mode is that of any other file: what the umask leaves, or 0600.
+
+    `FileLock` sets a mode that it is given past the umask. 0666 would let everybody write to the file, and hold a run.
+    """
+    from filelock import FileLock
+
+    return FileLock(path, mode=file_mode(path)) if is_private(path) else FileLock(path)
 
 
 def opener(path: str, flags: int) -> int:

@@ -12,7 +12,7 @@ from places import ROOT
 from fedllm_app.commands.main import main
 from fedllm_app.commands.new_directory import check_home, new_directory
 from fedllm_app.errors import UserError
-from fedllm_app.paths import atomic_path, did_you_mean, expanded, home, make_directory, opener, write_text
+from fedllm_app.paths import atomic_path, did_you_mean, expanded, home, lock_file, make_directory, opener, write_text
 
 
 def write_directory(path, **files):
@@ -222,6 +222,20 @@ def test_no_command_ends_with_a_traceback_then(command, status, capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     assert main(command) == status
     assert "there is no user nobody-here on this machine" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_locks_follow_the_umask(tmp_path, umask, mode):
+    """Nobody else may write to the lock of a run and hold it. Below FEDLLM_HOME it is its owner's alone."""
+    before = os.umask(umask)
+    try:
+        for place in (tmp_path / "lock", home() / "lock"):
+            make_directory(place.parent)
+            lock_file(place).acquire()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == mode
+    assert stat.S_IMODE((home() / "lock").stat().st_mode) == 0o600
 
 
 def test_names_that_are_nearly_the_same_are_offered(tmp_path):

@@ -21,7 +21,13 @@ class ReportRefused(UserError):
 def add_parser(subparsers) -> None:
     """Add `fedllm report`."""
     parser = subparsers.add_parser("report", help="runs side by side: a page, Markdown or CSV")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories; fedllm runs shows them")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run directories, or that of a comparison or demo; fedllm runs shows them",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="where it is written (default: report.html, .md, .csv)"
     )

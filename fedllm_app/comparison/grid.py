@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import ConfigError, FlatConfig
 from fedllm_app.config.unread import unread_settings
 from fedllm_app.errors import UserError
-from fedllm_app.paths import file_mode, make_directory, write_text
+from fedllm_app.paths import lock_file, make_directory, write_text
 
 Value = bool | int | float | str
 Settings = Mapping[str, Sequence[Value]]
@@ -188,7 +188,7 @@ def held(out: Path, base: FlatConfig):
         raise ChangedGrid(f"--out {out} is not empty and holds no comparison ({GRID_FILE}); name a new directory")
     try:
         make_directory(out)
-        lock = FileLock(out / _LOCK_FILE, mode=file_mode(out))
+        lock = lock_file(out / _LOCK_FILE)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ChangedGrid(f"--out {out} is in use by a comparison that has not ended; name a new directory") from error

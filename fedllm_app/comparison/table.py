@@ -144,11 +144,11 @@ def show(table: Table, console: Console) -> None:
     for note in table.notes:
         console.print(note, markup=False, highlight=False)
     if table.remarks:
-        count = len(table.remarks)
-        many = (
-            f"{count} remarks on how single sets were asked are" if count > 1 else "A remark on how a set was asked is"
+        told = (
+            "1 remark on how a single set was asked is in the Markdown file"
+            if len(table.remarks) == 1
+            else f"{len(table.remarks)} remarks on how single sets were asked are in the Markdown file"
         )
-        told = f"{many} in the Markdown file"
         console.print(told, markup=False, highlight=False)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.results import Figure, Paired, Report, TaskResult
+from fedllm_app.evaluation.suite import Metric
 from fedllm_app.evaluation.tables import csv_text, json_text, markdown
 from fedllm_app.paths import atomic_path, expanded
 
@@ -24,6 +25,7 @@ REPORT_FILE = "report.json"
 WHICH = ("wrong", "right", "differ", "missing", "all")
 """What `show` can look for: what the last model gets wrong or right, where models differ, what has no grade."""
 
+_EXACT = "exact match"  # by which answers are right in reports of an earlier version, where a loss comes first
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -94,7 +96,7 @@ def file_names(titles: Sequence[str]) -> list[str]:
 
 def example_lines(result: TaskResult) -> Iterator[dict[str, Any]]:
     """One object a question: what was asked, what is right, and each model's answer and grade."""
-    metric = result.task.metrics[0]
+    graded = _graded_by(result.task.metrics)
     for number, question in enumerate(result.questions):
         models = {}
         for name, answers in result.answers.items():
@@ -116,9 +118,15 @@ def example_lines(result: TaskResult) -> Iterator[dict[str, Any]]:
             "follow_up": question.follow_up,
             "choices": list(question.choices),
             "gold": question.gold,
-            "headline": metric.key,
+            "headline": graded,
             "models": models,
         }
+
+
+def _graded_by(metrics: Sequence[Metric]) -> str:
+    """The value by which an answer is right: the first metric's, or of the first share where that one has none, as a
+    loss; "" where there is neither."""
+    return metrics[0].key or next((metric.key for metric in metrics if metric.kind == "share"), "")
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Seen:
     @property
     def right(self) -> dict[str, bool | None]:
         """By model."""
-        key = self.line["headline"]
+        key = self.line["headline"] or _EXACT
         return {
             name: None if given["missing"] or key not in given["values"] else given["values"][key] >= 1.0
             for name, given in self.line["models"].items()

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from fedllm_app.errors import UserError
-from fedllm_app.paths import atomic_path, file_mode, home, make_directory
+from fedllm_app.paths import atomic_path, home, lock_file, make_directory
 
 if TYPE_CHECKING:
     pass
@@ -68,7 +66,7 @@ def converted(name: str, model: PackagedModel) -> Path:
     target = home() / "models" / f"{name}-{distribution.version}"
     if not (target / "config.json").is_file():
         make_directory(target.parent)
-        with FileLock(f"{target}.lock", mode=file_mode(target)):
+        with lock_file(Path(f"{target}.lock")):
             if not (target / "config.json").is_file():
                 _convert_gguf(Path(str(distribution.locate_file(model.file))), target)
     return target

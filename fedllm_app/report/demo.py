@@ -9,7 +9,9 @@ from fedllm_app.evaluation.answer_overlap import exact_match
 from fedllm_app.report.evaluations import Answer, Sample
 from fedllm_app.runs.measures import number
 
-_FILE = "comparison.json"
+DEMO_FILE = "comparison.json"
+"""In the directory of a demo that has come to its end."""
+
 _OWN_KEYS = ("question", "expected")
 
 
@@ -49,7 +51,7 @@ def demos_of(runs: Sequence[Path]) -> Iterator[Demo]:
     """The demos that some runs are part of, each once. A file of that name with anything else in it is none."""
     for directory in dict.fromkeys(place for run in runs for place in (run, run.parent)):
         try:
-            found = _demo(directory / _FILE)
+            found = _demo(directory / DEMO_FILE)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         if found.shares:

@@ -82,10 +82,14 @@ def _held_out_figure(data: ReportData, name: str) -> Figure:
     series = [run.metric(name) or Series(name, name, "", ()) for run in data.runs]
     known = next(one for one in series if one.points)
     direction = "Lower is better." if known.lower_is_better else "Higher is better."
+    starts = {}  # under another seed the rows are others, and so is what the base model reaches on them
+    for run, one in zip(data.runs, series, strict=True):
+        if one.first is not None:
+            starts.setdefault(round(one.first, 12), []).append(run)
     references = {}
     for run, one in zip(data.runs, series, strict=True):
         if one.first is not None:
-            references.setdefault(round(one.first, 12), (f"{run.base_name} (round 0)", one.first, "dash"))
+            references[round(one.first, 12)] = (_start_name(starts, round(one.first, 12)), one.first, "dash")
         alone = data.alone(run)
         reached = alone.metric(name).last if alone is not None and alone.metric(name) else None
         if reached is not None:
@@ -93,6 +97,15 @@ def _held_out_figure(data: ReportData, name: str) -> Figure:
     about = f"On rows that no client trains on. The band is the {known.band}. {direction}"
     label = known.label[:1].upper() + known.label[1:]
     return _by_round(f"held-out-{name}", label, about, data, series, references)
+
+
+def _start_name(starts: Mapping[float, Sequence[RunReport]], value: float) -> str:
+    """What the line of a start is called: with its runs where others started elsewhere."""
+    name = f"{starts[value][0].base_name} (round 0)"
+    if len(starts) == 1:
+        return name
+    of = [words(run.label) for run in starts[value]]
+    return f"{name} of {', '.join(of[:2])}" + (", …" if len(of) > 2 else "")
 
 
 def _by_round(
@@ -125,7 +138,7 @@ def _tick(last: int) -> int:
 def _line(x: Sequence, y: Sequence, name: str, colour: str, width: float, dash: str = "solid") -> Trace:
     mode = "lines+markers" if dash == "solid" and len(x) < 40 else "lines"
     line = {"color": colour, "width": width, "dash": dash}
-    hover = f"%{{y:.3f}}<extra>{name}</extra>" if "%" not in name else None
+    hover = f"%{{y:.3r}}<extra>{name}</extra>" if "%" not in name else None
     return {"type": "scatter", "mode": mode, "x": list(x), "y": list(y), "name": name, "line": line} | (
         {"hovertemplate": hover} if hover else {}
     )

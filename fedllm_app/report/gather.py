@@ -7,13 +7,14 @@ from pathlib import Path
 from fedllm_app.errors import UserError
 from fedllm_app.paths import did_you_mean, expanded
 from fedllm_app.report.command import full_configuration, run_command
-from fedllm_app.report.demo import Demo, demos_of
+from fedllm_app.report.demo import DEMO_FILE, Demo, demos_of
 from fedllm_app.report.evaluations import EvaluationTable, evaluations_of
 from fedllm_app.report.participants import Attendance, ClientRow, Refusal, attendance, client_rows, refusals
 from fedllm_app.report.phases import phases
 from fedllm_app.runs.directory import is_run, read_federation, read_result, read_run_config
 from fedllm_app.runs.journal import RESUMED, read_journal
 from fedllm_app.runs.measures import (
+    ALONE,
     Event,
     Series,
     headline_metric,
@@ -26,6 +27,7 @@ from fedllm_app.runs.measures import (
 from fedllm_app.runs.overview import RunOverview, overview
 
 _PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")  # no difference of what is computed
+_COMPARISON = "grid.json"  # in the directory of a comparison, beside the folder of its runs
 
 
 class NoReport(UserError):
@@ -113,7 +115,7 @@ def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path
     Parameters
     ----------
     paths : Sequence[Path]
-        Run directories; one that is named twice is taken once.
+        Run directories, or those of a comparison or a demo; a run that is named twice is taken once.
     saved : Sequence[Path] | None
         Directories of `fedllm evaluate`; None: those below FEDLLM_HOME that evaluated one of these runs.
     app : Path | None
@@ -124,12 +126,8 @@ def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path
     NoReport
         A path is no run directory, or cannot be read; or a saved evaluation is none.
     """
-    distinct = list(dict.fromkeys(expanded(path).resolve() for path in paths))
-    for path in distinct:
-        if not is_run(path):
-            what = "holds no run" if path.is_dir() else "does not exist"
-            near = "" if path.exists() else did_you_mean(path)
-            raise NoReport(f"{path} {what}; name run directories, with their config.json: fedllm runs shows them{near}")
+    named = [expanded(path).resolve() for path in paths]
+    distinct = list(dict.fromkeys(run for path in named for run in runs_in(path)))
     labels = unique_labels(distinct)
     runs = []
     for path, label in zip(distinct, labels, strict=True):
@@ -147,6 +145,41 @@ def gather(paths: Sequence[Path], saved: Sequence[Path] | None = None, app: Path
         raise NoReport(f"a saved evaluation cannot be read: {type(error).__name__}: {error}") from error
     demos = tuple(demos_of(distinct))
     return ReportData(tuple(runs), tuple(differences([run.config for run in runs])), tuple(evaluations), demos)
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The run itself, or the runs of a comparison or a demo: seeds of one setting stand together, in their order.
+
+    NoReport if there are none.
+    """
+    if is_run(path):
+        return [path]
+    found = [inner for inner in _inside(path) if is_run(inner) and not inner.is_symlink()]
+    if not found:
+        what = "holds no run" if path.is_dir() else "does not exist"
+        near = "" if path.exists() else did_you_mean(path)
+        raise NoReport(
+            f"{path} {what}; name run directories, with their config.json, or that of a comparison or a demo: "
+            f"fedllm runs shows them{near}"
+        )
+    return sorted(found, key=_order)
+
+
+def _inside(path: Path) -> list[Path]:
+    """Where the runs of a comparison or a finished demo are; a folder of any runs is neither, and has none to offer."""
+    if (path / _COMPARISON).is_file():
+        return list((path / "runs").glob("*"))
+    return list(path.glob("*")) if (path / DEMO_FILE).is_file() else []
+
+
+def _order(run: Path) -> tuple[bool, str, int, str]:
+    """Clients alone last, as what the others are held against; then by name and by the number at its end."""
+    try:
+        alone = read_run_config(run).get("strategy.name") == ALONE
+    except (OSError, ValueError, AttributeError):  # reading the run will say what is wrong
+        alone = False
+    start = run.name.rstrip("0123456789")
+    return alone, start, int(run.name[len(start) :] or 0), run.name
 
 
 def read_run(path: Path, label: str, app: Path | None = None) -> RunReport:

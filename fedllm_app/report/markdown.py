@@ -86,8 +86,8 @@ def _samples(block: Samples) -> Iterator[str]:
         if sample.gold:
             yield f"- right: {text(sample.gold)}"
         for answer in sample.answers:
-            verdict = {True: "right", False: "wrong", None: "not graded"}[answer.right]
-            yield f"- {text(answer.model)} ({verdict}): {text(answer.text)}"
+            verdict = {True: " (right)", False: " (wrong)", None: ""}[answer.right]
+            yield f"- {text(answer.model)}{verdict}: {text(answer.text)}"
         yield ""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedllm_app.report.figures import Figure, clean, color_of
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.report.headline import headline, shown_gain, shown_value
+from fedllm_app.report.headline import headline, says_more, shown_gain, shown_value
 from fedllm_app.report.sections import Code, Notes, Samples, Section, last_part, sections, subtitle_of, title_of
 from fedllm_app.report.tables import Table
 from fedllm_app.runs.measures import LOSS
@@ -81,7 +81,7 @@ def _card(data: ReportData, run: RunReport, place: int) -> dict[str, object]:
     gains = [
         (
             shown_gain(metric, gain.better),
-            f"over {gain.name} ({shown_value(metric, gain.value)})",
+            f"over {gain.name}" + (f" ({shown_value(metric, gain.value)})" if says_more(metric, gain) else ""),
             "good" if gain.better > 0 else "bad" if gain.better < 0 else "",
         )
         for gain in (found.gains if found else ())

@@ -7,7 +7,7 @@ from fedllm_app.report import figures, tables
 from fedllm_app.report.evaluations import Sample
 from fedllm_app.report.figures import Figure
 from fedllm_app.report.gather import ReportData
-from fedllm_app.report.headline import sentence
+from fedllm_app.report.seeds import summary_lines
 from fedllm_app.report.tables import Table
 
 
@@ -69,6 +69,7 @@ def subtitle_of(data: ReportData) -> str:
     ):
         values = {str(run.config.get(key, "")) for run in data.runs}
         if len(values) == 1 and (value := values.pop()):
+            words = "1 client" if (key, value) == ("clients.number", "1") else words
             parts.append(words.format(last_part(value) if key == "model.name" else value))
     return " · ".join(parts)
 
@@ -96,8 +97,7 @@ def sections(data: ReportData) -> list[Section]:
 
 
 def _summary(data: ReportData) -> Iterator[Block]:
-    lines = tuple(f"{run.label}: {sentence(data, run)}" for run in data.runs)
-    yield Notes("", lines)
+    yield Notes("", tuple(summary_lines(data)))
     if len(data.runs) > 1:
         yield tables.summary_table(data)
     ends = tuple(

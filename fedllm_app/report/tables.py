@@ -8,7 +8,7 @@ from fedllm_app.evaluation.tables import LEGEND, PAIR_COLUMNS, SEEDS_LEGEND, pai
 from fedllm_app.report.demo import Demo
 from fedllm_app.report.evaluations import EvaluationTable
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.report.headline import headline, shown_gain, shown_value
+from fedllm_app.report.headline import headline, shown_gain, shown_value, three_digits
 from fedllm_app.report.phases import PHASES, phase_share
 from fedllm_app.runs.measures import LOSS
 
@@ -198,7 +198,7 @@ def suites_table(run: RunReport) -> Table | None:
     values = {(suite, name, server_round): value for server_round, suite, name, value in run.suites}
     names = dict.fromkeys((suite, name) for _, suite, name, _ in run.suites)
     rows = (
-        [suite, name, *("-" if (v := values.get((suite, name, r))) is None else f"{v:.4g}" for r in rounds)]
+        [suite, name, *("-" if (v := values.get((suite, name, r))) is None else three_digits(v) for r in rounds)]
         for suite, name in names
     )
     return _table(f"Suites by round: {run.label}", ["suite", "figure", *map(str, rounds)], rows, text=2)

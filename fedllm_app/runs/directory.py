@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from fedllm_app.adapters.layout import Layout
 from fedllm_app.adapters.peft_directory import save_peft_directory
@@ -27,7 +27,7 @@ from fedllm_app.config.changes import refused_changes
 from fedllm_app.config.sections import ConfigError, FlatConfig
 from fedllm_app.data.templates import TemplateError, template_source
 from fedllm_app.errors import UserError
-from fedllm_app.paths import atomic_path, file_mode, make_directory, write_text
+from fedllm_app.paths import atomic_path, lock_file, make_directory, write_text
 from fedllm_app.runs.checkpoints import Checkpoint, write_checkpoint
 from fedllm_app.runs.journal import (
     JOURNAL_FILE,
@@ -145,7 +145,7 @@ class RunDirectory:
         """
         if not self.path.is_absolute():
             raise RunDirectoryExists(f"run.directory = {str(self.path)!r}: must be an absolute path")
-        lock = FileLock(self.path / _LOCK_FILE, mode=file_mode(self.path))
+        lock = lock_file(self.path / _LOCK_FILE)
         try:
             make_directory(self.path)
             lock.acquire(timeout=0)

@@ -14,12 +14,15 @@ LOWER_IS_BETTER = frozenset({LOSS, "perplexity", "train_loss"})
 SHARES = frozenset({"exact_match", "reward_accuracy"})
 """Metrics that are shares of the held-out rows, whose interval follows from their number."""
 
+ALONE = "local"
+"""The strategy under which every client trains alone."""
+
+NO_DIFFERENCE = MAY_CHANGE - {"train.rounds"}
+"""Keys that make no other experiment: how often a run is saved, how long it waits for clients."""
+
 SPREAD, INTERVAL = "smallest to largest client", "95 % interval"
 
 Event = Mapping[str, object]
-
-_ALONE = "local"  # the strategy under which every client trains alone
-_SAME_ROWS = ("model.", "data.", "clients.number", "train.task", "train.max-length")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Series:
         """The value before round 1; None where nobody evaluated then."""
         return self.points[0].value if self.points and self.points[0].round == 0 else None
 
+    def after(self, server_round: int) -> float | None:
+        """The value after a round; None where nobody evaluated then."""
+        return next((point.value for point in self.points if point.round == server_round), None)
+
     @property
     def last(self) -> Point | None:
         """The last point that has a value."""
@@ -91,12 +98,17 @@ def headline_metric(labels: Mapping[str, str], there: Sequence[str]) -> str:
 def trains_alone(other: FlatConfig, config: FlatConfig) -> bool:
     """Whether in the run of `other` the clients of the run of `config` train alone: the reference that it must beat.
 
-    Model, data and clients are the same, so that the metrics are of the same rows; `config` is another strategy's.
+    Both are of one experiment: all is the same but the strategy and its own values, also seed, rounds and steps. Under
+    another seed or after other steps, the difference would not be the strategy's.
     """
-    if other.get("strategy.name") != _ALONE or config.get("strategy.name") == _ALONE:
+    if other.get("strategy.name") != ALONE or config.get("strategy.name") == ALONE:
         return False
-    keys = {key for key in {*other, *config} - MAY_CHANGE if key.startswith(_SAME_ROWS)}
-    return all(other.get(key) == config.get(key) for key in keys)
+    return experiment(other) == experiment(config)
+
+
+def experiment(config: FlatConfig) -> dict[str, object]:
+    """What two runs share that differ in their strategy alone: their configuration without it and its values."""
+    return {key: value for key, value in config.items() if key not in NO_DIFFERENCE and not key.startswith("strategy.")}
 
 
 def training(events: Sequence[Event]) -> Series:

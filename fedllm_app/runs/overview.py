@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from fedllm_app.errors import UserError
-from fedllm_app.paths import file_mode
+from fedllm_app.paths import lock_file
 from fedllm_app.runs.directory import RunDirectory, is_run, read_result, read_run_config
 from fedllm_app.runs.interruption import REASON, STOPPED
 from fedllm_app.runs.journal import JOURNAL_FILE, RESUMED, STARTED, read_journal, without_repeated
@@ -125,7 +125,7 @@ def is_running(path: Path) -> bool:
     """Whether a process holds the run directory. Nothing is created there."""
     if not (path / _LOCK).is_file():
         return False
-    lock = FileLock(path / _LOCK, mode=file_mode(path))
+    lock = lock_file(path / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -176,6 +176,23 @@ def test_the_table_in_all_forms():
     assert "│ first " in printed and "37.5 ± 17.7" in printed
 
 
+@pytest.mark.parametrize(
+    ("remarks", "told"),
+    [
+        (["a: cut"], "1 remark on how a single set was asked is in the Markdown file"),
+        (["a: cut", "b: cut"], "2 remarks on how single sets were asked are in the Markdown file"),
+    ],
+)
+def test_remarks_are_counted_in_words(remarks, told):
+    suite = Suite("s", "", (task("a"),))
+    found = result(suite.tasks[0], first_1=[1] * 4)
+    line = Line("first", {1: ("first 1",)})
+    measured = values(measures(suite, [found]), [line], [1], "first")
+    console = Console(width=120, file=io.StringIO())
+    show(Table("s", [line], measured, headline(suite), "first", remarks=remarks), console)
+    assert told in console.file.getvalue().splitlines()
+
+
 @pytest.mark.parametrize(("width", "left_out"), [(80, ["seconds", "MB"]), (160, [])])
 def test_a_narrow_terminal_shows_names_whole_and_fewer_columns(width, left_out):
     """A column takes its longest cell and three letters for its borders, and the table one more: the name 22, seeds 5,

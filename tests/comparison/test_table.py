@@ -31,7 +31,7 @@ def test_the_legend_speaks_of_tests_only_where_there_are_some():
 
 @pytest.mark.parametrize(
     ("remarks", "told"),
-    [(("a",), "A remark on how a set was asked is in"), (("a", "b"), "2 remarks on how single sets")],
+    [(("a",), "1 remark on how a single set was asked is in"), (("a", "b"), "2 remarks on how single sets")],
 )
 def test_remarks_are_counted(remarks, told):
     console = Console(record=True, width=120)

@@ -10,6 +10,7 @@ import pytest
 
 from fedllm_app.evaluation.contestants import Contestant
 from fedllm_app.evaluation.figures import TaskFigures, average_pairs, averages_of, over_seeds
+from fedllm_app.evaluation.own_file import METRICS as OWN_METRICS
 from fedllm_app.evaluation.results import TaskResult
 from fedllm_app.evaluation.saved import ReportError, examples, save, show
 from fedllm_app.evaluation.session import report_of
@@ -311,6 +312,20 @@ def test_answers_are_saved_and_shown(report, tmp_path, console):
     assert "base (wrong): b1" in text
     assert "federated (right): [red]yes\N{REPLACEMENT CHARACTER}[2J" in text
     assert "set: 3 differ, 2 shown" in text
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_answers_are_right_by_the_exact_match_where_a_loss_comes_first(report, tmp_path, earlier):
+    """As of rows of the user's own. A report of an earlier version names no value to grade by."""
+    grades = [Grade({"nats": 1.0, "exact match": float(number == 0)}) for number in range(4)]
+    own = result(base=grades, trained=grades)
+    save(report, [replace(own, task=replace(own.task, metrics=OWN_METRICS))], tmp_path / "out")
+    if earlier:
+        file = tmp_path / "out" / "examples" / "set.jsonl"
+        text = file.read_text().replace('"headline": "exact match"', '"headline": ""')
+        assert text != file.read_text()
+        file.write_text(text)
+    assert [seen.right["base"] for seen in examples(tmp_path / "out")] == [True, False, False, False]
 
 
 def test_a_report_is_never_written_over(report, tmp_path):

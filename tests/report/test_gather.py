@@ -5,10 +5,12 @@ import json
 import pytest
 from run_material import write_run
 
+from fedllm_app.report.figures import held_out_figures
 from fedllm_app.report.gather import NoReport, gather, unique_labels
-from fedllm_app.report.headline import headline, sentence
+from fedllm_app.report.headline import headline, sentence, three_digits
 from fedllm_app.report.participants import NOT_ASKED, REFUSED, TOOK_PART
 from fedllm_app.report.phases import covered, phases
+from fedllm_app.report.tables import summary_table
 from fedllm_app.runs.directory import RunDirectory, keep_federation
 from fedllm_app.runs.journal import read_journal
 
@@ -112,11 +114,120 @@ def test_the_headline_compares_with_base_and_clients_alone(tmp_path):
     assert [gain.name for gain in headline(data, alone).gains] == ["base"]
 
 
-@pytest.mark.parametrize("other", [{"data__seed": 7}, {"clients__number": 3}, {"model__name": "other"}])
-def test_clients_alone_on_other_rows_are_no_reference(tmp_path, other):
+OTHER_EXPERIMENTS = [
+    {"data__seed": 7},
+    {"data__samples": 7},
+    {"clients__number": 3},
+    {"model__name": "other"},
+    {"run__seed": 7},
+    {"train__rounds": 3},
+    {"train__local-steps": 7},
+    {"train__batch-size": 7},
+    {"lora__r": 7},
+]
+
+
+@pytest.mark.parametrize("other", OTHER_EXPERIMENTS)
+def test_clients_alone_of_another_experiment_are_no_reference(tmp_path, other):
+    """Nothing is said of clients alone then, in no format."""
     alone = write_run(tmp_path / "alone", strategy__name="local", **other)
-    data = gather([write_run(tmp_path / "together"), alone])
+    data = gather([write_run(tmp_path / "together"), alone], [])
     assert data.alone(data.runs[0]) is None
+    assert "alone" not in sentence(data, data.runs[0])
+    (row,) = (row for row in summary_table(data).rows if row[0] == "together")
+    assert row[summary_table(data).columns.index("over clients alone")] == "-"
+
+
+def test_what_is_the_strategys_own_or_how_long_one_waits_makes_no_other_experiment(tmp_path):
+    own = {"strategy__name": "fedprox", "strategy__fedprox.mu": 0.5, "run__round-timeout": 7.0, "run__directory": "/x"}
+    alone = write_run(tmp_path / "alone", strategy__name="local")
+    data = gather([write_run(tmp_path / "together", **own), alone], [])
+    assert data.alone(data.runs[0]) is data.runs[1]
+
+
+def test_each_seed_is_held_against_clients_alone_of_its_own_seed(tmp_path):
+    """0.5 exact in both; alone 0.5 with seed 42 and 0.25 with seed 43. Whichever is named first makes no difference."""
+    paths = []
+    for seed, reached in ((42, 0.5), (43, 0.25)):
+        paths.append(write_run(tmp_path / f"fedavg-seed-{seed}", run__seed=seed))
+        exact = {0: 0.0, 1: 0.1, 2: reached}
+        paths.append(write_run(tmp_path / f"local-seed-{seed}", run__seed=seed, strategy__name="local", exact=exact))
+    for order in (paths, paths[::-1]):
+        data = gather(order, [])
+        found = {run.label: headline(data, run).gains for run in data.runs}
+        gains = {label: [gain.better for gain in own if gain.name == "clients alone"] for label, own in found.items()}
+        assert gains == {
+            "fedavg-seed-42": [0.0],
+            "fedavg-seed-43": [0.25],
+            "local-seed-42": [],
+            "local-seed-43": [],
+        }
+
+
+def test_a_run_is_held_against_clients_alone_after_as_many_rounds(tmp_path):
+    """Of one that goes on, the value alone after the same round counts: 0.25 against 0.1, not 0.4."""
+    alone = write_run(tmp_path / "alone", strategy__name="local", exact={0: 0.0, 1: 0.1, 2: 0.4})
+    together = write_run(tmp_path / "together", ends="")
+    events = [json.loads(line) for line in (together / "journal.jsonl").read_text().splitlines()]
+    kept = [event for event in events if event.get("round", 0) < 2]
+    (together / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in kept))
+    data = gather([together, alone], [])
+    assert [gain.value for gain in headline(data, data.runs[0]).gains] == [0.0, 0.1]
+
+
+def test_a_small_loss_has_its_digits_under_the_pointer_too(tmp_path):
+    """Three that count, not three places: 0.0002325 would be 0.000."""
+    figures = held_out_figures(gather([write_run(tmp_path / "run")], []))
+    shown = [trace["hovertemplate"] for one in figures for trace in one.traces if "hovertemplate" in trace]
+    assert shown and all("%{y:.3r}" in words for words in shown)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0002325, "0.000233"),
+        (3.43, "3.43"),
+        (-3.4349, "-3.43"),
+        (2.0, "2"),
+        (9.999, "10"),
+        (0.05, "0.05"),
+        (0.99999, "1"),
+        (120.0, "120"),
+        (123456.7, "123,457"),
+        (1.234e9, "1.23e+09"),
+        (2.325e-9, "2.33e-09"),
+        (0.0, "0"),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_three_digits(value, text):
+    assert three_digits(value) == text
+
+
+def test_a_difference_that_is_the_reference_once_more_is_left_out(tmp_path):
+    """3.43 from the base model's 3.43 is no news; 3 from 5 is."""
+    losses = {0: 3.43, 1: 1.0, 2: 0.0002325}
+    data = gather([write_run(tmp_path / "run", losses=losses)], [])
+    assert sentence(data, data.runs[0]).endswith(
+        "Held-out loss 0.000233 after round 2: better than the base model (3.43)."
+    )
+    data = gather([write_run(tmp_path / "other")], [])
+    assert sentence(data, data.runs[0]).endswith("Held-out loss 2 after round 2: 3 better than the base model (5).")
+
+
+def test_lines_of_starts_that_differ_say_whose_they_are(tmp_path):
+    """The base model reaches other values on the rows of another seed."""
+    paths = [
+        write_run(tmp_path / f"seed-{seed}", run__seed=seed, losses={0: 4.0 + seed, 1: 3.0, 2: 2.0}) for seed in (1, 2)
+    ]
+
+    def names(data):
+        (figure,) = (figure for figure in held_out_figures(data) if figure.name == "held-out-eval_loss")
+        return [trace["name"] for trace in figure.traces if trace["line"].get("dash") == "dash"]
+
+    assert names(gather(paths, [])) == ["base (round 0) of seed-1", "base (round 0) of seed-2"]
+    assert names(gather(paths[:1], [])) == ["base (round 0)"]
 
 
 def test_a_run_that_started_from_an_adapter_has_no_base(tmp_path):

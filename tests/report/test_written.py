@@ -130,6 +130,37 @@ def test_words_in_markdown(words, written):
     assert text(words) == written
 
 
+def test_a_card_says_no_number_twice(tmp_path):
+    """Of a task whose headline is its loss: the difference to 3.43 is 3.43."""
+    from run_material import write_run
+
+    run = write_run(tmp_path / "run", losses={0: 3.43, 1: 1.0, 2: 0.0002325}, train__task="text")
+    body = " ".join(re.sub(r"<[^>]+>", " ", without_scripts(page(gather([run], []), NOW))).split())
+    assert "0.000233 held-out loss +3.43 over base rounds" in body
+
+
+def test_one_client_is_told_in_the_singular(tmp_path):
+    from run_material import write_run
+
+    one = write_run(tmp_path / "one", names={0: "north"}, refused={})
+    assert "1 client ·" in markdown(gather([one], []), NOW)
+    assert "2 clients ·" in markdown(gather([write_run(tmp_path / "two")], []), NOW)
+
+
+def test_an_answer_without_a_grade_has_no_verdict(evil_runs, evaluation):
+    """And one with a grade has it."""
+    file = evaluation / "examples" / "set.jsonl"
+    assert "(right): = 4" in markdown(gather(evil_runs, [evaluation]), NOW)
+    file.write_text(file.read_text().replace('"values": {"exact"', '"values": {"other"'))
+    found = gather(evil_runs, [evaluation])
+    written, html = markdown(found, NOW), without_scripts(page(found, NOW))
+    assert "- base: no" in written
+    assert '<p class="model">base</p>' in html
+    for words in ("(wrong)", "(right)", "not graded"):
+        assert words not in written
+        assert words not in html
+
+
 def test_csv_has_every_number_and_no_formula(data, evil_runs):
     """By run, table, round and client; a name that a spreadsheet would compute is text."""
     lines = list(csv.DictReader(io.StringIO(csv_text(data))))

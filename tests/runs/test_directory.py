@@ -1,6 +1,7 @@
 """The files of a run: whole or not there."""
 
 import json
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,13 @@ VECTOR = np.arange(6, dtype=np.float32)
 @pytest.fixture
 def settings():
     return AdapterSettings('{"peft_type": "LORA", "r": 2, "target_modules": ["q"]}')
+
+
+def test_the_lock_of_a_run_is_not_for_everybody_to_write(tmp_path):
+    """Whoever can write to it could hold the run of somebody else."""
+    run = RunDirectory(tmp_path / "run")
+    with run.held():
+        assert not (run.path / ".lock").stat().st_mode & stat.S_IWOTH
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ def test_an_interrupted_deletion_leaves_a_run(tmp_path, monkeypatch):
 
 
 def test_the_run_in_which_clients_train_alone(tmp_path):
-    """Beside it, finished, of the same rows, and the newest."""
+    """Beside it, finished, of the same experiment, and the newest."""
     together = write_run(tmp_path / "together")
     assert alone_beside(together) is None
     for number, (name, config, ends) in enumerate(
@@ -163,6 +163,7 @@ def test_the_run_in_which_clients_train_alone(tmp_path):
             ("newer", {"strategy__name": "local"}, "finished"),
             ("failed", {"strategy__name": "local"}, "out of memory"),
             ("other-rows", {"strategy__name": "local", "data__seed": 8}, "finished"),
+            ("other-seed", {"strategy__name": "local", "run__seed": 8}, "finished"),
             ("other-strategy", {"strategy__name": "fedprox"}, "finished"),
         ]
     ):
