@@ -336,7 +336,7 @@ def with_a_strange_record(save_run):
         (lambda save: [str(save(clients=2, strategy__name="local"))], "no common model: add --client K to"),
         (
             lambda save: [str(save(clients=2, strategy__name="local") / "checkpoints" / "round-1")],
-            "--client; clients that have one: 0, 1",
+            "clients that have one: 0, 1",
         ),
         (lambda save: [str(save()), "--model", "/no/model"], "/no/model/config.json does not exist"),
         (lambda save: [str(save(model__name="/gone"))], "/gone/config.json does not exist; --model names another"),

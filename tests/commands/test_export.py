@@ -162,10 +162,18 @@ def jinja(directory):
     return directory / "own.jinja"
 
 
-@pytest.mark.parametrize("name", ["/gone", "./gone", "a/b/c", "~gone"])
-def test_a_base_that_nobody_finds_is_refused(save_run, tmp_path, capsys, name):
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/gone", "is no directory of this machine and no Hub id"),
+        ("./gone", "is no directory of this machine and no Hub id"),
+        ("a/b/c", "is no directory of this machine and no Hub id"),
+        ("~gone", "there is no user gone on this machine"),
+    ],
+)
+def test_a_base_that_nobody_finds_is_refused(save_run, tmp_path, capsys, name, said):
     assert exported(save_run(), tmp_path / "out", "--model", name) == 2
-    assert "is no directory of this machine and no Hub id" in " ".join(capsys.readouterr().out.split())
+    assert said in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -139,7 +139,7 @@ def test_rows_without_a_label_are_named(topics):
     ("given", "told"),
     [
         ('data.name="{topics}" data.partition="shard" data.partition-column="tpoic"', "no column 'tpoic'"),
-        ('data.name="{topics}" data.partition="natural-id" data.partition-column="topic"', "number of clients to 2"),
+        ('data.name="{topics}" data.partition="natural-id" data.partition-column="topic"', "set clients.number = 2"),
         ('data.name="/no/such.csv"', "no file or folder"),
         ("clients.number=0", "clients.number = 0"),
     ],
