@@ -36,7 +36,7 @@ from fedllm_app.errors import UserError
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import expanded, home
 from fedllm_app.runs.checkpoints import newest_checkpoint
-from fedllm_app.runs.directory import RunDirectory, keep_federation
+from fedllm_app.runs.directory import RunDirectory, is_run, keep_federation
 from fedllm_app.tasks import task_spec
 
 
@@ -67,8 +67,27 @@ def _run(parsed: argparse.Namespace, console: Console) -> int:
     makes_one = local and not flat["run.directory"]
     with new_directory(str(flat["strategy.name"])) if makes_one else nullcontext(flat["run.directory"]) as directory:
         flat["run.directory"] = str(directory)
-        outcome = run_to_end(app, flat, console, parsed.superlink, parsed.federation_config, parsed.federation, cluster)
+        options = (parsed.superlink, parsed.federation_config, parsed.federation, cluster)
+        with _told_how_to_go_on(Path(directory), console) if local else nullcontext():
+            outcome = run_to_end(app, flat, console, *options)
     return exit_status(outcome)
+
+
+@contextmanager
+def _told_how_to_go_on(run: Path, console: Console) -> Iterator[None]:
+    """Say where a run is that is stopped by Ctrl-C, and what goes on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_run(run):  # it had not begun
+            raise
+        checkpoint, _ = newest_checkpoint(run)
+        goes_on = f"goes on with: fedllm run --resume {run}"
+        if checkpoint is None:
+            goes_on = f"has no checkpoint yet (run.checkpoint-every); fedllm run --resume {run} begins again"
+        with suppress(OSError):  # the terminal may be gone
+            console.print(f"the run in {run} {goes_on}", markup=False, highlight=False, soft_wrap=True)
+        raise
 
 
 def app_and_connection(app: str, connection: str | None) -> tuple[str, str | None]:
@@ -133,29 +152,13 @@ def run_to_end(
             where = cluster.address if cluster else ""
             superlink = stack.enter_context(LocalSuperLink(_log_file(directory), directory.path, where))
             run_id = submit_run(app, connection, options, superlink.environment)
-            with _told_how_to_go_on(directory.path, console):
-                outcome = _follow_local(run_id, directory, config, console, superlink)
+            outcome = _follow_local(run_id, directory, config, console, superlink)
         else:
             run_id = submit_run(app, connection, options, flower_environment())
             return follow_connection(run_id, connection, directory, watch_of(config, console))
     say_end(outcome, console, lambda: end_of(_log_file(directory)), here=True)
     draw_figure(directory.path, console)
     return outcome
-
-
-@contextmanager
-def _told_how_to_go_on(run: Path, console: Console) -> Iterator[None]:
-    """Say where a run is that is stopped by Ctrl-C, and what goes on with it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        checkpoint, _ = newest_checkpoint(run)
-        goes_on = f"goes on with: fedllm run --resume {run}"
-        if checkpoint is None:
-            goes_on = f"has no checkpoint yet (run.checkpoint-every); fedllm run --resume {run} begins again"
-        with suppress(OSError):  # the terminal may be gone
-            console.print(f"the run in {run} {goes_on}", markup=False, highlight=False, soft_wrap=True)
-        raise
 
 
 def draw_figure(run: Path, console: Console) -> None:

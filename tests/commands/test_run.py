@@ -179,5 +179,11 @@ def test_a_local_run_that_is_stopped_says_how_it_goes_on(checkpoint, said, tmp_p
     monkeypatch.setattr(run, "newest_checkpoint", lambda _: (found, []))
     with pytest.raises(KeyboardInterrupt), run._told_how_to_go_on(tmp_path, console):
         raise KeyboardInterrupt
+    assert not console.file.getvalue()  # there is no run yet
+    directory = RunDirectory(tmp_path)
+    directory.create({})
+    directory.journal("started", run_id=7, rounds=1, strategy="fedavg")
+    with pytest.raises(KeyboardInterrupt), run._told_how_to_go_on(tmp_path, console):
+        raise KeyboardInterrupt
     told = " ".join(console.file.getvalue().split())
     assert said in told and f"--resume {tmp_path}" in told
