@@ -40,7 +40,7 @@ def _figures(parsed: argparse.Namespace, size: int, strategy: str, replies: int,
     from fedllm_app.strategies.registry import build_strategy
 
     built = build_strategy(strategy, {}, replies)
-    said = built.held_vectors(replies)
+    said = built.held_vectors(replies, replies)
     if 4e-9 * size * (said + 2) > parsed.most:
         return {"left_out": f"needs {4e-9 * size * said:.0f} GB of memory"}
     waiting = 4e-9 * size * len(built.reply_arrays) * replies
@@ -62,24 +62,21 @@ def _measure(size: int, strategy: str, replies: int, slow: bool) -> dict[str, fl
         one_pass = min(_timed(start.sum) for _ in range(3)) * len(rounds.strategy.reply_arrays)
         before = _memory("VmRSS")
         marks = []
-        rounds.strategy.configure_train = _marked(rounds.strategy.configure_train, marks)
+        rounds.strategy.configure_train = _marked(rounds.strategy.configure_train, grid, marks)
         rounds.run(start)
         seconds = (time.perf_counter() - marks[-1][0] - (grid.making - marks[-1][1])) / replies
         adapters = (_memory("VmHWM") - before) / start.nbytes
     return {"adapters": round(adapters, 2), "seconds": round(seconds, 4), "passes": round(seconds / one_pass, 1)}
 
 
-def _marked(function, marks: list):
+def _marked(function, grid, marks: list):
     """The function, which notes when it was called and how long the grid had made replies until then."""
 
     def noted(*arguments):
-        marks.append((time.perf_counter(), _GRIDS[0].making))
+        marks.append((time.perf_counter(), grid.making))
         return function(*arguments)
 
     return noted
-
-
-_GRIDS: list = []
 
 
 def _timed(function) -> float:
@@ -134,8 +131,7 @@ def _grid(clients: int, slow: bool):
             job = Assignment.from_message(message)
             return reply(message, ArrayRecord(arrays), {"num-examples": 1, "client": job.client}, job.manifest)
 
-    _GRIDS[:] = [Echo()]
-    return _GRIDS[0]
+    return Echo()
 
 
 def _loop(grid, strategy_name: str, clients: int, scratch: Path):

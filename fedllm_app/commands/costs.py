@@ -92,8 +92,9 @@ def make_plan(flat: FlatConfig) -> Plan:
     check_updates(config, client.chain, strategy)
     schedule = Schedule.of(config, number)
     work = _work(client, strategy, schedule)
-    asked = max((len(strategy.taking_part(plan.clients)) for plan in schedule.training()), default=0)
-    vectors = strategy.held_vectors(asked)
+    drawn = [strategy.taking_part(plan.clients) for plan in schedule.training()]
+    asked = max(map(len, drawn), default=0)
+    vectors = strategy.held_vectors(asked, len({client for clients in drawn for client in clients}))
     model = _skeleton(config, start)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trained

@@ -89,7 +89,7 @@ class FedAvg(RoundStrategy, strategy.FedAvg):
         means.clear()  # the sums are the largest thing in memory, and the next adapter is about to be copied
         return ArrayRecord({ADAPTER: packed_array(updated)}), metrics.value()
 
-    def held_vectors(self, replies: int) -> int | None:
+    def held_vectors(self, replies: int, clients: int) -> int | None:
         """Return how many vectors are in memory at most: the sums are float64, two each.
 
         At the end of a round the next adapter and the next state stand where a reply stood before. A subclass that

@@ -78,9 +78,9 @@ class Local(FedAvg):
         self.client_arrays.update(trained)
         return ArrayRecord({ADAPTER: Array(x)}), metrics.value()
 
-    def held_vectors(self, replies: int) -> int:
-        """Return how many vectors are in memory at most: those of a round beside those of the rounds before it."""
-        return len(self.client_arrays) + 2 * replies + 2
+    def held_vectors(self, replies: int, clients: int) -> int:
+        """Return how many vectors are in memory at most: each client's, and what a round sends and gets."""
+        return clients + 2 * replies + 2
 
     def own_adapters(self) -> dict[int, NDArray[np.float32]]:
         """Return every client's own adapter, by client."""

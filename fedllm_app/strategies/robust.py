@@ -58,7 +58,7 @@ class RobustAggregation(FedAvg):
         super().__init__()
         self.minimum_replies = minimum_replies
 
-    def held_vectors(self, replies: int) -> int:
+    def held_vectors(self, replies: int, clients: int) -> int:
         """Return how many vectors are in memory at most: every reply, what was sent and the next adapter."""
         return replies + 3
 

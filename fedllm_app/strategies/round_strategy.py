@@ -69,10 +69,17 @@ class RoundStrategy:
         """
         return len(clients) if self.pooled else 1
 
-    def held_vectors(self, replies: int) -> int | None:
+    def held_vectors(self, replies: int, clients: int) -> int | None:
         """Return how many vectors as long as the adapter are in memory at most while a round is aggregated.
 
         What was sent, the replies or their sums, state, and the next adapter. None: unknown.
+
+        Parameters
+        ----------
+        replies : int
+            Of the round.
+        clients : int
+            All that are drawn in the run.
         """
         return None
 

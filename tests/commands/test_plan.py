@@ -99,12 +99,19 @@ def test_parameters_and_table(run_config):
         ("fedavg", 4, ""),
         ("scaffold", 8, ""),
         ("krum", 5 + 3, ": all 5 replies at once"),
+        ("local", 6 + 2 * 5 + 2, ": all 5 replies at once"),  # each of the six has one of its own
         ("flwr.serverapp.strategy.FedMedian", None, "not known for this strategy"),
     ],
 )
 def test_the_servers_memory(strategy, vectors, said, run_config):
-    """Five of six clients a round. Bytes are vectors times parameters times four."""
-    clients = {"clients.number": 6, "clients.per-round": 5, "data.examples-per-client": 4, "data.held-out-examples": 1}
+    """Five of six clients a round, and all six in ten rounds. Bytes are vectors times parameters times four."""
+    clients = {
+        "clients.number": 6,
+        "clients.per-round": 5,
+        "train.rounds": 10,
+        "data.examples-per-client": 4,
+        "data.held-out-examples": 1,
+    }
     plan = make_plan(run_config | clients | {"strategy.name": strategy})
     assert plan.server == (None if vectors is None else vectors * plan.trained * 4)
     console = Console(record=True, width=140)

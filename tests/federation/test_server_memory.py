@@ -83,11 +83,11 @@ def test_a_sum_takes_the_same_memory_for_any_number_of_replies(peak, strategy, m
     few, many = peak(strategy, 4, slow), peak(strategy, 12, slow)
     assert few < most
     assert abs(many - few) < 0.3
-    assert abs(few - build_strategy(strategy, {}, 4).held_vectors(4)) < 0.6  # what the plan says
+    assert abs(few - build_strategy(strategy, {}, 4).held_vectors(4, 4)) < 0.6  # what the plan says
 
 
 @pytest.mark.parametrize("strategy", ["krum", "bulyan", "fedmedian"])
 def test_a_rule_that_compares_replies_takes_one_adapter_for_each(peak, strategy):
     few, many = peak(strategy, 8), peak(strategy, 16)
     assert 7.7 < many - few < 8.3
-    assert few < build_strategy(strategy, {}, 8).held_vectors(8) + 2  # and blocks of some MB
+    assert few < build_strategy(strategy, {}, 8).held_vectors(8, 8) + 2  # and blocks of some MB
