@@ -202,7 +202,7 @@ def _machine(node: dict[str, Any]) -> Machine:
 def _unused(name: str, used: Container[str]) -> str:
     """A name for a node: several on one machine can have the same."""
     numbered = (f"{name} #{number}" for number in itertools.count(2))
-    return next(each for each in (name, *itertools.islice(numbered, 10_000)) if each not in used)
+    return next(each for each in itertools.chain([name], numbered) if each not in used)
 
 
 def _shared_directories(config: Config) -> list[Path]:

@@ -73,7 +73,8 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         ).remote(asked["paths"], asked["tokens"])
         for node in serving
     ]
-    ray.wait(answers, num_returns=len(answers), timeout=_WAIT) if answers else None
+    if answers:
+        ray.wait(answers, num_returns=len(answers), timeout=_WAIT)
     nodes = []
     for node, answer in zip(serving, answers, strict=True):
         try:

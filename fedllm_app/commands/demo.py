@@ -61,6 +61,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     from fedllm_app.comparison.by_set import BySet, sample
     from fedllm_app.evaluation.progress import AnswerProgress
     from fedllm_app.evaluation.suites.builtin import EXACT
+    from fedllm_app.report.demo import DEMO_FILE
 
     started = time.monotonic()
     together, alone = cells(flat, directory)
@@ -83,7 +84,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     chosen = sample(results, FEDERATED, [name for name in found.shares if name.startswith("base")], _KEY)
     _tell(chosen, console)
     seconds = time.monotonic() - started
-    _write(found, chosen, seconds, directory / "comparison.json")
+    _write(found, chosen, seconds, directory / DEMO_FILE)
     console.print(f"figure: {figure}", soft_wrap=True)
     console.print(f"run directory: {directory}", soft_wrap=True)
     console.print(

@@ -14,6 +14,7 @@ from fedllm_app.commands.options import not_negative
 from fedllm_app.errors import UserError
 from fedllm_app.messages import plain_text
 from fedllm_app.paths import home
+from fedllm_app.runs.measures import ALONE
 from fedllm_app.runs.overview import (
     FAILED,
     FINISHED,
@@ -26,7 +27,6 @@ from fedllm_app.runs.overview import (
 )
 
 _STYLES = {RUNNING: "cyan", FINISHED: "green", FAILED: "red", UNREADABLE: "red"}
-_ALONE = "local"  # the strategy under which every client trains a model of its own
 _DAY = 24 * 3600.0
 _LONGEST, _LONGEST_NARROW = 160, 48  # characters of a reason, the latter on a narrow terminal
 _COLUMNS = ("run", "began", "strategy", "data", "rounds", "state", "held-out", "size")
@@ -185,7 +185,7 @@ def _cells(run: RunOverview, width: int) -> dict[str, Text | str]:
         longest = _LONGEST if width >= _WIDE else _LONGEST_NARROW
         state.append(f": {plain_text(run.reason, longest)}", style="default")
     reached = f"{run.metric[0]} {run.metric[1]:.3g}" if run.metric else "-"
-    if run.metric and run.strategy == _ALONE:
+    if run.metric and run.strategy == ALONE:
         reached += "\neach on own rows"  # a mean of models that each know one client's rows, and no common model's
     return {
         "run": _short(run.path),

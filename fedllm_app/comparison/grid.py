@@ -16,15 +16,10 @@ from fedllm_app.config.sections import ConfigError, FlatConfig
 from fedllm_app.config.unread import unread_settings
 from fedllm_app.errors import UserError
 from fedllm_app.paths import lock_file, make_directory, write_text
+from fedllm_app.runs.overview import GRID_FILE, GRID_RUNS
 
 Value = bool | int | float | str
 Settings = Mapping[str, Sequence[Value]]
-
-GRID_FILE = "grid.json"
-"""In the directory of a comparison: the configuration that all its cells share."""
-
-RUNS = "runs"
-"""In the directory of a comparison: the run directories of its cells."""
 
 _LOCK_FILE = ".lock"
 _OF_A_CELL = ("run.directory", "run.resume")
@@ -111,7 +106,7 @@ def make_grid(
             "it out, or add the strategy that does to --strategies"
         )
     return [
-        Cell(line, seed, out / RUNS / _folder(line, seed), flat | {"run.seed": seed})
+        Cell(line, seed, out / GRID_RUNS / _folder(line, seed), flat | {"run.seed": seed})
         for seed in seeds
         for line, flat in lines.items()
     ]

@@ -83,6 +83,9 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
     evaluation = Evaluation(stage, contestants, settings, tell, AnswerProgress(console))
     prepared = [_prepared(name, evaluation, options) for name in dict.fromkeys(options.suites)]
     _check_only(options, prepared)
+    data_of = _data_of(contestants)
+    for warning in filter(None, (trained_on(suite, data_of) for suite in options.suites)):
+        tell(warning)
     began = time.monotonic()
     _ = stage.base
     tell(f"{base.name} loaded once, in {time.monotonic() - began:.1f} s; {len(contestants)} models")
@@ -91,9 +94,6 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
     several = len(prepared) > 1
     # Two suites may have the same name: files of different folders, or a file of the user's with a name of ours.
     names = file_names([each.suite.name.rstrip("/").rpartition("/")[2] for each in prepared])
-    for suite in options.suites:
-        if warning := trained_on(suite, _data_of(contestants)):
-            tell(warning)
     for name, each in zip(names, prepared, strict=True):
         results = evaluation.run_harness(*each.harness) if each.harness else evaluation.run(each.asked)
         directory = options.out / name if several else options.out
@@ -110,7 +110,7 @@ def evaluate(contestants: Sequence[Contestant], base: ModelValues, options: Opti
 def _data_of(contestants: Sequence[Contestant]) -> dict[str, str]:
     """By contestant, `data.name` of its run; none for the base, and for adapters from elsewhere."""
     runs = {one.name: run_of(one.source.adapter) for one in contestants if one.source and one.source.adapter}
-    return {name: str(read_run_config(run)["data.name"]) for name, run in runs.items() if run}
+    return {name: str(read_run_config(run).get("data.name", "")) for name, run in runs.items() if run}
 
 
 def _prepared(name: str, evaluation: Evaluation, options: Options) -> _Prepared:

@@ -7,7 +7,8 @@ from pathlib import Path
 from fedllm_app.config.app_files import PACKAGE
 from fedllm_app.config.parse import default_run_config, toml_text, toml_value
 
-_PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")
+PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")
+"""Keys that make no difference to what is computed."""
 
 
 def run_command(config: Mapping[str, object], app: Path | None = None, federation: str = "") -> str:
@@ -17,7 +18,7 @@ def run_command(config: Mapping[str, object], app: Path | None = None, federatio
     `--federation-config` that the run was given.
     """
     defaults = _defaults(app)
-    changed = {key: value for key, value in config.items() if key not in _PLACES and defaults.get(key) != value}
+    changed = {key: value for key, value in config.items() if key not in PLACES and defaults.get(key) != value}
     pairs = [shlex.quote(f"{key}={toml_value(value)}") for key, value in sorted(changed.items())]
     start = "fedllm run ." + (f" --federation-config {shlex.quote(federation)}" if federation else "")
     lines = [start + (" -c" if pairs else ""), *(f"    {pair}" for pair in pairs)]
@@ -26,7 +27,7 @@ def run_command(config: Mapping[str, object], app: Path | None = None, federatio
 
 def full_configuration(config: Mapping[str, object]) -> str:
     """Every value of a run, as a file that `-c` takes."""
-    return toml_text({key: value for key, value in sorted(config.items()) if key not in _PLACES})
+    return toml_text({key: value for key, value in sorted(config.items()) if key not in PLACES})
 
 
 def _defaults(app: Path | None) -> dict[str, bool | int | float | str]:

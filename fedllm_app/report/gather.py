@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedllm_app.errors import UserError
 from fedllm_app.paths import did_you_mean, expanded
-from fedllm_app.report.command import full_configuration, run_command
+from fedllm_app.report.command import PLACES, full_configuration, run_command
 from fedllm_app.report.demo import DEMO_FILE, Demo, demos_of
 from fedllm_app.report.evaluations import EvaluationTable, evaluations_of
 from fedllm_app.report.participants import Attendance, ClientRow, Refusal, attendance, client_rows, refusals
@@ -24,10 +24,7 @@ from fedllm_app.runs.measures import (
     training,
     trains_alone,
 )
-from fedllm_app.runs.overview import RunOverview, overview
-
-_PLACES = ("run.directory", "run.resume", "run.fetch", "run.fetch-checkpoints")  # no difference of what is computed
-_COMPARISON = "grid.json"  # in the directory of a comparison, beside the folder of its runs
+from fedllm_app.runs.overview import GRID_FILE, GRID_RUNS, RunOverview, overview
 
 
 class NoReport(UserError):
@@ -167,8 +164,8 @@ def runs_in(path: Path) -> list[Path]:
 
 def _inside(path: Path) -> list[Path]:
     """Where the runs of a comparison or a finished demo are; a folder of any runs is neither, and has none to offer."""
-    if (path / _COMPARISON).is_file():
-        return list((path / "runs").glob("*"))
+    if (path / GRID_FILE).is_file():
+        return list((path / GRID_RUNS).glob("*"))
     return list(path.glob("*")) if (path / DEMO_FILE).is_file() else []
 
 
@@ -230,7 +227,7 @@ def differences(configs: Sequence[Mapping[str, object]]) -> Iterable[tuple[str, 
     """The keys whose values differ, and each run's value; "-" where a run has no such key."""
     if len(configs) < 2:
         return
-    for key in sorted({key for config in configs for key in config} - {*_PLACES}):
+    for key in sorted({key for config in configs for key in config} - {*PLACES}):
         values = tuple(_shown(config[key]) if key in config else "-" for config in configs)
         if len(set(values)) > 1:
             yield key, values

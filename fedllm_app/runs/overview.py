@@ -19,6 +19,9 @@ from fedllm_app.runs.measures import headline_metric, metric_labels, trains_alon
 RUNNING, FINISHED, FAILED, ENDED, UNREADABLE = "running", "finished", "failed", "stopped", "unreadable"
 """The states of a run. `ENDED`: it was stopped or killed; it can be resumed if it has a checkpoint."""
 
+GRID_FILE, GRID_RUNS = "grid.json", "runs"
+"""In the directory of a comparison: the configuration that all its runs share, and the directories of these."""
+
 _LOCK = ".lock"
 _FIRST_EVENTS = (STARTED, RESUMED, "failed", "holds")
 _SILENT = "its processes ended without a word"

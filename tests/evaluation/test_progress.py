@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fedllm_app.evaluation import progress
 from fedllm_app.evaluation.answers import prompts_of
-from fedllm_app.evaluation.progress import AnswerProgress
+from fedllm_app.evaluation.progress import AnswerProgress, nothing
 from fedllm_app.evaluation.suite import Choose, Converse, Generate, Question, ScoreAnswer
 
 
@@ -44,7 +44,8 @@ def test_a_terminal_has_a_bar_with_both_numbers():
 
 def test_without_a_console_nothing_is_shown():
     with AnswerProgress().of("x", 10, 20) as done:
-        done(3)
+        assert done(3) is None
+    assert done is nothing
 
 
 @pytest.mark.parametrize(

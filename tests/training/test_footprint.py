@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from autograd_memory import kept_bytes
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fedllm_app.adapters.methods import AdapterValues, add_adapter, peft_config
@@ -59,21 +60,9 @@ def test_what_is_kept_is_what_autograd_keeps(skeleton, tiny_model):
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     base.requires_grad_(False)
     model = add_adapter(base, peft_config(ADAPTER)).train()
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = base.model(input_ids=torch.zeros(3, 16, dtype=torch.long), use_cache=False)
-    expected = sum(storage.nbytes() for storage in kept.values())
+    expected = kept_bytes(model, lambda: base.model(input_ids=torch.zeros(3, 16, dtype=torch.long), use_cache=False))
     assert expected > 3 * 16 * 32 * 4
     assert kept_for_backward(skeleton, 3, 16) == pytest.approx(expected, rel=0.15)
-    del output
 
 
 def test_activations_grow_with_rows_and_shrink_with_checkpointing(skeleton):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from autograd_memory import kept_bytes
 from torch import nn
 from transformers import LlamaConfig, Qwen3Config
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
@@ -71,21 +72,7 @@ def test_gradients_by_finite_differences():
 
 
 def kept(layer) -> int:
-    """Bytes that autograd keeps, every storage once, without weights."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
-    storages = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = layer(torch.randn(50, 24).bfloat16().requires_grad_())
-    total = sum(storage.nbytes() for storage in storages.values())
-    del out
-    return total
+    return kept_bytes(layer, lambda: layer(torch.randn(50, 24).bfloat16().requires_grad_()))
 
 
 def test_what_is_kept():

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from autograd_memory import kept_bytes
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear
 from torch import nn
@@ -75,21 +76,7 @@ def test_gradients_by_finite_differences():
 
 
 def kept(model) -> int:
-    """Bytes that autograd keeps, every storage once, without the parameters."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    storages = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = model(torch.randn(64, 12).bfloat16().requires_grad_())
-    total = sum(storage.nbytes() for storage in storages.values())
-    del out
-    return total
+    return kept_bytes(model, lambda: model(torch.randn(64, 12).bfloat16().requires_grad_()))
 
 
 def test_inputs_are_kept_once_in_the_dtype_of_the_base():
