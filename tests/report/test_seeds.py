@@ -3,9 +3,9 @@
 import pytest
 from run_material import write_run
 
-from fedllm_app.comparison.grid import GRID_FILE, RUNS
 from fedllm_app.report.gather import NoReport, gather
 from fedllm_app.report.seeds import summary_lines
+from fedllm_app.runs.overview import GRID_FILE, GRID_RUNS
 
 FULL = {0: 0.0, 1: 0.1}
 
@@ -17,7 +17,7 @@ def grid(tmp_path):
     for name, by_seed in {"local": {9: 0.5, 10: 0.3}, "fedavg": {9: 0.5, 10: 0.7}}.items():
         for seed, reached in by_seed.items():
             write_run(
-                out / RUNS / f"{name}-seed-{seed}", strategy__name=name, run__seed=seed, exact=FULL | {2: reached}
+                out / GRID_RUNS / f"{name}-seed-{seed}", strategy__name=name, run__seed=seed, exact=FULL | {2: reached}
             )
     (out / GRID_FILE).write_text("{}")
     (out / "answers").mkdir()
@@ -26,7 +26,7 @@ def grid(tmp_path):
 
 def test_the_directory_of_a_comparison_stands_for_its_runs(grid):
     """Seeds of one strategy in their order, clients alone last; a run that is named again is taken once."""
-    data = gather([grid, grid / RUNS / "fedavg-seed-9"], [])
+    data = gather([grid, grid / GRID_RUNS / "fedavg-seed-9"], [])
     assert [run.label for run in data.runs] == ["fedavg-seed-9", "fedavg-seed-10", "local-seed-9", "local-seed-10"]
 
 
