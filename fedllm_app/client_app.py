@@ -14,6 +14,7 @@ from flwr.supercore import log
 
 from fedllm_app.client import progress
 from fedllm_app.client.disclosure import public_error, write_site_log
+from fedllm_app.client.forked import fork_server, let_fork
 from fedllm_app.client.offline import downloads
 from fedllm_app.client.policy import is_simulated, site_policy
 from fedllm_app.client.simulation_workers import restart_dead_workers
@@ -60,16 +61,21 @@ def _answering(handle: _Handler) -> _Handler:
 
 
 def _in_the_worker(handle: _Handler) -> _Handler:
-    """Let the site's worker answer, which has everything loaded; this process does where there is none."""
+    """Let another process answer that has everything loaded; this one does where there is none.
+
+    That is the worker of a site, and in a simulation a client of the fork server.
+    """
 
     @functools.wraps(handle)
     def answer(message: Message, context: Context) -> Message:
-        socket = worker_socket(context.node_config)
-        if socket is not None:
-            try:
-                return hand_over(socket, message, context, identity())
-            except WorkerUnavailable as reason:
-                log(WARNING, "%s; this process does the work itself", reason)
+        site, simulation = worker_socket(context.node_config), fork_server(context.node_config)
+        try:
+            if site is not None:
+                return hand_over(site, message, context, identity())
+            if simulation is not None:
+                return let_fork(simulation, message, context, identity())
+        except WorkerUnavailable as reason:
+            log(WARNING, "%s; this process does the work itself", reason)
         return handle(message, context)
 
     return answer

@@ -84,7 +84,7 @@ class Worker:
             link.send({"state": "welcome", "pid": os.getpid()})
             message, context = unpack_request(link.receive(MOST_BYTES)[1])
             context.node_config.pop(NODE_KEY, None)  # here the work is done
-            with _logging_to(link), stop_when(lambda: _unwanted(link)):
+            with logging_to(link), stop_when(lambda: _unwanted(link)):
                 reply = self.app(message, context)
             link.send(*pack_reply(reply))
         except LinkBroken as error:
@@ -148,7 +148,7 @@ class _ToLink(logging.Handler):
 
 
 @contextmanager
-def _logging_to(link: Link) -> Iterator[None]:
+def logging_to(link: Link) -> Iterator[None]:
     """Within this block the app's log lines go to the process that handed the message over, and nowhere else."""
     handler = _ToLink(link)
     loggers = [FLOWER_LOGGER, logging.getLogger("fedllm_app")]

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from fedllm_app.commands.complete_app import complete_app
+from fedllm_app.commands.fork_server import fork_server_environment
 from fedllm_app.commands.reaper import reaper_command
 from fedllm_app.errors import UserError
 from fedllm_app.paths import make_directory, opener
@@ -23,6 +24,7 @@ _START_TIMEOUT = 60.0  # seconds
 _STOP_TIMEOUT = 20.0
 _LOOK_AGAIN = 1.0  # seconds between looks for a process
 _LAST_EVENTS = 6.0  # seconds in which the last events of a process that is gone are read
+PORT_VARIABLE = "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"
 _SIMULATION = "flwr-simulation"  # Flower's process that runs server and clients of a simulation
 
 
@@ -43,6 +45,11 @@ class LocalSuperLink:
         The run whose journal is told if it is interrupted.
     ray : str
         The Ray cluster, host:port, that its simulation joins; "": none, whatever else runs on this machine.
+
+    Attributes
+    ----------
+    environment : dict[str, str]
+        In which `flwr` commands find this SuperLink, and its simulation the fork server of this command.
     """
 
     def __init__(self, log_file: Path, run_directory: Path | None = None, ray: str = "") -> None:
@@ -50,16 +57,12 @@ class LocalSuperLink:
         self.run_directory = run_directory
         self.ray = ray
         self.port = free_port()
+        # Without an address Ray would join whatever cluster was started last on this machine.
+        own = flower_environment() | {"RAY_ADDRESS": ray or "local", PORT_VARIABLE: str(self.port)}
+        self.environment = own if ray else fork_server_environment(own)
         self._directory = tempfile.TemporaryDirectory(prefix="fedllm-superlink-")
         self._process: subprocess.Popen | None = None
         self._seen = 0.0  # when its simulation was last seen to be there
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment in which `flwr` commands find this SuperLink."""
-        # Without an address Ray would join whatever cluster was started last on this machine.
-        ray = {"RAY_ADDRESS": self.ray or "local"}
-        return flower_environment() | ray | {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port)}
 
     def __enter__(self) -> "LocalSuperLink":
         command = [flower_command("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]

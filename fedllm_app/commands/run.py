@@ -23,6 +23,7 @@ from fedllm_app.commands.flower import (
     submit_run,
 )
 from fedllm_app.commands.follow import FileEvents, Outcome, end_of, exit_status, follow, say_end
+from fedllm_app.commands.fork_server import fork_server_environment
 from fedllm_app.commands.new_directory import check_home, new_directory
 from fedllm_app.commands.options import add_app_parser, run_config, warn_of_unread
 from fedllm_app.commands.placement import Machine, at_a_time, gives_no_gpu, place, place_on, this_machine
@@ -132,6 +133,8 @@ def run_to_end(
     """
     config = parse_run_config(flat)
     local = is_local(connection)
+    if local and not cluster:
+        fork_server_environment(flower_environment())  # it imports while all else is checked and started
     directory = prepare(config, local, federation_config, cluster)
     if cluster:
         cluster.tell(console)

@@ -1,0 +1,197 @@
+"""The process that a simulation's clients are forked from: it has imported torch, transformers, PEFT and TRL already.
+
+`fedllm run` starts it first, so that it imports while Flower and Ray start, once instead of once a client
+(`commands/fork_server.py`). A worker of Ray connects (`client/forked.py`) and gets a process of its own, which has the
+worker's environment, directory, paths and output, and answers its messages one after the other. It ends when the worker
+ends, and with the command, whose end closes the standard input of all these processes.
+
+The fork server itself computes nothing and starts no thread, so a fork is safe.
+"""
+
+import argparse
+import ctypes
+import gc
+import importlib
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+
+from flwr.app import Context, Message
+
+from fedllm_app.client.forked import FORK_SERVER
+from fedllm_app.client.stopping import stop_when
+from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, check_peer
+from fedllm_app.client.worker_messages import pack_reply, unpack_request
+from fedllm_app.client.worker_process import logging_to
+
+App = Callable[[Message, Context], Message]
+
+IMPORTED = ("fedllm_app.client.build", "fedllm_app.training.sft", "transformers.models.auto.modeling_auto")
+"""Every client needs these, and what they import in turn."""
+
+_READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH_", "PYTORCH_", "BNB_", "GOMP_", "KMP_", "THP_")
+_SAID_WITHIN = 10.0  # seconds in which a process that connects must say what it wants
+_LOOK_EVERY = 1.0  # seconds between looks for children that ended
+_TOLD_WITHIN = 2.0  # for a child that closed its connection to be gone
+_SET_NAME = 15  # PR_SET_NAME
+
+
+def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that libraries read once, when they are imported: a fork keeps what they were then."""
+    return {name: value for name, value in sorted(environment.items()) if name.startswith(_READ_AT_IMPORT)}
+
+
+class ForkServer:
+    """Takes connections from a listening socket and forks a client for each.
+
+    Parameters
+    ----------
+    listener : socket.socket
+        Listens already.
+    app : App
+        The ClientApp that clients run.
+    identity : Mapping[str, object]
+        Of the code that is loaded here: only processes of the same are served.
+    """
+
+    def __init__(self, listener: socket.socket, app: App, identity: Mapping[str, object]) -> None:
+        self.listener, self.app, self.identity = listener, app, identity
+        self.environment = read_at_import(os.environ)
+        self._ended: dict[int, int] = {}  # exit status by process
+
+    def run(self) -> None:
+        """Serve until the standard input is closed."""
+        stdin = sys.stdin.fileno()
+        while True:
+            ready, _, _ = select.select([self.listener, stdin], [], [], _LOOK_EVERY)
+            self._reap()
+            if stdin in ready:
+                return
+            if ready:
+                self._meet(self.listener.accept()[0])
+
+    def _meet(self, connection: socket.socket) -> None:
+        with Link(connection, _SAID_WITHIN) as link:
+            try:
+                check_peer(connection)
+                said, _ = link.receive()
+                if "ended" in said:
+                    link.send({"state": "told", "how": self._how_it_ended(int(said["ended"]))})
+                else:
+                    self._take(link, said, link.receive_descriptors(2))
+            except (LinkBroken, LinkRefused, KeyError, ValueError) as error:
+                print(f"fork server: a connection was refused: {error}", file=sys.stderr, flush=True)
+
+    def _misfit(self, said: Mapping[str, object]) -> str:
+        """Why a process that greets so is not served; "" if it is."""
+        if said.get("protocol") != PROTOCOL:
+            return "it speaks another protocol"
+        if said.get("identity") != self.identity:
+            return "it runs other code of the app, or other versions of its libraries"
+        theirs = read_at_import(said["environment"])
+        differing = sorted({name for name, _ in theirs.items() ^ self.environment.items()})
+        return f"its environment differs in {', '.join(differing)}" if differing else ""
+
+    def _take(self, link: Link, said: Mapping[str, object], output: list[int]) -> None:
+        try:
+            if reason := self._misfit(said):
+                link.send({"state": "refused", "reason": reason})
+            elif not os.fork():
+                self._as_client(link, said, output)
+        finally:
+            for descriptor in output:
+                os.close(descriptor)
+
+    def _as_client(self, link: Link, said: Mapping[str, object], output: list[int]) -> None:
+        """What the new process does until its end."""
+        status = 1
+        try:
+            self.listener.close()
+            _become(said, output)
+            _serve(link, self.app)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:  # never back into the server's loop
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                child, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not child:
+                return
+            self._ended[child] = os.waitstatus_to_exitcode(status)
+
+    def _how_it_ended(self, child: int) -> str:
+        if child not in self._ended:
+            select.select([], [], [], _TOLD_WITHIN)
+            self._reap()
+        status = self._ended.get(child)
+        if status is None:
+            return "went away"
+        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _become(said: Mapping[str, object], output: list[int]) -> None:
+    """Take over what the process that asked has: output, environment, directory, paths of modules."""
+    for number, descriptor in enumerate(output, start=1):
+        os.dup2(descriptor, number)
+    os.environ.clear()
+    os.environ.update(said["environment"])
+    os.environ.pop(FORK_SERVER, None)  # here the work is done
+    os.chdir(said["directory"])
+    sys.path[:] = said["path"]
+    random.seed()  # not the same in every client
+    gc.enable()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_NAME, b"fedllm-client", 0, 0, 0)
+    threading.Thread(target=_end_with_command, daemon=True).start()
+
+
+def _serve(link: Link, app: App) -> None:
+    """Answer messages until the process that sends them has ended."""
+    link.send({"state": "welcome", "pid": os.getpid()})
+    link.wait(None)
+    try:
+        while True:
+            message, context = unpack_request(link.receive(MOST_BYTES)[1])
+            with logging_to(link), stop_when(lambda: "the worker of Ray has ended" if link.gone() else ""):
+                reply = app(message, context)
+            link.send(*pack_reply(reply))
+    except LinkBroken:
+        return
+
+
+def _end_with_command() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing is written there
+    os._exit(0)
+
+
+def main() -> None:
+    """Import what clients need, and serve on an inherited socket."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--socket-descriptor", type=int, required=True)
+    parser.add_argument("--app", required=True, help="module of the ClientApp `app` and its `identity()`")
+    parsed = parser.parse_args()
+    gc.disable()  # nothing of an import becomes garbage, and the collector would take a seventh of the time
+    module = importlib.import_module(parsed.app)
+    identity = module.identity()  # of the code that is loaded now
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()  # a collection in a client would copy every page that is shared with this process
+    ForkServer(socket.socket(fileno=parsed.socket_descriptor), module.app, identity).run()
+
+
+if __name__ == "__main__":
+    main()
