@@ -14,10 +14,9 @@ from flwr.supercore import log
 
 from fedllm_app.client import progress
 from fedllm_app.client.disclosure import public_error, write_site_log
-from fedllm_app.client.forked import fork_server, let_fork
 from fedllm_app.client.offline import downloads
 from fedllm_app.client.policy import is_simulated, site_policy
-from fedllm_app.client.simulation_workers import restart_dead_workers
+from fedllm_app.client.simulation_workers import prepare_simulation
 from fedllm_app.client.site import site_items
 from fedllm_app.client.stopping import check_stop, stop_when, time_is_over
 from fedllm_app.client.worker_handover import WorkerUnavailable, hand_over, worker_socket
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 # Flower loads this module in a process that never trains, so what loads torch is imported where it is used.
 
-restart_dead_workers()
 app = ClientApp()
 
 _Handler = Callable[[Message, Context], Message]
@@ -41,6 +39,9 @@ _LOG_EVERY = 5.0  # seconds between log lines of one round; the progress file ge
 def identity() -> dict[str, str | list[str]]:
     """Which code this process runs: a site's worker answers for a process of the same code only."""
     return {"code": code_hash(), "versions": package_versions()}
+
+
+prepare_simulation(identity)
 
 
 def _answering(handle: _Handler) -> _Handler:
@@ -61,21 +62,16 @@ def _answering(handle: _Handler) -> _Handler:
 
 
 def _in_the_worker(handle: _Handler) -> _Handler:
-    """Let another process answer that has everything loaded; this one does where there is none.
-
-    That is the worker of a site, and in a simulation a client of the fork server.
-    """
+    """Let the site's worker answer, which has everything loaded; this process does where there is none."""
 
     @functools.wraps(handle)
     def answer(message: Message, context: Context) -> Message:
-        site, simulation = worker_socket(context.node_config), fork_server(context.node_config)
-        try:
-            if site is not None:
-                return hand_over(site, message, context, identity())
-            if simulation is not None:
-                return let_fork(simulation, message, context, identity())
-        except WorkerUnavailable as reason:
-            log(WARNING, "%s; this process does the work itself", reason)
+        socket = worker_socket(context.node_config)
+        if socket is not None:
+            try:
+                return hand_over(socket, message, context, identity())
+            except WorkerUnavailable as reason:
+                log(WARNING, "%s; this process does the work itself", reason)
         return handle(message, context)
 
     return answer

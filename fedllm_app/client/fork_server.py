@@ -1,9 +1,9 @@
 """The process that a simulation's clients are forked from: it has imported torch, transformers, PEFT and TRL already.
 
-`fedllm run` starts it first, so that it imports while Flower and Ray start, once instead of once a client
-(`commands/fork_server.py`). A worker of Ray connects (`client/forked.py`) and gets a process of its own, which has the
-worker's environment, directory, paths and output, and answers its messages one after the other. It ends when the worker
-ends, and with the command, whose end closes the standard input of all these processes.
+`fedllm run` starts it first, so that it imports while Flower starts, once instead of once a client
+(`commands/fork_server.py`). The process of the simulation connects (`client/forked.py`) and gets a client: a process
+with its environment, directory and paths of modules, which answers one message after the other. A client ends when its
+connection does, and with the command, whose end closes the standard input of all these processes.
 
 The fork server itself computes nothing and starts no thread, so a fork is safe.
 """
@@ -15,20 +15,22 @@ import importlib
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from flwr.app import Context, Message
 
-from fedllm_app.client.forked import FORK_SERVER
 from fedllm_app.client.stopping import stop_when
 from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, check_peer
 from fedllm_app.client.worker_messages import pack_reply, unpack_request
 from fedllm_app.client.worker_process import logging_to
+from fedllm_app.paths import opener
 
 App = Callable[[Message, Context], Message]
 
@@ -81,11 +83,13 @@ class ForkServer:
             try:
                 check_peer(connection)
                 said, _ = link.receive()
-                if "ended" in said:
-                    link.send({"state": "told", "how": self._how_it_ended(int(said["ended"]))})
+                if said["want"] == "end":
+                    link.send({"how": self._how_it_ended(int(said["client"]))})
+                elif said["want"] == "fit":
+                    link.send({"misfit": self._misfit(said)})
                 else:
-                    self._take(link, said, link.receive_descriptors(2))
-            except (LinkBroken, LinkRefused, KeyError, ValueError) as error:
+                    self._fork(link, said)
+            except (LinkBroken, LinkRefused) as error:
                 print(f"fork server: a connection was refused: {error}", file=sys.stderr, flush=True)
 
     def _misfit(self, said: Mapping[str, object]) -> str:
@@ -98,22 +102,14 @@ class ForkServer:
         differing = sorted({name for name, _ in theirs.items() ^ self.environment.items()})
         return f"its environment differs in {', '.join(differing)}" if differing else ""
 
-    def _take(self, link: Link, said: Mapping[str, object], output: list[int]) -> None:
-        try:
-            if reason := self._misfit(said):
-                link.send({"state": "refused", "reason": reason})
-            elif not os.fork():
-                self._as_client(link, said, output)
-        finally:
-            for descriptor in output:
-                os.close(descriptor)
-
-    def _as_client(self, link: Link, said: Mapping[str, object], output: list[int]) -> None:
-        """What the new process does until its end."""
+    def _fork(self, link: Link, said: Mapping[str, object]) -> None:
+        """What the new process does until its end; this one goes on."""
+        if os.fork():
+            return
         status = 1
         try:
             self.listener.close()
-            _become(said, output)
+            _become(said)
             _serve(link, self.app)
             status = 0
         except BaseException:
@@ -143,13 +139,13 @@ class ForkServer:
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-def _become(said: Mapping[str, object], output: list[int]) -> None:
-    """Take over what the process that asked has: output, environment, directory, paths of modules."""
-    for number, descriptor in enumerate(output, start=1):
-        os.dup2(descriptor, number)
+def _become(said: Mapping[str, object]) -> None:
+    """Take over what the process that asked has, and write to the file that it names."""
+    with open(said["output"], "ab", opener=opener) as output:
+        for number in (1, 2):
+            os.dup2(output.fileno(), number)
     os.environ.clear()
     os.environ.update(said["environment"])
-    os.environ.pop(FORK_SERVER, None)  # here the work is done
     os.chdir(said["directory"])
     sys.path[:] = said["path"]
     random.seed()  # not the same in every client
@@ -161,12 +157,12 @@ def _become(said: Mapping[str, object], output: list[int]) -> None:
 
 def _serve(link: Link, app: App) -> None:
     """Answer messages until the process that sends them has ended."""
-    link.send({"state": "welcome", "pid": os.getpid()})
+    link.send({"client": os.getpid()})
     link.wait(None)
     try:
         while True:
             message, context = unpack_request(link.receive(MOST_BYTES)[1])
-            with logging_to(link), stop_when(lambda: "the worker of Ray has ended" if link.gone() else ""):
+            with logging_to(link), stop_when(lambda: "the simulation has ended" if link.gone() else ""):
                 reply = app(message, context)
             link.send(*pack_reply(reply))
     except LinkBroken:
@@ -183,14 +179,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--socket-descriptor", type=int, required=True)
     parser.add_argument("--app", required=True, help="module of the ClientApp `app` and its `identity()`")
+    parser.add_argument("--imports", nargs="*", default=IMPORTED, help="modules that clients need")
+    parser.add_argument("--remove", type=Path, required=True, help="directory of the socket, removed at the end")
     parsed = parser.parse_args()
     gc.disable()  # nothing of an import becomes garbage, and the collector would take a seventh of the time
     module = importlib.import_module(parsed.app)
     identity = module.identity()  # of the code that is loaded now
-    for name in IMPORTED:
+    for name in parsed.imports:
         importlib.import_module(name)
     gc.freeze()  # a collection in a client would copy every page that is shared with this process
-    ForkServer(socket.socket(fileno=parsed.socket_descriptor), module.app, identity).run()
+    try:
+        ForkServer(socket.socket(fileno=parsed.socket_descriptor), module.app, identity).run()
+    finally:
+        shutil.rmtree(parsed.remove, ignore_errors=True)
 
 
 if __name__ == "__main__":

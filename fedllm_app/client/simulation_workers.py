@@ -1,10 +1,16 @@
-"""Simulations: a worker process that died is started anew, and one on another machine finds what it needs."""
+"""Who serves the clients of a simulation: the fork server, or Ray's workers, which it starts anew when they die."""
 
 import importlib
 import os
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
+from logging import WARNING
+from pathlib import Path
 
+from flwr.supercore import log
+
+from fedllm_app.client.forked import FORK_SERVER, misfit
 from fedllm_app.paths import home
 
 _SIMULATION = "flwr.server.superlink.fleet.vce.vce_api"  # imported where a simulation runs
@@ -28,16 +34,43 @@ def worker_environment(always: bool = False) -> dict[str, str]:
     return {name: os.environ[name] for name in _TAKEN_ALONG if name in os.environ} | {"FEDLLM_HOME": str(home())}
 
 
-def restart_dead_workers() -> None:
+def prepare_simulation(identity: Callable[[], Mapping[str, object]]) -> None:
+    """In the process of a simulation, before Flower chooses its backend: it loads the ClientApp first.
+
+    Elsewhere nothing happens.
+
+    Parameters
+    ----------
+    identity : Callable[[], Mapping[str, object]]
+        Says which code runs here.
+    """
+    if _SIMULATION not in sys.modules:
+        return
+    server = os.environ.get(FORK_SERVER)
+    if server:
+        reason = misfit(Path(server), identity())
+        if not reason:
+            return _take_forked_clients(Path(server))
+        log(WARNING, "the fork server does not serve this simulation (%s); Ray starts its clients", reason)
+    _restart_dead_workers()
+
+
+def _take_forked_clients(server: Path) -> None:
+    """Put our backend where Flower imports Ray's, which is never loaded then."""
+    from fedllm_app.client.forked_backend import ForkedBackend
+
+    module = types.ModuleType(_BACKEND)
+    module.RayBackend = lambda config: ForkedBackend(config, server)
+    sys.modules[_BACKEND] = module
+
+
+def _restart_dead_workers() -> None:
     """Let Ray start the workers of Flower's simulations anew when they die, for example of running out of memory.
 
     Flower puts a worker that died back into its pool. There it answers every message with an error at once, faster than
     the living ones, so that most clients would not train any more. Ray restarts a worker if it is told to when it first
-    starts, for which Flower has no option. So the class that Flower starts is replaced, before it starts any: it loads
-    the ClientApp first. Outside of simulations nothing happens.
+    starts, for which Flower has no option. So the class that Flower starts is replaced, before it starts any.
     """
-    if _SIMULATION not in sys.modules:
-        return
     import ray
     from flwr.simulation.ray_transport.ray_actor import VirtualClientEngineActor
 

@@ -26,7 +26,6 @@ MOST_PARTS = 10_000
 
 _HEAD = struct.Struct("!4sQ")  # what comes, and its length in bytes
 _TEXT, _PART = b"FLWT", b"FLWP"
-_FILES = b"F"  # a byte, because open files cannot be sent without one
 _CREDENTIALS = struct.Struct("iII")  # process, user, group
 _LONGEST_PATH = 107  # of the address of a Unix socket
 _AT_ONCE = 2**20  # bytes that are read at one time
@@ -106,26 +105,6 @@ class Link:
         if any(length < 0 for length in lengths) or sum(lengths) > most:
             raise LinkBroken(f"a frame of the worker's socket announces {sum(lengths)} bytes, {most} is the most here")
         return said, [self._frame(_PART, length, exactly=True) for length in lengths]
-
-    def send_descriptors(self, descriptors: Sequence[int]) -> None:
-        """Give open files to the other end. LinkBroken if it does not take them."""
-        try:
-            with self._sending:
-                socket.send_fds(self._connection, [_FILES], descriptors)
-        except OSError as error:
-            raise LinkBroken(f"the other end of the worker's socket has gone ({error})") from error
-
-    def receive_descriptors(self, number: int) -> list[int]:
-        """The files that the other end gives. LinkBroken if it gives others, or none."""
-        try:
-            said, descriptors, _, _ = socket.recv_fds(self._connection, len(_FILES), number)
-        except OSError as error:
-            raise LinkBroken(f"the other end of the worker's socket has gone ({error})") from error
-        if said != _FILES or len(descriptors) != number:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise LinkBroken(f"the other end of the worker's socket gave {len(descriptors)} files, not {number}")
-        return descriptors
 
     def gone(self) -> bool:
         """Whether the other end has closed the connection; it sends nothing while it waits for an answer."""

@@ -5,6 +5,7 @@ nothing is unpickled, and the 2 GiB of a protocol buffer are no limit of an adap
 """
 
 from collections.abc import Iterator
+from copy import copy
 from itertools import repeat
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
@@ -68,8 +69,11 @@ def unpack_reply(said: dict, parts: list[bytes], request: Message) -> Message:
 
 
 def _with_content(message: Message, content: RecordDict) -> Message:
-    """The message with other content, beside the one that is given."""
-    return Message(metadata=message.metadata, content=content)
+    """The message with other content, beside the one that is given.
+
+    Flower notes in the metadata that a message was delivered, and a new message with the same object would undo that.
+    """
+    return Message(metadata=copy(message.metadata), content=content)
 
 
 def _data(content: RecordDict) -> list[bytes]:

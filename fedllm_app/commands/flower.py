@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from fedllm_app.client.forked import CLIENT_OUTPUT
 from fedllm_app.commands.complete_app import complete_app
 from fedllm_app.commands.fork_server import fork_server_environment
 from fedllm_app.commands.reaper import reaper_command
@@ -49,7 +50,7 @@ class LocalSuperLink:
     Attributes
     ----------
     environment : dict[str, str]
-        In which `flwr` commands find this SuperLink, and its simulation the fork server of this command.
+        In which `flwr` commands find this SuperLink, and, within the block, its simulation the fork server.
     """
 
     def __init__(self, log_file: Path, run_directory: Path | None = None, ray: str = "") -> None:
@@ -58,13 +59,18 @@ class LocalSuperLink:
         self.ray = ray
         self.port = free_port()
         # Without an address Ray would join whatever cluster was started last on this machine.
-        own = flower_environment() | {"RAY_ADDRESS": ray or "local", PORT_VARIABLE: str(self.port)}
-        self.environment = own if ray else fork_server_environment(own)
+        self.environment = flower_environment() | {
+            "RAY_ADDRESS": ray or "local",
+            PORT_VARIABLE: str(self.port),
+            CLIENT_OUTPUT: os.path.abspath(log_file),
+        }
         self._directory = tempfile.TemporaryDirectory(prefix="fedllm-superlink-")
         self._process: subprocess.Popen | None = None
         self._seen = 0.0  # when its simulation was last seen to be there
 
     def __enter__(self) -> "LocalSuperLink":
+        if not self.ray:
+            self.environment = fork_server_environment(self.environment)
         command = [flower_command("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--control-api-address", f"127.0.0.1:{free_port()}"]

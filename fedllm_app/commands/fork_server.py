@@ -28,11 +28,12 @@ class RunningForkServer:
             descriptor = listener.fileno()
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fedllm_app.client.fork_server"]
-                + ["--app", APP, "--socket-descriptor", str(descriptor)],
-                env=environment,
+                + ["--app", APP, "--socket-descriptor", str(descriptor), "--remove", str(self._directory)],
+                env=environment | {"OPENBLAS_NUM_THREADS": "1"},  # no thread of NumPy's when clients are forked
                 cwd=self._directory,
                 stdin=subprocess.PIPE,  # closed when this process ends, which ends the other and all its clients
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what libraries say when they are imported; an error is met again by Ray
                 pass_fds=[descriptor],
                 start_new_session=True,  # an interrupt of the terminal is for this process alone
             )
@@ -45,7 +46,7 @@ class RunningForkServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self._directory, ignore_errors=True)  # where it was killed
 
     @property
     def lives(self) -> bool:
