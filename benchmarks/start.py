@@ -34,6 +34,7 @@ EVENTS = {
     "connecting": "the server has waited for Ray",
     "describing": "the first adapter is drawn",
     "ready": "the clients have said what they hold",
+    "finished": "the run is over",
 }
 OVERRIDES = (
     "model.name=smollm2-135m-instruct model.dtype=bfloat16 data.template=alpaca lora.target-modules=q_proj,v_proj "

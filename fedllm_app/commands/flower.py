@@ -94,13 +94,17 @@ class LocalSuperLink:
 
     def __exit__(self, *_exception: object) -> None:
         if self._process is not None:
-            self._process.stdin.close()  # its reaper ends all of it
+            self.close()
             try:
                 self._process.wait(timeout=2 * _STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 end_process_tree(self._process.pid)
                 self._process.wait()
         self._directory.cleanup()
+
+    def close(self) -> None:
+        """Let it end, with all that it started; leaving the block waits for that."""
+        self._process.stdin.close()  # its reaper ends all of it
 
     def ended(self) -> str:
         """Why nothing more can come from the run, though nobody here ended it; "" as long as something can."""

@@ -4,7 +4,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -138,29 +138,49 @@ def run_to_end(
     directory = prepare(config, local, federation_config, cluster)
     if cluster:
         cluster.tell(console)
-    with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+    with tempfile.TemporaryDirectory() as scratch:
         overrides = Path(scratch) / "run.toml"
         overrides.write_text(toml_text(flat), encoding="utf-8")
-        options = ["--run-config", str(overrides)]
         if local:
             keep_federation(directory.path, federation_config, bool(config.run.resume))
-            machines = cluster.machines if cluster else [this_machine()]
-            if federation_config and (warning := gives_no_gpu(federation_config, machines)):
-                console.print(warning, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
-            federation_config = federation_config or default_federation(config, flat, console, machines)
+            federation_config = _federation_here(federation_config, config, flat, console, cluster)
+        options = ["--run-config", str(overrides)]
         options += ["--federation-config", federation_config] if federation_config else []
         options += ["--federation", federation] if federation else []
         if local:
-            where = cluster.address if cluster else ""
-            superlink = stack.enter_context(LocalSuperLink(_log_file(directory), directory.path, where))
-            run_id = submit_run(app, connection, options, superlink.environment)
-            outcome = _follow_local(run_id, directory, config, console, superlink)
-        else:
-            run_id = submit_run(app, connection, options, flower_environment())
-            return follow_connection(run_id, connection, directory, watch_of(config, console))
-    say_end(outcome, console, lambda: end_of(_log_file(directory)), here=True)
-    draw_figure(directory.path, console)
+            return _run_here(app, connection, options, directory, config, console, cluster.address if cluster else "")
+        run_id = submit_run(app, connection, options, flower_environment())
+        return follow_connection(run_id, connection, directory, watch_of(config, console))
+
+
+def _federation_here(given: str | None, config: Config, flat: dict, console: Console, cluster: Cluster | None) -> str:
+    """What the nodes of a simulation have: as the user says, or as the machines allow."""
+    machines = cluster.machines if cluster else [this_machine()]
+    if given and (warning := gives_no_gpu(given, machines)):
+        console.print(warning, style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+    return given or default_federation(config, flat, console, machines)
+
+
+def _run_here(
+    app: Path,
+    connection: str | None,
+    options: Sequence[str],
+    directory: RunDirectory,
+    config: Config,
+    console: Console,
+    ray: str,
+) -> Outcome:
+    """A simulation, with a SuperLink of its own."""
+    with LocalSuperLink(_log_file(directory), directory.path, ray) as superlink:
+        run_id = submit_run(app, connection, options, superlink.environment)
+        outcome = _follow_local(run_id, directory, config, console, superlink)
+        if outcome:
+            superlink.close()  # that takes seconds, in which the figure is drawn
+            say_end(outcome, console, lambda: "", here=True)
+            draw_figure(directory.path, console)
+    if not outcome:  # the log's last lines are there now
+        say_end(outcome, console, lambda: end_of(_log_file(directory)), here=True)
+        draw_figure(directory.path, console)
     return outcome
 
 

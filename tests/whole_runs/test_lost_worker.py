@@ -1,4 +1,4 @@
-"""End to end in a simulation: a Ray worker is killed in the middle of a round."""
+"""End to end in a simulation: the process of a client is killed in the middle of a round."""
 
 import threading
 import time
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.slow
 
 
 def training_workers() -> list[psutil.Process]:
-    """Ray's workers that serve a client just now: Ray names them after what they do."""
+    """Processes that serve a client: Ray names its workers after what they do just now."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if "ClientAppActor.run" in " ".join(process.cmdline()):
+            if process.name() == "fedllm-client" or "ClientAppActor.run" in " ".join(process.cmdline()):
                 found.append(process)
         except psutil.Error:
             continue
@@ -38,11 +38,23 @@ def kill_one_in_round_1(directory, killed: list[float]) -> None:
                 killed.append(time.time())
 
 
-def test_a_killed_worker_costs_a_round_and_is_started_anew(run_config, flower_home, tmp_path, console):
+@pytest.mark.parametrize(
+    ("ray", "said"),
+    [
+        (False, "the process that served it was killed by SIGKILL while it worked on the message"),
+        (True, "the worker process of the simulation that served it died"),
+    ],
+    ids=["forked", "ray"],
+)
+def test_a_killed_worker_costs_a_round_and_is_started_anew(
+    ray, said, run_config, flower_home, tmp_path, console, monkeypatch
+):
     """One of two workers dies in round 1: its client is refused with the reason, in round 2 all four train.
 
-    A message that reaches the worker while it starts is refused as well.
+    A message that reaches a worker while Ray starts it anew is refused as well.
     """
+    if ray:
+        monkeypatch.setenv("FEDLLM_FORK_SERVER", "")
     directory, killed = tmp_path / "run", []
     flat = run_config | {"run.directory": str(directory), "train.local-steps": 60, "evaluate.every": 0}
     killer = threading.Thread(target=kill_one_in_round_1, args=(directory, killed), daemon=True)
@@ -56,7 +68,7 @@ def test_a_killed_worker_costs_a_round_and_is_started_anew(run_config, flower_ho
     assert 1 <= len(refused) <= 2
     for event in refused:
         assert event["round"] == 1
-        assert "the worker process of the simulation that served it died" in event["reason"]
+        assert said in event["reason"]
     lost = {event["client"] for event in refused}
     rounds = [event["clients"] for event in journal if event["event"] == "round"]
     assert rounds == [[client for client in range(4) if client not in lost], [0, 1, 2, 3]]

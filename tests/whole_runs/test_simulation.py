@@ -67,8 +67,9 @@ def test_a_failed_run_says_so(run_config, tmp_path, console):
     assert "train.max-length" in text
 
 
-def test_plain_flwr_run(run_config, tmp_path):
-    """`flwr run .` with Flower's default federation of two nodes does the same run by itself."""
+def test_plain_flwr_run(run_config, tmp_path, monkeypatch):
+    """`flwr run .` with Flower's default federation of two nodes, and Ray, does the same run by itself."""
+    monkeypatch.setenv("FEDLLM_FORK_SERVER", "")
     directory = tmp_path / "plain"
     overrides = tmp_path / "run.toml"
     flat = run_config | {"run.directory": str(directory), "train.rounds": 1}
