@@ -5,7 +5,7 @@
 
 A random model of 37,792 parameters, four rows a client from a file, one local step, two rounds, no evaluation: what is
 seen is the house, not the training. One JSON line a run: seconds until the first round, of each round, and of the whole
-process; peak memory (MB, shared pages counted once for each process) by kind of process; files and MB of the run and of
+process; peak memory (MB; a page that several processes share counts as a part for each) by kind of process; files and MB of the run and of
 the clients' state.
 """
 
@@ -25,8 +25,10 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 ROWS = 4  # of a client
-KINDS = {  # in this order, by a part of the command line
+KINDS = {  # in this order, by a part of the name or the command line
+    "fedllm-client": "workers",
     "ray::": "workers",
+    "fork_server": "fork server",
     "raylet": "ray",
     "gcs_server": "ray",
     "dashboard": "ray",
@@ -134,9 +136,9 @@ class Watch:
                 try:
                     if self._home not in process.environ().get("FEDLLM_HOME", ""):
                         continue
-                    command = " ".join(process.cmdline())
+                    command = " ".join([process.name(), *process.cmdline()])
                     kind = next((kind for part, kind in KINDS.items() if part in command), "others")
-                    sizes[kind] += process.memory_info().rss
+                    sizes[kind] += process.memory_full_info().pss
                 except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                     continue
             sizes["all"] = sum(sizes.values())

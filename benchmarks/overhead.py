@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 
 from fedllm_app.adapters.methods import AdapterValues
+from fedllm_app.client.progress import STEPS_FILE
 from fedllm_app.models.base import ModelValues
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,11 +58,10 @@ def compare_sft(data: Path, dtype: str) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "run"
         began = time.perf_counter()
-        federated(data, dtype, directory)
+        first_step = federated(data, dtype, directory)
         whole = time.perf_counter() - began
         journal = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
         result = json.loads((directory / "result.json").read_text())
-        first_step = (directory / "first-step").read_text()
     (trl,), two = side_by_side(data, dtype, 1), side_by_side(data, dtype, 2)
     apart = max(part["seconds"] for part in two)
     rounds = sum(event["seconds"] for event in journal if event["event"] == "round")
@@ -75,7 +75,7 @@ def compare_sft(data: Path, dtype: str) -> dict:
         "trl_two_processes_seconds": round(apart, 2),
         "rounds_ratio": round(rounds / trl["seconds"], 3),
         "rounds_ratio_best": round(rounds / min(trl["seconds"], apart), 3),
-        "startup_seconds": round(float(first_step), 2),
+        "startup_seconds": round(first_step, 2),
         "peak_client_memory_gb": round(result["peak_client_memory_mb"] / 1024, 2),
         "trl_peak_memory_gb": round(trl["peak_memory_mb"] / 1024, 2),
     }
@@ -95,49 +95,35 @@ def side_by_side(data: Path, dtype: str, parts: int) -> list[dict]:
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def federated(data: Path, dtype: str, directory: Path) -> None:
-    """One run under `flwr run`, watched only for the moment of its first training step."""
-    from fedllm_app.client.progress import Tail, progress_file
-    from fedllm_app.commands.flower import LocalSuperLink, submit_run
-
+def federated(data: Path, dtype: str, directory: Path) -> float:
+    """One `fedllm run`: seconds from the command to the moment that the first client begins to train."""
     overrides = {
         "run.directory": directory,
         "data.name": data,
         "data.template": "alpaca",
         "model.name": MODEL,
         "model.dtype": dtype,
-        "lora.target-modules": "q_proj,v_proj",
+        "lora.target-modules": ",".join(ADAPTER.targets),
+        "lora.r": ADAPTER.r,
+        "lora.alpha": ADAPTER.alpha,
         "evaluate.every": 0,
+        "clients.number": 4,
+        "clients.per-round": 2,
+        "train.rounds": 2,
+        "train.local-steps": 5,
+        "train.batch-size": BATCH,
+        "train.max-length": LENGTH,
+        "train.learning-rate": 1e-4,
+        "train.min-learning-rate": 1e-5,
     }
-    text = " ".join(
-        f"{key}='{value}'" if isinstance(value, str | Path) else f"{key}={value}" for key, value in overrides.items()
-    )
-    numbers = (
-        f"clients.number=4 clients.per-round=2 train.rounds=2 train.local-steps=5 train.batch-size={BATCH} "
-        f"train.max-length={LENGTH} train.learning-rate=1e-4 train.min-learning-rate=1e-5"
-    )
-    options = [
-        "--run-config",
-        f"{text} {numbers}",
-        "--federation-config",
-        "num-supernodes=4 client-resources-num-cpus=1",
-    ]
-    directory.mkdir()
+    command = [str(Path(sys.executable).parent / "fedllm"), "run"]
+    for key, value in overrides.items():
+        command += ["-c", f"{key}={value}"]
+    command += ["--federation-config", "num-supernodes=4 client-resources-num-cpus=1"]
     started = time.time()
-    with LocalSuperLink(directory / "flower.log") as superlink:
-        run_id = submit_run(ROOT, None, options, superlink.environment)
-        steps, first = Tail(progress_file(run_id)), None
-        while not (directory / "result.json").is_file():
-            if "failed" in [json.loads(line)["event"] for line in _lines(directory / "journal.jsonl")]:
-                raise RuntimeError((directory / "flower.log").read_text()[-3000:])
-            for line in steps.new():
-                first = first or line["time"]
-            time.sleep(0.5)
-    (directory / "first-step").write_text(str(first - started))
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    first, *_ = (directory / STEPS_FILE).read_text().splitlines()
+    return json.loads(first)["time"] - started
 
 
 def plain_trl_sft(data: Path, dtype: str, part: int, parts: int) -> dict:
