@@ -5,8 +5,8 @@
 
 A random model of 37,792 parameters, four rows a client from a file, one local step, two rounds, no evaluation: what is
 seen is the house, not the training. One JSON line a run: seconds until the first round, of each round, and of the whole
-process; peak memory (MB; a page that several processes share counts as a part for each) by kind of process; files and MB of the run and of
-the clients' state.
+process; peak memory by kind of process (MB; of a page that several processes share, each has a part); files and MB of
+the run and of the clients' state.
 """
 
 import argparse
@@ -132,9 +132,10 @@ class Watch:
     def _look(self) -> None:
         while not self._over.wait(0.5):
             sizes: Counter[str] = Counter()
+            ours = {process.pid for process in psutil.Process().children(recursive=True)}
             for process in psutil.process_iter():
                 try:
-                    if self._home not in process.environ().get("FEDLLM_HOME", ""):
+                    if process.pid not in ours and self._home not in process.environ().get("FEDLLM_HOME", ""):
                         continue
                     command = " ".join([process.name(), *process.cmdline()])
                     kind = next((kind for part, kind in KINDS.items() if part in command), "others")
