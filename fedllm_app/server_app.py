@@ -127,7 +127,7 @@ def _run(
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, len(nodes))
     chain = build_chain(config.update.steps, config.update.compress)
     check_updates(config, chain, strategy)
-    prepare_bitsandbytes(config.model.quantization)
+    prepare_bitsandbytes(config.model.quantization, config.train.optimizer)
     start = where.starting_point(config, directory)
     ask_suite = _suite_asker(config, directory, start)
     warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()), unused_gpus(connected))

@@ -70,7 +70,7 @@ def _parsed(flat: dict, run_config: dict) -> Config:
 
 
 def _build(run_id: int, config: Config, clients: int, site: SiteItems, policy: Policy | None) -> LocalClient:
-    prepare_bitsandbytes(config.model.quantization)
+    prepare_bitsandbytes(config.model.quantization, config.train.optimizer)
     set_threads(config.run.threads)
     spec = task_spec(config.train.task)
     selection = at_site(data_selection(config, clients, spec.rows), site)

@@ -93,7 +93,7 @@ def _check_model(config: Config) -> None:
     file."""
     location = locate_model(config.model.name, config.model.trust_remote_code)
     if location.directory is not None:
-        prepare_bitsandbytes(config.model.quantization)
+        prepare_bitsandbytes(config.model.quantization, config.train.optimizer)
         checked_start(config)
     elif config.adapter.start:
         weights_file(adapter_directory(Path(config.adapter.start)), f"adapter.start = {config.adapter.start!r}")

@@ -62,7 +62,7 @@ class ModelConfig(_Section):
 
     name: Annotated[str, Field(min_length=1)]
     dtype: Literal["auto", "float32", "bfloat16"]
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"]
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
     trust_remote_code: bool
     quantization: Literal["none", "int8", "nf4"]
     double_quantization: bool
@@ -150,7 +150,7 @@ class TrainConfig(_Section):
     learning_rate: Annotated[float, Field(gt=0)]
     min_learning_rate: Annotated[float, Field(ge=0)]
     max_length: Annotated[int, Field(ge=8)]
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: Literal["adamw", "adamw-8bit", "sgd"]
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(ge=0)]
     gradient_checkpointing: bool

@@ -81,9 +81,9 @@ def _of_model(config: Config) -> list[str]:
             "model.double-quantization = true: must be false with model.quantization = "
             f"{model.quantization!r}; it quantizes the scales of nf4"
         )
-    if model.attention == "flash_attention_2" and model.dtype == "float32":
+    if model.attention.startswith("flash") and model.dtype == "float32":
         problems.append(
-            "model.attention = 'flash_attention_2' multiplies in 16 bits: set model.dtype = 'bfloat16', or another "
+            f"model.attention = {model.attention!r} multiplies in 16 bits: set model.dtype = 'bfloat16', or another "
             "attention"
         )
     return problems

@@ -65,9 +65,12 @@ def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn
     return module
 
 
-def prepare_bitsandbytes(quantization: str) -> None:
-    """Import bitsandbytes, or keep PEFT from importing it: what `model.quantization` needs, before PEFT is imported."""
-    if quantization == "none":
+def prepare_bitsandbytes(quantization: str, optimizer: str = "") -> None:
+    """Import bitsandbytes, or keep PEFT from importing it, before PEFT is imported.
+
+    `model.quantization` may need it, and where a process trains, `train.optimizer`.
+    """
+    if quantization == "none" and not optimizer.endswith("8bit"):
         leave_out_bitsandbytes()
     else:
         import bitsandbytes  # noqa: F401

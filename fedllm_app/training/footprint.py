@@ -24,6 +24,7 @@ _WORKSPACE = 128 * 2**20  # the libraries' own buffers for matrix products
 # Of a piece of logits: float32, its copy while it is made, and the weight's dtype for the product with the head.
 _HEAD_BYTES = 12
 
+_SMALLEST_IN_8_BITS = 4096  # numbers of a tensor whose moments bitsandbytes keeps in 8 bits
 _NF4_BLOCK = 64
 _DOUBLE_BLOCK = 256
 
@@ -58,7 +59,7 @@ def training_memory(
     model : torch.nn.Module
         A PEFT model on the meta device, its base in the dtype that it would be loaded in.
     optimizer : str
-        "adamw" keeps two numbers a parameter, "sgd" none.
+        "adamw" keeps two float32 numbers a parameter, "adamw-8bit" two bytes, "sgd" none.
     quantization : str
         "none", "int8" or "nf4" (`double`: with quantized scales) for the base's linear layers below the head.
     """
@@ -74,10 +75,21 @@ def training_memory(
     return TrainingMemory(
         weights=weight_bytes(model, quantization, double),
         adapter=4 * trained,
-        optimizer=4 * trained * (3 if optimizer == "adamw" else 1),  # the gradient is counted here
+        optimizer=4 * trained + _moment_bytes(model, optimizer),  # the gradient is counted here
         activations=_head_bytes(model) + _WORKSPACE + kept,
         gaps=int(gaps),
     )
+
+
+def _moment_bytes(model: torch.nn.Module, optimizer: str) -> int:
+    """What an optimizer keeps from step to step. In 8 bits, a block of 256 has a float32 scale, and small tensors stay
+    in float32."""
+    sizes = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    if optimizer == "sgd":
+        return 0
+    if optimizer == "adamw":
+        return 8 * sum(sizes)
+    return sum(2 * size + 8 * math.ceil(size / 256) if size >= _SMALLEST_IN_8_BITS else 8 * size for size in sizes)
 
 
 def process_bytes() -> int:

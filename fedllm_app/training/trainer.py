@@ -39,7 +39,7 @@ def training_arguments(train: TrainConfig) -> dict:
         "max_steps": train.local_steps,
         "per_device_train_batch_size": train.batch_size,
         "gradient_accumulation_steps": train.gradient_accumulation,
-        "optim": "adamw_torch" if train.optimizer == "adamw" else "sgd",
+        "optim": optimizer_name(train.optimizer, torch.cuda.is_available()),
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
         "lr_scheduler_type": "constant",
@@ -54,6 +54,25 @@ def training_arguments(train: TrainConfig) -> dict:
         "remove_unused_columns": False,
         "router_aux_loss_coef": 0.0,  # experts' routers are frozen, and held-out losses do not have that term
     }
+
+
+def optimizer_name(optimizer: str, on_a_gpu: bool) -> str:
+    """What transformers calls `train.optimizer`. On a GPU AdamW is one fused kernel, and 8-bit moments are paged."""
+    names = {
+        "adamw": ("adamw_torch", "adamw_torch_fused"),
+        "adamw-8bit": ("adamw_8bit", "paged_adamw_8bit"),
+        "sgd": ("sgd", "sgd"),
+    }
+    return names[optimizer][on_a_gpu]
+
+
+def use_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Train on one of the GPUs that this process sees, as the model lies on one.
+
+    Without a word transformers would copy the model to all of them and take `train.batch-size` rows for each.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # n_gpu looks at the machine when it is first asked
+    return arguments
 
 
 class RoundCallback(TrainerCallback):
@@ -141,7 +160,7 @@ def resident_trainer(
         before = [(view, view.read()) for view in (resident.adapter, resident.home)]
         trainer = trainer_class(
             resident.model,
-            args=arguments(),
+            args=use_one_gpu(arguments()),
             train_dataset=placeholder,
             processing_class=resident.tokenizer,
             callbacks=[RoundCallback()],

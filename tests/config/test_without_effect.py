@@ -34,6 +34,7 @@ PREFERENCES = {"train.task": "dpo"}
         ({"lora.rslora": True, "lora.r": 1}, "lora.rslora = true: with lora.r = 1"),
         ({"model.double-quantization": True}, "model.double-quantization = true"),
         ({"model.attention": "flash_attention_2", "model.dtype": "float32"}, "multiplies in 16 bits"),
+        ({"model.attention": "flash_attention_3", "model.dtype": "float32"}, "multiplies in 16 bits"),
         ({"train.min-learning-rate": 0.0}, "train.min-learning-rate = 0.0: the last round trains at this rate"),
     ],
 )

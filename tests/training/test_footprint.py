@@ -11,13 +11,18 @@ from fedllm_app.training.footprint import kept_for_backward, training_memory, we
 ADAPTER = AdapterValues(4, 8, 0.0, ("q_proj", "v_proj"))
 
 
-@pytest.fixture
-def skeleton(tiny_model):
-    """The tiny model with LoRA r=4 on q_proj and v_proj, float32, without storage."""
+def without_storage(tiny_model, adapter):
+    """The tiny model with an adapter, float32."""
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model), dtype=torch.float32)
     base.requires_grad_(False)
-    return add_adapter(base, peft_config(ADAPTER))
+    return add_adapter(base, peft_config(adapter))
+
+
+@pytest.fixture
+def skeleton(tiny_model):
+    """With LoRA r=4 on q_proj and v_proj."""
+    return without_storage(tiny_model, ADAPTER)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +55,18 @@ def test_adapter_and_optimizer(skeleton):
     assert adamw.optimizer == 12 * 896
     assert sgd.optimizer == 4 * 896
     assert adamw.held == adamw.weights + adamw.adapter + adamw.optimizer + adamw.activations
+
+
+def test_moments_in_8_bits(tiny_model):
+    """r = 128: A of q and v 128 · 32 = 4,096 numbers, B of q as many, B of v 16 · 128 = 2,048; two layers.
+
+    Adam keeps 2 bytes a number and 2 · 4 bytes a block of 256 for the six of 4,096: 8,192 + 16 · 8 each. The two of
+    2,048 are too small for that: 8 bytes a number. Beside them the gradients, 4 bytes.
+    """
+    model = without_storage(tiny_model, AdapterValues(128, 128, 0.0, ("q_proj", "v_proj")))
+    memory = training_memory(model, 1, 8, "adamw-8bit")
+    numbers = 2 * (3 * 4096 + 2048)
+    assert memory.optimizer == 4 * numbers + 6 * (8192 + 128) + 2 * 8 * 2048
 
 
 def test_what_is_kept_is_what_autograd_keeps(skeleton, tiny_model):

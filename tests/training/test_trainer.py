@@ -18,7 +18,7 @@ from fedllm_app.models.base import ModelValues, load_tokenizer, locate_model
 from fedllm_app.training import dpo
 from fedllm_app.training.resident import Resident, ResidentKey
 from fedllm_app.training.sft import sft_dataset, sft_trainer
-from fedllm_app.training.trainer import AdapterAtRest, training_arguments
+from fedllm_app.training.trainer import AdapterAtRest, optimizer_name, training_arguments, use_one_gpu
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -140,3 +140,39 @@ def test_experts_are_trained_by_the_rows_alone(tiny_model, tmp_path, task, metho
     trainer = dpo.dpo_trainer(model, training, 0.1, "sigmoid")
     result = train_on(model, trainer, dpo.dpo_dataset(pairs, np.arange(2), cache), start, 1e-3, 0)
     assert result.losses[0] == pytest.approx(np.log(2), abs=1e-5)
+
+
+def test_a_process_that_sees_several_gpus_uses_one():
+    """transformers would take the batch once for each: 2 rows on 4 GPUs are 8."""
+    arguments = transformers.TrainingArguments(per_device_train_batch_size=2, use_cpu=True)
+    assert arguments.n_gpu <= 1  # it has looked
+    arguments._n_gpu = 4
+    assert arguments.train_batch_size == 8
+    assert use_one_gpu(arguments).train_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "on_a_gpu", "name"),
+    [
+        ("adamw", False, "adamw_torch"),
+        ("adamw", True, "adamw_torch_fused"),
+        ("adamw-8bit", False, "adamw_8bit"),
+        ("adamw-8bit", True, "paged_adamw_8bit"),
+        ("sgd", True, "sgd"),
+    ],
+)
+def test_transformers_knows_every_optimizer(optimizer, on_a_gpu, name):
+    assert optimizer_name(optimizer, on_a_gpu) == name
+    transformers.TrainingArguments(optim=name, use_cpu=True)
+
+
+def test_moments_in_8_bits_are_kept_in_8_bits(model, start, rows):
+    """Of tensors of 4,096 numbers and more; this adapter's are smaller, and then it computes what AdamW does."""
+    adapters = {}
+    for optimizer in ("adamw", "adamw-8bit"):
+        trainer = sft_trainer(model, steps(2, 2, 1, optimizer, 0.0, 1.0))
+        adapters[optimizer] = train_on(model, trainer, sft_dataset(rows[:4]), start, 1e-3, 0).adapter
+        made = type(getattr(trainer.optimizer, "optimizer", trainer.optimizer)).__module__
+        assert made.startswith("bitsandbytes" if optimizer == "adamw-8bit" else "torch")
+    np.testing.assert_allclose(adapters["adamw-8bit"], adapters["adamw"], atol=1e-6)
+    assert adapters["adamw"].tobytes() != start.tobytes()
