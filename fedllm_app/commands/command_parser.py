@@ -5,7 +5,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from fedllm_app.commands.examples import EXAMPLES
-from fedllm_app.config.app_files import app_version
 
 _TOLD = ("flwr", "torch", "transformers", "peft", "trl")
 
@@ -25,6 +24,8 @@ class Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_rest: object) -> None:
         """Print a line each."""
+        from fedllm_app.config.app_files import app_version  # imports Flower, which no help needs
+
         lines = [f"fedllm {app_version()}", *(f"{name} {_version(name)}" for name in _TOLD)]
         print("\n".join([*lines, f"Python {platform.python_version()}"]))
         parser.exit()

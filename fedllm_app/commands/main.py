@@ -1,47 +1,33 @@
 """The `fedllm` command: what a user does before, around and after a run. One file a subcommand."""
 
 import argparse
+import importlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import shtab
 from rich.console import Console
 
-from fedllm_app.commands import (
-    attach,
-    chat,
-    compare,
-    demo,
-    evaluate,
-    export,
-    federation,
-    fetch,
-    init,
-    merge,
-    partition,
-    plan,
-    report,
-    run,
-    runs,
-    site,
-    stop,
-)
 from fedllm_app.commands.command_parser import CommandParser, Version
 from fedllm_app.errors import UserError
 
-_RUNS = (run, attach, stop, fetch, runs, report)
-_MODELS = (chat, evaluate, merge, export)
-SUBCOMMANDS = (*_RUNS, demo, compare, plan, partition, *_MODELS, federation, site, init)
-"""Each module has `add_parser`, which adds its options. To add a subcommand, write a file and name it here."""
+_RUNS = ("run", "watch", "stop", "fetch", "runs", "report")
+_MODELS = ("chat", "evaluate", "merge", "export")
+SUBCOMMANDS = (*_RUNS, "demo", "compare", "plan", "partition", *_MODELS, "federation", "site", "init")
+"""Each has a module of this name beside this file, with `add_parser`, which adds its options. To add a subcommand,
+write a file and name it here."""
+
+_ELSEWHERE = {"watch": "attach"}  # the module of a subcommand that has another name
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `fedllm`; returns the exit status."""
-    parsed = command_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = command_parser(*arguments[:1]).parse_args(arguments)
     console = Console()
     with _ended_in_order():
         try:
@@ -78,15 +64,29 @@ def _ended_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def command_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def command_parser(first: str = "") -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Parameters
+    ----------
+    first : str
+        The first word of the command line. After a subcommand, that one alone is there: the others' modules need not be
+        imported, which takes most of the time of a short command.
+    """
     parser = CommandParser(prog="fedllm", description="Federated fine-tuning of language models")
     parser.add_argument("--version", action=Version, nargs=0, help="the versions of the app and of what it runs on")
     shtab.add_argument_to(parser, "--print-completion", help="a script by which a shell completes commands and options")
     subparsers = parser.add_subparsers(required=True, metavar="command")
-    for subcommand in SUBCOMMANDS:
-        subcommand.add_parser(subparsers)
+    for name in _needed(first):
+        module = importlib.import_module(f"fedllm_app.commands.{_ELSEWHERE.get(name, name)}")
+        module.add_parser(subparsers)
     return parser
+
+
+def _needed(first: str) -> Sequence[str]:
+    if first == "--version":
+        return ()
+    return (first,) if first in SUBCOMMANDS else SUBCOMMANDS
 
 
 if __name__ == "__main__":
