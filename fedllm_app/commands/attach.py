@@ -14,7 +14,6 @@ from fedllm_app.commands.options import positive_integer
 from fedllm_app.commands.watch import Watch
 from fedllm_app.runs.directory import RunDirectory
 
-NAME = "watch"
 """Of the subcommand; `commands/watch.py` is what a terminal shows."""
 
 _INTERRUPTED = 130  # exit status
@@ -22,7 +21,7 @@ _INTERRUPTED = 130  # exit status
 
 def add_parser(subparsers) -> None:
     """Add `fedllm watch`."""
-    parser = subparsers.add_parser(NAME, help="show a run of a connection, from its beginning")
+    parser = subparsers.add_parser("watch", help="show a run of a connection, from its beginning")
     add_run_options(parser)
     parser.set_defaults(command=_watch)
 

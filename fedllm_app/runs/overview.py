@@ -68,6 +68,8 @@ class RunOverview:
 def find_runs(places: Iterable[Path]) -> list[Path]:
     """The run directories at, in, and one level below some directories (as those of a demo), each once, oldest first.
 
+    Of a comparison in one of the directories, its runs as well.
+
     Links are not followed, so that nothing is found twice and nothing of elsewhere is deleted.
     """
     found: dict[Path, float] = {}
@@ -86,6 +88,8 @@ def _candidates(place: Path) -> Iterator[Path]:
         yield inner
         if not is_run_directory(inner):
             yield from _folders(inner)
+            if (inner / GRID_FILE).is_file():
+                yield from _folders(inner / GRID_RUNS)
 
 
 def _folders(path: Path) -> list[Path]:

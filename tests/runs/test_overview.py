@@ -79,6 +79,15 @@ def test_runs_are_found_here_and_one_level_below(tmp_path):
     assert find_runs([tmp_path / "nowhere"]) == []
 
 
+def test_runs_of_a_comparison_are_found(tmp_path):
+    """They lie one level deeper than those of a demo; a directory without `grid.json` is no comparison."""
+    cell = write_run(tmp_path / "runs" / "comparison" / "runs" / "fedavg-seed-42")
+    (tmp_path / "runs" / "comparison" / "grid.json").write_text("{}")
+    write_run(tmp_path / "runs" / "kept" / "runs" / "old")
+    assert find_runs([tmp_path / "runs"]) == [cell]
+    assert find_runs([tmp_path / "runs" / "comparison"]) == [cell]
+
+
 def test_a_run_that_failed_before_it_had_a_configuration(tmp_path):
     """`fedllm run` had made and held its directory, and the journal says that its processes were ended."""
     with RunDirectory(tmp_path / "run").held():
