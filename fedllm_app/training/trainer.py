@@ -50,7 +50,7 @@ def training_arguments(train: TrainConfig) -> dict:
         "disable_tqdm": True,
         "bf16": False,
         "use_cpu": not torch.cuda.is_available(),
-        "gradient_checkpointing": train.gradient_checkpointing,
+        "activation_checkpointing": train.gradient_checkpointing,
         "remove_unused_columns": False,
         "router_aux_loss_coef": 0.0,  # experts' routers are frozen, and held-out losses do not have that term
     }
