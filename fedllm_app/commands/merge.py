@@ -58,8 +58,8 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
     from fedllm_app.adapters.merging import merge
     from fedllm_app.data.chat_template import chat_template
     from fedllm_app.data.encoding import encode_prompts
-    from fedllm_app.models.check import quiet_transformers
     from fedllm_app.models.licence import licence_of
+    from fedllm_app.models.quiet import quiet_transformers
     from fedllm_app.runs.card import model_card
     from fedllm_app.runs.card_facts import gather_facts, saved_evaluations
 

@@ -6,7 +6,7 @@ The base never travels and never changes; the server reads its configuration onl
 import logging
 from typing import TYPE_CHECKING
 
-from fedllm_app.models.check import check_stored_quantization, loading_notes, quiet_transformers
+from fedllm_app.models.check import check_stored_quantization, loading_notes
 from fedllm_app.models.files import UnusableModel, check_directory
 from fedllm_app.models.hardware import choose_attention, choose_dtype
 from fedllm_app.models.location import (
@@ -22,6 +22,7 @@ from fedllm_app.models.location import (
     stored_dtype,
 )
 from fedllm_app.models.quantization import bitsandbytes_config, compute_in, use_one_arithmetic
+from fedllm_app.models.quiet import quiet_transformers
 from fedllm_app.models.skeleton import leave_routers_alone, skeleton
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
 """Whether a base model can be trained as its files stand: asked before a run, and again of what a client has loaded."""
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fedllm_app.models.files import (
@@ -16,6 +15,7 @@ from fedllm_app.models.files import (
     weight_shapes,
 )
 from fedllm_app.models.location import ModelLocation, ModelValues, found_once, load_model_config, load_tokenizer
+from fedllm_app.models.quiet import quiet_transformers
 from fedllm_app.models.skeleton import bidirectional, skeleton
 
 if TYPE_CHECKING:
@@ -218,19 +218,3 @@ def _compare(model: "PreTrainedModel", shapes: Shapes) -> Mapping:
             ignore_mismatched_sizes=True,
         )
     return info
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without transformers' progress bars and reports of a load, whose content the caller tells."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

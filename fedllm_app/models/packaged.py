@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedllm_app.errors import UserError
+from fedllm_app.models.quiet import quiet_transformers
 from fedllm_app.paths import atomic_path, home, lock_file, make_directory
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
 
     if not gguf.is_file():
         raise ModelNotFound(f"{gguf} does not exist: the package that carries it is damaged; install it again")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    with atomic_path(target) as directory:
+    with quiet_transformers(), atomic_path(target) as directory:  # one progress bar is left, of what takes longest
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
