@@ -1,5 +1,7 @@
 """The state of a cell: whether its run is finished, can go on or has to begin; what it cost, and why it failed."""
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,13 +67,31 @@ def run_cells(cells: Sequence[Cell], run: Run, console: Console) -> dict[str, st
         The reason why a cell failed, by its name. One that fails does not stop the others.
     """
     failed: dict[str, str] = {}
+    took: list[float] = []  # seconds of the runs so far
     for number, cell in enumerate(cells, 1):
-        console.rule(f"{number} of {len(cells)}: {cell.name}")
+        new = not is_finished(cell)
+        to_come = sum(not is_finished(later) for later in cells[number:]) + new
+        console.rule(f"{number} of {len(cells)}: {cell.name}{time_left(took, to_come)}")
+        began = time.monotonic()
         reason = run_cell(cell, run, console)
+        took += [time.monotonic() - began] if new and not reason else []
         if reason:
             failed[cell.name] = reason
             console.print(f"{cell.name} failed: {reason}", style="red", markup=False, highlight=False)
     return failed
+
+
+def time_left(took: Sequence[float], to_come: int) -> str:
+    """How long so many more runs may take, from the seconds that others took: a few words, or "" if nothing is known.
+
+    A rough word: strategies differ in what they cost.
+    """
+    if not took or not to_come:
+        return ""
+    minutes = statistics.mean(took) * to_come / 60
+    if minutes < 1:
+        return ", less than a minute left"
+    return f", about {minutes:.0f} min left" if minutes < 120 else f", about {minutes / 60:.0f} h left"
 
 
 def run_cell(cell: Cell, run: Run, console: Console) -> str:

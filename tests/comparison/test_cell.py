@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedllm_app.comparison.cell import configuration, costs, failure, is_finished, run_cell
+from fedllm_app.comparison.cell import configuration, costs, failure, is_finished, run_cell, time_left
 from fedllm_app.comparison.curves import curves, plot_curves
 from fedllm_app.comparison.grid import Cell
 from fedllm_app.runs.directory import RunDirectory
@@ -120,3 +120,18 @@ def test_lines_that_lie_on_each_other_are_told_apart(make_cell, tmp_path, monkey
     places = [line.get_xdata()[0] for line in drawn]
     assert places == pytest.approx([-0.06, 0.0, 0.06])
     assert [text.get_text() for text in kept[0].legends[0].get_texts()] == [" a", " b", " c"]
+
+
+@pytest.mark.parametrize(
+    ("took", "to_come", "said"),
+    [
+        ([], 5, ""),
+        ([60.0], 0, ""),
+        ([10.0, 20.0], 2, ", less than a minute left"),
+        ([60.0, 120.0], 6, ", about 9 min left"),
+        ([3600.0], 2, ", about 2 h left"),
+    ],
+)
+def test_how_long_the_other_runs_may_take(took, to_come, said):
+    """Their mean for each: 15 s · 2, 90 s · 6 = 9 min, an hour · 2."""
+    assert time_left(took, to_come) == said
