@@ -10,6 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore import log
 
+from fedllm_app.client import simulation_workers
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import Config
 from fedllm_app.federation.attendance import Attendance
@@ -131,7 +132,7 @@ def _run(
     start = where.starting_point(config, directory)
     ask_suite = _suite_asker(config, directory, start)
     warn(directory, other_code(connected, code_hash()), unused_nodes(connected, nodes.values()), unused_gpus(connected))
-    warn(directory, *start.notes, where.state_note(config, strategy))
+    warn(directory, *simulation_workers.notes, *start.notes, where.state_note(config, strategy))
     strategy.bind(start.travelling)
     schedule = Schedule.of(config, len(nodes))
     first = schedule.described_first(config.clients.describe, bool(connected[0].partitions), where.server_round)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from fedllm_app.client.worker import WorkerSupervisor
 from fedllm_app.commands.flower import (
     end_process_tree,
     flower_command,
@@ -30,10 +31,14 @@ class Sites:
         The rows of each site by its name.
     model : Path
         The base model that the sites allow.
+
+    Each site has a resident worker, as `fedllm site start` gives it: without one, every message would wait for the
+    import of all libraries.
     """
 
     def __init__(self, folder: Path, flower_home: Path, rows: dict[str, int], model: Path) -> None:
         self.folder, self.rows, self.model = folder, rows, model
+        self.workers: dict[str, WorkerSupervisor] = {}
         self.port = free_port()
         self.processes: dict[str, subprocess.Popen] = {}
         address = f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{self.port}"\ninsecure = true\n'
@@ -54,6 +59,8 @@ class Sites:
         for process in self.processes.values():
             end_process_tree(process.pid)
             process.wait()
+        for worker in self.workers.values():
+            worker.__exit__()
 
     def write_rows(self, name: str, rows: int) -> None:
         """Give a site so many rows."""
@@ -72,12 +79,18 @@ class Sites:
         `port` is where it reaches the server, if not at the server's own.
         """
         said = f"site='{name}' data-path='{self.folder / name}.jsonl' models='{self.model}'"
+        if name not in self.workers:
+            environment = flower_environment() | {"FEDLLM_HOME": str(self.folder / name)}
+            self.workers[name] = WorkerSupervisor(environment=environment).__enter__()
+        said += f" worker='{self.workers[name].socket}'"
         options = ["--superlink", f"127.0.0.1:{port or self.port}", "--port", str(free_port()), "--node-config", said]
         self._start(name, "flower-supernode", "--insecure", *options)
 
     def kill(self, name: str) -> None:
-        """Kill -9 a site's SuperNode, or "server", the SuperLink, and the processes that it started."""
+        """Kill -9 a site's SuperNode, or "server", the SuperLink, and the processes that it started, a worker too."""
         process = self.processes.pop(name)
+        if name in self.workers and (worker := self.workers[name].process):
+            psutil.Process(worker).kill()
         parent = psutil.Process(process.pid)
         for one in [*parent.children(recursive=True), parent]:
             one.kill()

@@ -5,6 +5,7 @@ import signal
 import time
 from logging import INFO
 
+import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore import log
 
@@ -35,6 +36,8 @@ def app(message: Message, context: Context) -> Message:
         except Stopped as error:
             return failure(message, str(error))
     content = RecordDict({"metrics": MetricRecord({"pid": os.getpid()})})
+    if config["do"] == "draw":
+        content["metrics"]["drawn"] = float(np.random.normal())
     content["arrays"] = ArrayRecord(dict(message.content["arrays"].items()))
     return Message(content, reply_to=message)
 

@@ -5,7 +5,8 @@
 with its environment, directory and paths of modules, which answers one message after the other. A client ends when its
 connection does, and with the command, whose end closes the standard input of all these processes.
 
-The fork server itself computes nothing and starts no thread, so a fork is safe.
+The fork server itself computes nothing, and no thread of Python's or of OpenMP's is there when it forks; pyarrow's
+allocator has one and is made for forks.
 """
 
 import argparse
@@ -22,11 +23,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Context, Message
 
-from fedllm_app.client.stopping import stop_when
 from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, check_peer
 from fedllm_app.client.worker_messages import pack_reply, unpack_request
 from fedllm_app.client.worker_process import logging_to
@@ -89,8 +91,11 @@ class ForkServer:
                     link.send({"misfit": self._misfit(said)})
                 else:
                     self._fork(link, said)
-            except (LinkBroken, LinkRefused) as error:
-                print(f"fork server: a connection was refused: {error}", file=sys.stderr, flush=True)
+            except (LinkBroken, LinkRefused):
+                return  # it has gone, or is somebody else's
+            except Exception as error:  # no process can be forked, or what it said makes no sense: others are served
+                with suppress(LinkBroken):
+                    link.send({"refused": f"{type(error).__name__}: {error}"})
 
     def _misfit(self, said: Mapping[str, object]) -> str:
         """Why a process that greets so is not served; "" if it is."""
@@ -104,20 +109,19 @@ class ForkServer:
 
     def _fork(self, link: Link, said: Mapping[str, object]) -> None:
         """What the new process does until its end; this one goes on."""
-        if os.fork():
+        if child := os.fork():
+            self._ended.pop(child, None)  # of an earlier process with this number
             return
-        status = 1
         try:
             self.listener.close()
-            _become(said)
+            _become(said, link)
             _serve(link, self.app)
-            status = 0
         except BaseException:
-            traceback.print_exc()
+            with suppress(BaseException):
+                traceback.print_exc()
+            os._exit(1)
         finally:  # never back into the server's loop
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            os._exit(0)
 
     def _reap(self) -> None:
         while True:
@@ -136,11 +140,19 @@ class ForkServer:
         status = self._ended.get(child)
         if status is None:
             return "went away"
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return f"was killed by {signal_name(-status)}" if status < 0 else f"ended with status {status}"
 
 
-def _become(said: Mapping[str, object]) -> None:
-    """Take over what the process that asked has, and write to the file that it names."""
+def signal_name(number: int) -> str:
+    """Such as SIGKILL; a real-time signal has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _become(said: Mapping[str, object], link: Link) -> None:
+    """Take over what the process that asked has, write to the file that it names, and end when it does."""
     with open(said["output"], "ab", opener=opener) as output:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
@@ -149,10 +161,12 @@ def _become(said: Mapping[str, object]) -> None:
     os.chdir(said["directory"])
     sys.path[:] = said["path"]
     random.seed()  # not the same in every client
+    np.random.seed()
     gc.enable()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_NAME, b"fedllm-client", 0, 0, 0)
-    threading.Thread(target=_end_with_command, daemon=True).start()
+    for ended in (link.wait_for_end, _command_ended):
+        threading.Thread(target=_end_after, args=(ended,), daemon=True).start()
 
 
 def _serve(link: Link, app: App) -> None:
@@ -162,16 +176,22 @@ def _serve(link: Link, app: App) -> None:
     try:
         while True:
             message, context = unpack_request(link.receive(MOST_BYTES)[1])
-            with logging_to(link), stop_when(lambda: "the simulation has ended" if link.gone() else ""):
+            with logging_to(link):
                 reply = app(message, context)
+            sys.stdout.flush()
             link.send(*pack_reply(reply))
     except LinkBroken:
         return
 
 
-def _end_with_command() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing is written there
+def _end_after(ended: Callable[[], object]) -> None:
+    """End this process at once, whatever it does, as Ray ends its workers."""
+    ended()
     os._exit(0)
+
+
+def _command_ended() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nothing is written there
 
 
 def main() -> None:

@@ -26,6 +26,10 @@ class ClientDied(UserError):
     """A client took a message and ended before it answered."""
 
 
+class NoClient(UserError):
+    """No process can be had for a client: nothing was done."""
+
+
 def misfit(socket_path: Path, identity: Mapping[str, object]) -> str:
     """Why the fork server cannot serve this process; "" if it can. Waits until its imports are done."""
     said = {
@@ -40,7 +44,7 @@ def misfit(socket_path: Path, identity: Mapping[str, object]) -> str:
             link.send(said)
             return str(link.receive()[0]["misfit"])
     except (LinkBroken, LinkRefused) as error:
-        return str(error)
+        return f"it cannot be reached ({error})"
 
 
 class ForkedClient:
@@ -53,8 +57,8 @@ class ForkedClient:
 
     Raises
     ------
-    ClientDied
-        The fork server has gone.
+    NoClient
+        The fork server has gone, or the system allows no more processes.
     """
 
     def __init__(self, socket_path: Path, environment: Mapping[str, str]) -> None:
@@ -69,9 +73,14 @@ class ForkedClient:
         try:
             self._link = connect(socket_path, _CONNECT)
             self._link.send(said)
-            self.process = int(self._link.receive()[0]["client"])
+            answer, _ = self._link.receive()
         except (LinkBroken, LinkRefused) as error:
-            raise ClientDied(f"no process for the client can be forked: {error}") from error
+            said = f"no process can be had for a client: the fork server cannot be reached ({error})"
+            raise NoClient(said) from error
+        if "refused" in answer:
+            self._link.close()
+            raise NoClient(f"no process can be had for a client ({answer['refused']})")
+        self.process = int(answer["client"])
         self._link.wait(None)  # training takes as long as it takes
 
     def answer(self, message: Message, context: Context) -> Message:
@@ -93,6 +102,10 @@ class ForkedClient:
                 f"the process that served it {_how_it_ended(self.socket_path, self.process)} while it worked on the "
                 "message, perhaps because memory ran out; the next message gets a new one"
             ) from error
+
+    def gone(self) -> bool:
+        """Whether it has ended; asked while it has nothing to do."""
+        return self._link.gone()
 
     def close(self) -> None:
         """Let it end."""

@@ -7,6 +7,7 @@ without GPUs a simulation needs nothing else of it. The same options of Flower s
 
 import os
 import queue
+import time
 from collections.abc import Callable, Mapping
 from logging import ERROR
 from pathlib import Path
@@ -16,9 +17,11 @@ from flwr.clientapp import ClientApp
 from flwr.server.superlink.fleet.vce.backend.backend import Backend, BackendConfig
 from flwr.supercore import log
 
-from fedllm_app.client.forked import ClientDied, ForkedClient
+from fedllm_app.client.forked import ClientDied, ForkedClient, NoClient
 from fedllm_app.messages import failure
+from fedllm_app.models.hardware import cores
 
+_NEXT_TRY = 5.0  # seconds after which a process for a client is asked for again
 _FLOWERS_DEFAULT = {"num_cpus": 2}  # of a client, as Flower's own backend takes it
 
 
@@ -40,11 +43,11 @@ class ForkedBackend(Backend):
 
     def __init__(self, backend_config: BackendConfig, socket_path: Path) -> None:
         resources = backend_config.get("client_resources") or _FLOWERS_DEFAULT
-        cores = float(backend_config.get("init_args", {}).get("num_cpus") or os.cpu_count() or 1)
+        here = float(backend_config.get("init_args", {}).get("num_cpus") or cores())
         cpus = float(resources.get("num_cpus", 1))
-        if resources.get("num_gpus") or cpus > cores:
-            raise ValueError(f"a client needs {resources}, and this machine has {cores:g} cores and no GPU")
-        self.workers = int(cores / cpus) if cpus else 1
+        if resources.get("num_gpus") or cpus > here:
+            raise ValueError(f"a client needs {resources}, and this machine has {here:g} cores and no GPU")
+        self.workers = int(here / cpus) if cpus else 1
         self.socket_path = socket_path
         self.environment = environment_of_a_client(os.environ, cpus)
         self._free: queue.LifoQueue[ForkedClient | None] = queue.LifoQueue()
@@ -65,16 +68,24 @@ class ForkedBackend(Backend):
 
     def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
         """The answer of a client. One that dies costs this message, and the next has a new one."""
-        client = self._free.get()
+        client, answered = self._free.get(), False
         try:
-            client = client or ForkedClient(self.socket_path, self.environment)
-            return client.answer(message, context), context
+            if client is None or client.gone():
+                client = ForkedClient(self.socket_path, self.environment)
+            reply = client.answer(message, context)
+            answered = True
+            return reply, context
         except ClientDied as error:
-            client = None
-            log(ERROR, "client %s: %s", context.node_config.get("partition-id", "?"), error)
+            log(ERROR, "%s", error)
+            return failure(message, str(error)), context
+        except NoClient as error:
+            log(ERROR, "%s", error)
+            time.sleep(_NEXT_TRY)  # or this place would take, and refuse, the messages of those that work
             return failure(message, str(error)), context
         finally:
-            self._free.put(client)
+            if client and not answered:  # what it says next would be taken for an answer to another message
+                client.close()
+            self._free.put(client if answered else None)
 
     def terminate(self) -> None:
         """Let the clients end."""

@@ -5,16 +5,16 @@ import os
 import sys
 import types
 from collections.abc import Callable, Mapping
-from logging import WARNING
 from pathlib import Path
-
-from flwr.supercore import log
 
 from fedllm_app.client.forked import FORK_SERVER, misfit
 from fedllm_app.paths import home
 
 _SIMULATION = "flwr.server.superlink.fleet.vce.vce_api"  # imported where a simulation runs
 _BACKEND = "flwr.server.superlink.fleet.vce.backend.raybackend"
+
+notes: list[str] = []
+"""What the user of this process's simulation is to be told of its clients."""
 
 _TAKEN_ALONG = (
     *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"),
@@ -51,7 +51,7 @@ def prepare_simulation(identity: Callable[[], Mapping[str, object]]) -> None:
         reason = misfit(Path(server), identity())
         if not reason:
             return _take_forked_clients(Path(server))
-        log(WARNING, "the fork server does not serve this simulation (%s); Ray starts its clients", reason)
+        notes.append(f"the fork server does not serve this simulation ({reason}); Ray starts its clients")
     _restart_dead_workers()
 
 

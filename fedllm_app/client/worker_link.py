@@ -106,6 +106,12 @@ class Link:
             raise LinkBroken(f"a frame of the worker's socket announces {sum(lengths)} bytes, {most} is the most here")
         return said, [self._frame(_PART, length, exactly=True) for length in lengths]
 
+    def wait_for_end(self) -> None:
+        """Return when the other end has closed the connection, also while another thread waits for what it sends."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLRDHUP)
+        poll.poll()
+
     def gone(self) -> bool:
         """Whether the other end has closed the connection; it sends nothing while it waits for an answer."""
         poll = select.poll()

@@ -14,8 +14,6 @@ from fedllm_app.commands.options import positive_integer
 from fedllm_app.commands.watch import Watch
 from fedllm_app.runs.directory import RunDirectory
 
-"""Of the subcommand; `commands/watch.py` is what a terminal shows."""
-
 _INTERRUPTED = 130  # exit status
 
 

@@ -1,6 +1,7 @@
 """Start the fork server of this command's simulations (`client/fork_server.py`), once for all of them."""
 
 import atexit
+import logging
 import os
 import shutil
 import subprocess
@@ -11,10 +12,10 @@ from pathlib import Path
 from fedllm_app.client.fork_server import read_at_import
 from fedllm_app.client.forked import FORK_SERVER
 from fedllm_app.client.worker import APP
-from fedllm_app.client.worker_link import listen
+from fedllm_app.client.worker_link import LinkRefused, listen
 from fedllm_app.models.hardware import has_gpu_driver
 
-_END = 10.0  # seconds for it to end when its standard input is closed
+_log = logging.getLogger(__name__)
 
 
 class RunningForkServer:
@@ -24,9 +25,16 @@ class RunningForkServer:
         self.imported_under = read_at_import(environment)
         self._directory = Path(tempfile.mkdtemp(prefix="fedllm-fork-"))
         self.socket = self._directory / "socket"
+        try:
+            self._process = self._start(environment)
+        except BaseException:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            raise
+
+    def _start(self, environment: dict[str, str]) -> subprocess.Popen:
         with listen(self.socket) as listener:
             descriptor = listener.fileno()
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-P", "-m", "fedllm_app.client.fork_server"]
                 + ["--app", APP, "--socket-descriptor", str(descriptor), "--remove", str(self._directory)],
                 env=environment | {"OPENBLAS_NUM_THREADS": "1"},  # no thread of NumPy's when clients are forked
@@ -41,12 +49,9 @@ class RunningForkServer:
     def close(self) -> None:
         """End it, and the clients that are left."""
         self._process.stdin.close()
-        try:
-            self._process.wait(_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        shutil.rmtree(self._directory, ignore_errors=True)  # where it was killed
+        self._process.kill()  # it has nothing to save, and may be importing still
+        self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
     def lives(self) -> bool:
@@ -72,7 +77,11 @@ def fork_server_environment(environment: dict[str, str]) -> dict[str, str]:
             _running.remove(server)
             server.close()
     if not _running:
-        _running.append(RunningForkServer(environment))
+        try:
+            _running.append(RunningForkServer(environment))
+        except (OSError, LinkRefused) as error:
+            _log.warning("no fork server can be started (%s); Ray starts the clients, which takes longer", error)
+            return environment
     return environment | {FORK_SERVER: str(_running[0].socket)}
 
 

@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedllm_app.config.sections import Config
-from fedllm_app.models.hardware import has_gpu_driver
+from fedllm_app.models.hardware import cores, has_gpu_driver
 
 _CONTEXT = 600 * 2**20  # bytes that a process takes on a GPU before it computes anything
 _MARGIN = 1.15  # of a plan's memory: fragments, and what a plan does not see
@@ -70,13 +69,12 @@ def this_machine() -> Machine:
 
     Another process asks torch: whoever asks keeps some hundred MB on each GPU until it ends.
     """
-    cores = os.cpu_count() or 1
     if not has_gpu_driver():
-        return Machine(cores)
+        return Machine(cores())
     done = subprocess.run([sys.executable, "-c", _ASK], capture_output=True, text=True, check=False)
     if done.returncode:
-        return Machine(cores)  # a driver without a GPU; a client would not find one either
-    return Machine(cores, tuple(Gpu(*gpu) for gpu in json.loads(done.stdout.splitlines()[-1])))
+        return Machine(cores())  # a driver without a GPU; a client would not find one either
+    return Machine(cores(), tuple(Gpu(*gpu) for gpu in json.loads(done.stdout.splitlines()[-1])))
 
 
 def at_a_time(config: Config) -> int:
@@ -144,10 +142,10 @@ def gives_no_gpu(federation_config: str, machines: Sequence[Machine]) -> str:
 
 def _cores(machines: Sequence[Machine], at_once: int, on_a_gpu: int = 0) -> int:
     """The most cores that so many clients at a time can have each; no client is split between machines."""
-    for cores in range(max(machine.cores for machine in machines), 1, -1):
-        served = [_most(machine.cores // cores, len(machine.gpus) * on_a_gpu) for machine in machines]
+    for share in range(max(machine.cores for machine in machines), 1, -1):
+        served = [_most(machine.cores // share, len(machine.gpus) * on_a_gpu) for machine in machines]
         if sum(served) >= at_once:
-            return cores
+            return share
     return 1
 
 

@@ -1,7 +1,6 @@
 """`fedllm run`: submit a run, show its progress, and say truthfully how it ended."""
 
 import argparse
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -34,6 +33,7 @@ from fedllm_app.config.app_files import app_directory, is_app
 from fedllm_app.config.parse import parse_run_config, toml_text
 from fedllm_app.config.sections import Config
 from fedllm_app.errors import UserError
+from fedllm_app.models.hardware import cores
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import expanded, home
 from fedllm_app.runs.checkpoints import newest_checkpoint
@@ -288,4 +288,4 @@ def gpu_need(flat: dict) -> int | None:
 
 def client_cpus(config: Config) -> int:
     """The cores that a client of the default federation has on a machine without a GPU."""
-    return place(Machine(os.cpu_count() or 1), at_a_time(config), None).cpus
+    return place(Machine(cores()), at_a_time(config), None).cpus

@@ -1,6 +1,5 @@
 """What can be known before Flower starts: a model, a file or code of the user's that is not there."""
 
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from fedllm_app.errors import UserError
 from fedllm_app.evaluation.extra import check_extra
 from fedllm_app.federation.start import checked_start
 from fedllm_app.models.base import locate_model
+from fedllm_app.models.hardware import cores
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import did_you_mean, expanded
 from fedllm_app.runs.directory import adapter_directory
@@ -67,7 +67,7 @@ def check_resources(federation_config: str) -> None:
     federation_config : str
         As `flwr run --federation-config`. Where it tells Ray what the machine has (`init-args-...`), that is believed.
     """
-    for kind, here in (("cpus", os.cpu_count() or 1), ("gpus", _gpus())):
+    for kind, here in (("cpus", cores()), ("gpus", _gpus())):
         asked = re.search(rf"\bclient-resources-num-{kind}\s*=\s*([\d.]+)", federation_config)
         if asked and f"init-args-num-{kind}" not in federation_config and float(asked[1]) > here:
             raise UserError(

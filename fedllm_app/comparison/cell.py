@@ -69,12 +69,13 @@ def run_cells(cells: Sequence[Cell], run: Run, console: Console) -> dict[str, st
     failed: dict[str, str] = {}
     took: list[float] = []  # seconds of the runs so far
     for number, cell in enumerate(cells, 1):
-        new = not is_finished(cell)
+        new, whole = not is_finished(cell), not configuration(cell)["run.resume"]
         to_come = sum(not is_finished(later) for later in cells[number:]) + new
         console.rule(f"{number} of {len(cells)}: {cell.name}{time_left(took, to_come)}")
         began = time.monotonic()
         reason = run_cell(cell, run, console)
-        took += [time.monotonic() - began] if new and not reason else []
+        if new and whole and not reason:
+            took.append(time.monotonic() - began)
         if reason:
             failed[cell.name] = reason
             console.print(f"{cell.name} failed: {reason}", style="red", markup=False, highlight=False)

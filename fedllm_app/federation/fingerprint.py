@@ -11,7 +11,7 @@ import psutil
 
 import fedllm_app
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The version of what server and clients say to each other, and of what both compute.
 
 Raise it when a message's records or keys change, or when the same configuration gives other numbers: a deployment

@@ -1,4 +1,4 @@
-"""What a base model is computed with on this machine: the dtype of its weights, its attention."""
+"""What this machine has, and what a base model is computed with on it: the dtype of its weights, its attention."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,36 @@ if TYPE_CHECKING:
 
 _SHORT = 128  # tokens
 _DRIVERS = ("/proc/driver/nvidia", "/dev/kfd")  # of GPUs of NVIDIA and of AMD
+_CGROUP_2 = Path("/sys/fs/cgroup/cpu.max")
+_CGROUP_1 = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
 def has_gpu_driver() -> bool:
     """Whether this machine has a driver for GPUs. It need not have one that works."""
     return any(Path(driver).exists() for driver in _DRIVERS)
+
+
+def cores() -> int:
+    """The cores that this process may use: of the machine, or fewer in a container or under `taskset`, as Ray counts
+    them."""
+    usable = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        usable = min(usable, len(os.sched_getaffinity(0)))
+    quota = _quota()
+    return max(1, min(usable, int(quota))) if quota else usable
+
+
+def _quota() -> float:
+    """How many cores' time a container may use; 0 for no bound."""
+    try:
+        if _CGROUP_2.is_file():
+            time, period = _CGROUP_2.read_text().split()
+        else:
+            time, period = (file.read_text().strip() for file in _CGROUP_1)
+        return 0.0 if time == "max" or int(time) <= 0 else int(time) / int(period)
+    except (OSError, ValueError):  # no container, or one of another kind
+        return 0.0
 
 
 def gpus_are_hidden() -> bool:

@@ -65,6 +65,12 @@ def _stay_in_training(module: "torch.nn.Module", mode: bool = True) -> "torch.nn
     return module
 
 
+_ABOUT_BITSANDBYTES = (
+    *("is_bnb_available", "is_bnb_4bit_available"),  # PEFT
+    *("is_bitsandbytes_available", "_is_package_available"),  # transformers
+)
+
+
 def prepare_bitsandbytes(quantization: str, optimizer: str = "") -> None:
     """Import bitsandbytes, or keep PEFT from importing it, before PEFT is imported.
 
@@ -73,7 +79,19 @@ def prepare_bitsandbytes(quantization: str, optimizer: str = "") -> None:
     if quantization == "none" and not optimizer.endswith("8bit"):
         leave_out_bitsandbytes()
     else:
-        import bitsandbytes  # noqa: F401
+        _take_in_bitsandbytes()
+
+
+def _take_in_bitsandbytes() -> None:
+    """Import bitsandbytes, also where an earlier run of this process has left it out."""
+    if sys.modules.get("bitsandbytes", sys) is None:
+        del sys.modules["bitsandbytes"]
+        for name, module in list(sys.modules.items()):
+            if name.endswith("import_utils") and name.partition(".")[0] in ("peft", "transformers"):
+                for known in _ABOUT_BITSANDBYTES:
+                    if clear := getattr(getattr(module, known, None), "cache_clear", None):
+                        clear()  # they have noted that it is not there
+    import bitsandbytes  # noqa: F401
 
 
 def leave_out_bitsandbytes() -> None:

@@ -82,14 +82,17 @@ def training_memory(
 
 
 def _moment_bytes(model: torch.nn.Module, optimizer: str) -> int:
-    """What an optimizer keeps from step to step. In 8 bits, a block of 256 has a float32 scale, and small tensors stay
-    in float32."""
-    sizes = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    """What an optimizer keeps from step to step. In 8 bits, a block of 256 has a float32 scale, and small tensors and
+    embeddings stay in float32."""
     if optimizer == "sgd":
         return 0
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if optimizer == "adamw":
-        return 8 * sum(sizes)
-    return sum(2 * size + 8 * math.ceil(size / 256) if size >= _SMALLEST_IN_8_BITS else 8 * size for size in sizes)
+        return 8 * sum(parameter.numel() for parameter in trained)
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    plain = [p.numel() for p in trained if id(p) in embeddings or p.numel() < _SMALLEST_IN_8_BITS]
+    small = [p.numel() for p in trained if id(p) not in embeddings and p.numel() >= _SMALLEST_IN_8_BITS]
+    return 8 * sum(plain) + sum(2 * size + 8 * math.ceil(size / 256) for size in small)
 
 
 def process_bytes() -> int:

@@ -75,6 +75,17 @@ def use_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
     return arguments
 
 
+def forget_embeddings(optimizer: str) -> None:
+    """Let bitsandbytes forget the modules that transformers has named to it, or no model would ever be released."""
+    if not optimizer.endswith("8bit"):
+        return
+    from bitsandbytes.optim import GlobalOptimManager
+
+    manager = GlobalOptimManager.get_instance()
+    for kept in (manager.module_weight_config_triple, manager.pid2config, manager.index2config):
+        kept.clear()
+
+
 class RoundCallback(TrainerCallback):
     """Applies the round's corrections, keeps what is logged and reports progress."""
 
@@ -127,6 +138,7 @@ def train_round(job: Job, trainer: Trainer, dataset: Dataset) -> TrainResult:
     torch.manual_seed(job.seed)
     job.model.model.train()
     trainer.train()
+    forget_embeddings(trainer.args.optim)
     job.model.model.zero_grad(set_to_none=True)
     adapter = view.read()
     if np.array_equal(adapter, job.adapter):

@@ -14,9 +14,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from places import ROOT
 
-from fedllm_app.client.forked import ClientDied, ForkedClient, misfit
+from fedllm_app.client import forked, forked_backend
+from fedllm_app.client.forked import ForkedClient, NoClient, misfit
 from fedllm_app.client.forked_backend import ForkedBackend
-from fedllm_app.client.worker_link import listen
+from fedllm_app.client.worker_link import connect, listen
 
 MINE = {"code": "mine"}
 CONTEXT = Context(7, 1, {"partition-id": 1, "num-partitions": 4}, RecordDict(), {"model.name": "m"})
@@ -50,7 +51,7 @@ def server(tmp_path, app_home):
     one = Server(tmp_path)
     yield one
     one.process.stdin.close()
-    assert one.process.wait(timeout=20) == 0
+    assert one.process.wait(timeout=20) in (0, -9)
 
 
 def message(do: str = "", name: str = "it") -> Message:
@@ -61,6 +62,10 @@ def message(do: str = "", name: str = "it") -> Message:
 
 def process_of(reply: Message) -> int:
     return int(reply.content["metrics"]["pid"])
+
+
+def numpy_draw(client: ForkedClient) -> float:
+    return float(client.answer(message("draw"), CONTEXT).content["metrics"]["drawn"])
 
 
 def gone(process: int) -> bool:
@@ -121,7 +126,7 @@ def test_a_client_that_dies_costs_one_message(server, monkeypatch):
     assert gone(second)
 
 
-def test_a_client_of_a_simulation_that_ends_stops_between_two_steps(server, app_home):
+def test_a_client_ends_with_its_simulation_whatever_it_does(server, app_home):
     client = server.client()
     client._link.send(*_packed(message("steps")))
     while not (app_home / "calls").exists():
@@ -157,9 +162,9 @@ def test_with_the_command_all_end(tmp_path, app_home):
     assert gone(idle.process)
     assert gone(works.process)
     assert not server.socket.parent.exists()
-    with pytest.raises(ClientDied, match="no process for the client can be forked"):
+    with pytest.raises(NoClient, match="the fork server cannot be reached"):
         server.client()
-    assert "worker's socket" in misfit(server.socket, MINE)
+    assert "it cannot be reached" in misfit(server.socket, MINE)
 
 
 def test_who_says_nothing_sensible_is_refused(server):
@@ -167,7 +172,54 @@ def test_who_says_nothing_sensible_is_refused(server):
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(str(server.socket))
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    with connect(server.socket, 20.0) as link:
+        link.send({"want": "end"})
+        assert "KeyError" in link.receive()[0]["refused"]
     assert process_of(server.client().answer(message(), CONTEXT))
+
+
+def test_a_client_that_was_killed_while_it_waited_is_replaced(server, monkeypatch):
+    """Before it is handed a message, so that none is lost."""
+    backend = server.backend(monkeypatch, client_resources={"num_cpus": 1}, init_args={"num_cpus": 1})
+    first = process_of(backend.process_message(message(), CONTEXT)[0])
+    psutil.Process(first).kill()
+    assert gone(first)
+    assert process_of(backend.process_message(message(), CONTEXT)[0]) != first
+    backend.terminate()
+
+
+def test_a_place_without_a_process_does_not_take_the_messages_of_the_others(server, monkeypatch):
+    """The fork server dies, and one of two clients. The one that lives answers on; the other place refuses a message,
+    with the reason, and waits before it takes the next."""
+    waited = []
+    monkeypatch.setattr(forked_backend.time, "sleep", waited.append)
+    backend = server.backend(monkeypatch, client_resources={"num_cpus": 1}, init_args={"num_cpus": 1})
+    server.process.kill()
+    reply, _ = backend.process_message(message(), CONTEXT)
+    assert "no process can be had for a client: the fork server cannot be reached" in reply.error.reason
+    assert waited == [forked_backend._NEXT_TRY]
+
+
+def test_a_client_whose_answer_was_not_read_is_not_asked_again(server, monkeypatch):
+    """Or the rest of it would be taken for the answer to the next message."""
+    backend = server.backend(monkeypatch, client_resources={"num_cpus": 1}, init_args={"num_cpus": 1})
+
+    def out_of_memory(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forked, "unpack_reply", out_of_memory)
+        with pytest.raises(MemoryError):
+            backend.process_message(message(), CONTEXT)
+    asked = message(name="second")
+    assert backend.process_message(asked, CONTEXT)[0].content["arrays"] == asked.content["arrays"]
+    assert backend._free.qsize() == 1
+    backend.terminate()
+
+
+def test_clients_draw_numbers_of_their_own(server):
+    draws = {numpy_draw(server.client()) for _ in range(3)}
+    assert len(draws) == 3
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,14 @@ def test_flower_takes_the_clients_of_a_fork_server_that_fits(simulation, monkeyp
     assert (backend.num_workers, str(backend.socket_path)) == (3, "/run/me/socket")
 
 
-def test_one_that_does_not_fit_is_told_of_and_ray_serves(simulation, monkeypatch, caplog):
+def test_one_that_does_not_fit_is_told_of_and_ray_serves(simulation, monkeypatch):
+    """The server tells the user, as it does of other notes."""
+    monkeypatch.setattr(simulation_workers, "notes", [])
     monkeypatch.setenv("FEDLLM_FORK_SERVER", "/run/me/socket")
     monkeypatch.setattr(simulation_workers, "misfit", lambda *_: "it runs other code")
     prepare_simulation(identity)
-    assert "does not serve this simulation (it runs other code); Ray starts its clients" in caplog.text
+    assert simulation_workers.notes == [
+        "the fork server does not serve this simulation (it runs other code); Ray starts its clients"
+    ]
     assert simulation.ClientAppActor._default_options["max_restarts"] == -1
     assert sys.modules[BACKEND] is simulation

@@ -1,9 +1,11 @@
 """The fork server of a command: when there is one, and when another one."""
 
 import os
+import time
 
 import psutil
 import pytest
+from places import ROOT
 
 from fedllm_app.commands import fork_server
 from fedllm_app.commands.fork_server import fork_server_environment
@@ -13,6 +15,8 @@ from fedllm_app.commands.fork_server import fork_server_environment
 def running(monkeypatch):
     """No server of another test; those of this one end with it."""
     servers = []
+    monkeypatch.setattr(fork_server, "has_gpu_driver", lambda: False)
+    monkeypatch.delenv("FEDLLM_FORK_SERVER", raising=False)
     monkeypatch.setattr(fork_server, "_running", servers)
     monkeypatch.setattr(fork_server, "APP", "json")  # it ends at once for want of an identity, and imports little
     yield servers
@@ -53,6 +57,29 @@ def test_one_that_has_ended_is_replaced(running):
     first = fork_server_environment(dict(os.environ))["FEDLLM_FORK_SERVER"]
     running[0]._process.wait(timeout=60)
     assert fork_server_environment(dict(os.environ))["FEDLLM_FORK_SERVER"] != first
+
+
+def test_a_run_does_without_one_that_cannot_be_started(running, monkeypatch, tmp_path, caplog):
+    """Here the path of its socket would be too long. Ray serves then, and nothing is left."""
+    place = tmp_path / ("x" * 100)
+    place.mkdir()
+    monkeypatch.setattr(fork_server.tempfile, "tempdir", str(place))
+    environment = dict(os.environ)
+    assert fork_server_environment(environment) is environment
+    assert "no fork server can be started" in caplog.text
+    assert list(place.iterdir()) == []
+
+
+def test_one_that_still_imports_is_ended_at_once(running, monkeypatch, tmp_path):
+    """Before it looks at its standard input."""
+    (tmp_path / "slow_app.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(fork_server, "APP", "slow_app")
+    fork_server_environment(os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"})
+    [server] = running
+    began = time.monotonic()
+    fork_server._close_all()
+    assert server._process.returncode == -9
+    assert time.monotonic() - began < 30, "it waited for the import"
 
 
 @pytest.mark.parametrize("why", ["gpu", "asked", "system"])

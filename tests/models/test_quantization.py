@@ -42,6 +42,36 @@ def test_no_kernel_is_advertised_where_peft_comes_first(tiny_model):
     assert NOTICE not in ended.stderr
 
 
+@pytest.mark.slow
+def test_a_process_that_left_it_out_may_need_it_later(tiny_model):
+    """PEFT and transformers have noted that it is not there."""
+    ended = run_python(
+        "from fedllm_app.models.quantization import prepare_bitsandbytes\n"
+        "from fedllm_app.adapters.methods import AdapterValues\n"
+        "from fedllm_app.models.base import ModelValues\n"
+        "from fedllm_app.training.resident import ResidentKey, resident\n"
+        "for quantization in ('none', 'int8'):\n"
+        "    prepare_bitsandbytes(quantization, 'adamw')\n"
+        f"    values = ModelValues({str(tiny_model)!r}, 'float32', quantization=quantization)\n"
+        "    model = resident(ResidentKey('sft', values, AdapterValues(4, 8, 0.0, ('q_proj',)))).model\n"
+        "    print(type(model.base_model.model.model.layers[0].self_attn.q_proj).__name__)\n"
+        "prepare_bitsandbytes('none', 'adamw-8bit')\n"
+    )
+    assert ended.stdout.split() == ["Linear", "Linear8bitLt"], ended.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_the_optimizer_needs_it_too():
+    ended = run_python(
+        "import sys\n"
+        "from fedllm_app.models.quantization import prepare_bitsandbytes\n"
+        "for optimizer in ('adamw', 'adamw-8bit'):\n"
+        "    prepare_bitsandbytes('none', optimizer)\n"
+        "    print(sys.modules['bitsandbytes'] is not None)\n"
+    )
+    assert ended.stdout.split() == ["False", "True"], ended.stderr[-2000:]
+
+
 def test_other_warnings_of_bitsandbytes_pass(caplog):
     import logging
 

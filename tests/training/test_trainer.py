@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from bitsandbytes.optim import GlobalOptimManager
 from jobs import steps, train_on
 from places import ROOT
 
@@ -175,4 +176,5 @@ def test_moments_in_8_bits_are_kept_in_8_bits(model, start, rows):
         made = type(getattr(trainer.optimizer, "optimizer", trainer.optimizer)).__module__
         assert made.startswith("bitsandbytes" if optimizer == "adamw-8bit" else "torch")
     np.testing.assert_allclose(adapters["adamw-8bit"], adapters["adamw"], atol=1e-6)
+    assert GlobalOptimManager.get_instance().module_weight_config_triple == [], "it would keep the model for good"
     assert adapters["adamw"].tobytes() != start.tobytes()
