@@ -30,10 +30,13 @@ def test_it_is_started_again_and_ended_with_all_that_it_started(tmp_path, monkey
 
     before = set(psutil.Process().children(recursive=True))  # such as the fork server of another test
 
+    def new() -> set[psutil.Process]:
+        return set(psutil.Process().children(recursive=True)) - before
+
     def interrupt() -> None:
-        while not any(p.name() == "sleep" for p in (here := set(psutil.Process().children(recursive=True)) - before)):
+        while not any(process.name() == "sleep" for process in new()):
             time.sleep(0.02)
-        started.extend(here)
+        started.extend(new())
         os.kill(os.getpid(), signal.SIGINT)
 
     started: list[psutil.Process] = []
