@@ -75,7 +75,7 @@ def test_the_figure(small, tmp_path, quiet):
 
 def test_threads_are_those_of_a_simulation(small, tmp_path, monkeypatch, quiet):
     """Without a number of threads, two clients on eight cores have four each."""
-    monkeypatch.setattr(run_command.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(run_command, "cores", lambda: 8)
     given = {}
 
     def run_nothing(flat: dict, _tell: object) -> None:

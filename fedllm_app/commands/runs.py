@@ -14,7 +14,7 @@ from fedllm_app.commands.options import not_negative
 from fedllm_app.errors import UserError
 from fedllm_app.messages import plain_text
 from fedllm_app.paths import home
-from fedllm_app.runs.measures import ALONE
+from fedllm_app.runs.measures import ALONE, metric_text
 from fedllm_app.runs.overview import (
     FAILED,
     FINISHED,
@@ -184,7 +184,7 @@ def _cells(run: RunOverview, width: int) -> dict[str, Text | str]:
     if run.reason:
         longest = _LONGEST if width >= _WIDE else _LONGEST_NARROW
         state.append(f": {plain_text(run.reason, longest)}", style="default")
-    reached = f"{run.metric[0]} {run.metric[1]:.3g}" if run.metric else "-"
+    reached = f"{run.metric[0]} {metric_text(*run.metric)}" if run.metric else "-"
     if run.metric and run.strategy == ALONE:
         reached += "\neach on own rows"  # a mean of models that each know one client's rows, and no common model's
     return {

@@ -12,6 +12,7 @@ from fedllm_app.commands.block import Block
 from fedllm_app.federation.holdings import data_notes, holdings_table, versions_line
 from fedllm_app.federation.participation import participation_table
 from fedllm_app.messages import ClientHolding, plain_text
+from fedllm_app.runs.measures import metric_text
 
 _RESETS = {"control_reset": "the control variate", "error_reset": "the rounding error of its updates"}
 _LONGEST, _MOST_LINES = 2000, 200  # characters of a line, lines of an event
@@ -170,24 +171,24 @@ class Watch:
     def _round(self, event: dict) -> None:
         self.block.round_ended(event["round"])
         self._print(
-            f"round {event['round']}/{self.block.rounds}: training loss {_number(event['train_loss'])} from "
-            f"{len(event['clients'])} clients in {event['seconds']:.1f} s",
+            f"round {event['round']}/{self.block.rounds}: training loss {metric_text('loss', event['train_loss'])} "
+            f"from {len(event['clients'])} clients in {event['seconds']:.1f} s",
         )
 
     def _evaluation(self, event: dict) -> None:
         metrics = [(name, label) for name, label in self.metrics.items() if name in event]
-        shown = ", ".join(f"{label} {_number(event[name])}" for name, label in metrics) or "no usable reply"
+        shown = ", ".join(f"{label} {metric_text(name, event[name])}" for name, label in metrics) or "no usable reply"
         self._print(f"  held-out after round {event['round']}: {shown}")
         if event["round"] == 0:
             self._base = {name: event[name] for name, _ in metrics}
-        parts = (f"{label} {_number(event[name])}{self._beside(name)}" for name, label in metrics)
+        parts = (f"{label} {metric_text(name, event[name])}{self._beside(name)}" for name, label in metrics)
         self.block.held_out = f"held-out after round {event['round']}: {', '.join(parts)}" if metrics else ""
 
     def _beside(self, metric: str) -> str:
-        return f" (base {_number(self._base[metric])})" if metric in self._base else ""
+        return f" (base {metric_text(metric, self._base[metric])})" if metric in self._base else ""
 
     def _suite(self, event: dict) -> None:
-        shown = ", ".join(f"{name} {_number(value)}" for name, value in event["figures"].items())
+        shown = ", ".join(f"{name} {metric_text(name, value)}" for name, value in event["figures"].items())
         self._print(
             f"  {event['suite']} after round {event['round']}: {shown or 'no figure'} ({event['seconds']:.0f} s)",
         )
@@ -252,7 +253,3 @@ def summary(result: dict, directory: str) -> Table:
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

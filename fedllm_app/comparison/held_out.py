@@ -9,11 +9,11 @@ from fedllm_app.comparison.figures import Line, Value
 from fedllm_app.comparison.grid import Cell
 from fedllm_app.evaluation.contestants import BASE
 from fedllm_app.runs.journal import read_journal
+from fedllm_app.runs.measures import is_share
 
 HELD_OUT = "held-out rows"
 """Stands in `Value.task`."""
 
-_SHARES = ("exact_match", "reward_accuracy")  # shown in percent
 _LOSSES = ("eval_loss", "perplexity")  # of which less is better
 
 
@@ -64,7 +64,7 @@ def _value(line: Line, name: str, label: str, own: Mapping[int, float], first: M
         float(np.std(list(own.values()), ddof=1)) if several else None,
         {} if line.fixed else own,
         0,
-        name in _SHARES,
+        is_share(name),
         name in _LOSSES,
         float(np.mean([own[seed] - first[seed] for seed in both])) if both else None,
     )

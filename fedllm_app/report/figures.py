@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from fedllm_app.report.evaluations import EvaluationTable
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.report.headline import is_share
 from fedllm_app.report.participants import LATE, NOT_ASKED, REFUSED, TOOK_PART
 from fedllm_app.report.phases import PHASES
-from fedllm_app.runs.measures import Series
+from fedllm_app.runs.measures import Series, is_share
 
 COLORS = ("#3f74d6", "#d9762b", "#2a9d78", "#b3489a", "#b8901f", "#4a9fc9", "#96624a", "#7b7f8a")
 """Of runs, and of clients in a report of one run: they can be told apart on a light and on a dark ground."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.runs.measures import LOSS, SHARES, Series
+from fedllm_app.runs.measures import LOSS, Series, is_share
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,6 @@ def shown_gain(metric: str, better: float) -> str:
 def says_more(metric: str, gain: Gain) -> bool:
     """Whether a difference, as it is shown, is another number than its reference: of a loss near 0 it is the same."""
     return shown_gain(metric, abs(gain.better)).lstrip("+") != shown_value(metric, gain.value)
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of the rows, which is shown in percent."""
-    return metric.removeprefix("test_") in SHARES
 
 
 def sentence(data: ReportData, run: RunReport) -> str:

@@ -95,6 +95,19 @@ def headline_metric(labels: Mapping[str, str], there: Sequence[str]) -> str:
     return next((name for name in known if name in SHARES), known[0] if known else "")
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric, by its key or its label, is a share of the rows, which is shown in percent."""
+    return metric.removeprefix("test_").replace(" ", "_") in SHARES
+
+
+def metric_text(metric: str, value: float | None) -> str:
+    """A value as lines of the terminal show it: a share in percent, any other number with three digits behind the
+    point, "-" for none."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.3f}"
+
+
 def trains_alone(other: FlatConfig, config: FlatConfig) -> bool:
     """Whether in the run of `other` the clients of the run of `config` train alone: the reference that it must beat.
 

@@ -47,7 +47,7 @@ def test_runs_of_this_directory_and_of_the_home(here, app_home, capsys, monkeypa
     for part in ("3 runs", "runs/good", "runs/bad", str(app_home / "runs" / "7416"), "a, b.csv", "2/2", "scaffold"):
         assert part in said
     assert "failed: RunFailed: nobody [red]answered[/red]" in said
-    assert "exact match 0.5" in said
+    assert "exact match 50.0 %" in said
 
 
 @pytest.mark.parametrize(("width", "words_left"), [(80, 7), (160, 29)])
@@ -77,7 +77,7 @@ def test_no_line_is_wider_than_the_terminal(here, width):
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert ("began" in console.file.getvalue()) == (width >= 110)
-    for cell in ("fedavg", "scaffold", "2/2", "exact match 0.5"):  # none of these is folded
+    for cell in ("fedavg", "scaffold", "2/2", "exact match 50.0 %"):  # none of these is folded
         assert cell in console.file.getvalue()
 
 

@@ -11,6 +11,7 @@ from transformers import T5Config
 from fedllm_app.adapters.methods import AdapterValues, adapter_layout, draw_adapter
 from fedllm_app.adapters.peft_directory import save_peft_directory
 from fedllm_app.class_paths import ClassPathError
+from fedllm_app.commands import start_checks
 from fedllm_app.commands.main import main
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.config.parse import parse_run_config
@@ -40,7 +41,7 @@ def test_a_run_that_cannot_begin_is_refused(overrides, remedy, run_config):
 
 def test_clients_that_need_more_than_the_machine_has_are_refused(monkeypatch):
     """Unless Ray is told what the machine has."""
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(start_checks, "cores", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match=r"client-resources-num-gpus=0\.5: this machine has 0"):
         check_resources("num-supernodes=4 client-resources-num-gpus=0.5")

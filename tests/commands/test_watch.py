@@ -60,7 +60,7 @@ def test_lines_of_a_run():
         "7,890",
         "ready after 12.3 s; 460,800 adapter parameters",
         "round 1/2: training loss 1.500 from 1 clients in 3.2 s",
-        "loss 0.250, exact match 0.500",
+        "loss 0.250, exact match 50.0 %",
         "refused: client 0 (math), round 2, train: NaN came",
         "client 0 (math), round 1: late, discarded",
         "round 2 does not count: 0 of 1 clients",

@@ -8,6 +8,7 @@ from fedllm_app.runs.measures import (
     headline_metric,
     held_out,
     metric_labels,
+    metric_text,
     number,
     share_interval,
     training,
@@ -62,3 +63,18 @@ def test_the_metric_that_says_most():
     assert headline_metric(metric_labels({"train.task": "text"}), ["perplexity", "eval_loss"]) == "eval_loss"
     assert headline_metric(metric_labels({"train.task": "own.SPEC"}), ["eval_loss"]) == "eval_loss"
     assert headline_metric(metric_labels({}), []) == ""
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "said"),
+    [
+        ("exact_match", 0.3125, "31.2 %"),
+        ("exact match", 0.5, "50.0 %"),
+        ("test_reward_accuracy", 1.0, "100.0 %"),
+        ("eval_loss", 0.25, "0.250"),
+        ("loss", None, "-"),
+    ],
+)
+def test_a_share_is_shown_in_percent(metric, value, said):
+    """By its key in the journal, by its label, and of a test set."""
+    assert metric_text(metric, value) == said
