@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -27,13 +28,12 @@ def training_workers() -> list[psutil.Process]:
     return found
 
 
-def kill_one_in_round_1(directory, killed: list[float]) -> None:
+def kill_one_in_round_1(progress: Path, killed: list[float]) -> None:
+    """Once a client has done a step: both workers are at work then, which they are not when the round begins."""
     deadline = time.monotonic() + 120
     while not killed and time.monotonic() < deadline:
         time.sleep(0.05)
-        if (directory / "journal.jsonl").exists() and any(
-            event["event"] == "round-started" for event in read_journal(directory)
-        ):
+        if any('"step": 2,' in file.read_text() for file in progress.glob("*.jsonl")):
             for worker in training_workers()[:1]:
                 worker.kill()
                 killed.append(time.time())
@@ -48,7 +48,7 @@ def kill_one_in_round_1(directory, killed: list[float]) -> None:
     ids=["forked", "ray"],
 )
 def test_a_killed_worker_costs_a_round_and_is_started_anew(
-    ray, said, run_config, flower_home, tmp_path, console, monkeypatch
+    ray, said, run_config, flower_home, app_home, tmp_path, console, monkeypatch
 ):
     """One of two workers dies in round 1: its client is refused with the reason, in round 2 all four train.
 
@@ -60,7 +60,7 @@ def test_a_killed_worker_costs_a_round_and_is_started_anew(
         monkeypatch.setenv("FEDLLM_FORK_SERVER", "")
     directory, killed = tmp_path / "run", []
     flat = run_config | {"run.directory": str(directory), "train.local-steps": 60, "evaluate.every": 0}
-    killer = threading.Thread(target=kill_one_in_round_1, args=(directory, killed), daemon=True)
+    killer = threading.Thread(target=kill_one_in_round_1, args=(app_home / "progress", killed), daemon=True)
     killer.start()
     federation = "num-supernodes=4 client-resources-num-cpus=1"
     outcome = run_to_end(ROOT, flat, console, federation_config=federation)
