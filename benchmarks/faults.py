@@ -67,10 +67,14 @@ def measure(fault: str, folder: Path) -> dict:
 
 
 def simulation(_fault: str, folder: Path, model: Path, killed: list[float]) -> None:
-    """Four clients on two workers, of which one is killed."""
+    """Four clients on two processes, of which one is killed once a step is done: the fork server's, or Ray's."""
 
     def kill() -> bool:
-        workers = below(os.getpid(), "ClientAppActor.run") if started(folder) else []
+        files = (folder / "home" / "progress").glob("*.jsonl")
+        if not any('"step": 1,' in file.read_text(encoding="utf-8") for file in files):
+            return False
+        forked = [process for process in below(os.getpid(), "fork_server") if process.name() == "fedllm-client"]
+        workers = forked or below(os.getpid(), "ClientAppActor.run")
         for worker in workers[:1]:
             worker.kill()
         return bool(workers)
