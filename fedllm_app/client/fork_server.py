@@ -17,7 +17,6 @@ import os
 import random
 import select
 import shutil
-import signal
 import socket
 import sys
 import threading
@@ -29,9 +28,9 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Context, Message
 
-from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, check_peer
+from fedllm_app.client.worker_link import MOST_BYTES, Link, LinkBroken, LinkRefused, check_peer, ending
 from fedllm_app.client.worker_messages import pack_reply, unpack_request
-from fedllm_app.client.worker_process import logging_to
+from fedllm_app.client.worker_process import end_with_parent, logging_to, other_code
 from fedllm_app.paths import opener
 
 App = Callable[[Message, Context], Message]
@@ -99,10 +98,8 @@ class ForkServer:
 
     def _misfit(self, said: Mapping[str, object]) -> str:
         """Why a process that greets so is not served; "" if it is."""
-        if said.get("protocol") != PROTOCOL:
-            return "it speaks another protocol"
-        if said.get("identity") != self.identity:
-            return "it runs other code of the app, or other versions of its libraries"
+        if reason := other_code(said, self.identity):
+            return reason
         theirs = read_at_import(said["environment"])
         differing = sorted({name for name, _ in theirs.items() ^ self.environment.items()})
         return f"its environment differs in {', '.join(differing)}" if differing else ""
@@ -137,18 +134,7 @@ class ForkServer:
         if child not in self._ended:
             select.select([], [], [], _TOLD_WITHIN)
             self._reap()
-        status = self._ended.get(child)
-        if status is None:
-            return "went away"
-        return f"was killed by {signal_name(-status)}" if status < 0 else f"ended with status {status}"
-
-
-def signal_name(number: int) -> str:
-    """Such as SIGKILL; a real-time signal has none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        return ending(self._ended[child]) if child in self._ended else "went away"
 
 
 def _become(said: Mapping[str, object], link: Link) -> None:
@@ -163,10 +149,9 @@ def _become(said: Mapping[str, object], link: Link) -> None:
     random.seed()  # not the same in every client
     np.random.seed()
     gc.enable()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_NAME, b"fedllm-client", 0, 0, 0)
-    for ended in (link.wait_for_end, _command_ended):
-        threading.Thread(target=_end_after, args=(ended,), daemon=True).start()
+    ctypes.CDLL(None).prctl(_SET_NAME, b"fedllm-client", 0, 0, 0)
+    for watched in (lambda: _end_with(link), end_with_parent):
+        threading.Thread(target=watched, daemon=True).start()
 
 
 def _serve(link: Link, app: App) -> None:
@@ -184,14 +169,10 @@ def _serve(link: Link, app: App) -> None:
         return
 
 
-def _end_after(ended: Callable[[], object]) -> None:
-    """End this process at once, whatever it does, as Ray ends its workers."""
-    ended()
+def _end_with(link: Link) -> None:
+    """End this process when the other end does, at once and whatever it does, as Ray ends its workers."""
+    link.wait_for_end()
     os._exit(0)
-
-
-def _command_ended() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing is written there
 
 
 def main() -> None:

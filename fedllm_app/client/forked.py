@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import Context, Message
-from flwr.supercore import log
 
-from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, LinkBroken, LinkRefused, connect
-from fedllm_app.client.worker_messages import pack_request, unpack_reply
+from fedllm_app.client.worker_link import PROTOCOL, LinkBroken, LinkRefused, connect
+from fedllm_app.client.worker_messages import exchange
 from fedllm_app.errors import UserError
 
 FORK_SERVER = "FEDLLM_FORK_SERVER"
@@ -75,8 +74,8 @@ class ForkedClient:
             self._link.send(said)
             answer, _ = self._link.receive()
         except (LinkBroken, LinkRefused) as error:
-            said = f"no process can be had for a client: the fork server cannot be reached ({error})"
-            raise NoClient(said) from error
+            reason = f"no process can be had for a client: the fork server cannot be reached ({error})"
+            raise NoClient(reason) from error
         if "refused" in answer:
             self._link.close()
             raise NoClient(f"no process can be had for a client ({answer['refused']})")
@@ -92,10 +91,7 @@ class ForkedClient:
             It ended before it answered. What it did may have been all of it but the answer.
         """
         try:
-            self._link.send(*pack_request(message, context))
-            while (frame := self._link.receive(MOST_BYTES))[0]["state"] == "log":
-                log(int(frame[0]["level"]), "%s", frame[0]["text"])
-            return unpack_reply(*frame, message)
+            return exchange(self._link, message, context)
         except LinkBroken as error:
             self.close()
             raise ClientDied(

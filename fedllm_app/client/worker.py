@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedllm_app.client.worker_handover import ENDED_FILE, VARIABLE
-from fedllm_app.client.worker_link import Link, LinkBroken, LinkRefused, listen
+from fedllm_app.client.worker_link import Link, LinkBroken, LinkRefused, ending, listen
 from fedllm_app.paths import write_text
 
 APP = "fedllm_app.client_app"
@@ -165,8 +165,7 @@ class WorkerSupervisor:
             process.wait()
 
     def _note(self, process: subprocess.Popen) -> None:
-        status = process.returncode
-        ended = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        ended = ending(process.returncode)
         write_text(self.socket.with_name(ENDED_FILE), json.dumps({"pid": process.pid, "ended": ended}))
         self.say(f"the worker (process {process.pid}) {ended}; the next message starts a new one")
 

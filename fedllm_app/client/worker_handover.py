@@ -12,8 +12,8 @@ from flwr.app import Context, Message
 from flwr.supercore import log
 
 from fedllm_app.client.policy import is_simulated
-from fedllm_app.client.worker_link import MOST_BYTES, PROTOCOL, Link, LinkBroken, LinkRefused, LinkSilent, connect
-from fedllm_app.client.worker_messages import pack_request, unpack_reply
+from fedllm_app.client.worker_link import PROTOCOL, Link, LinkBroken, LinkRefused, LinkSilent, connect
+from fedllm_app.client.worker_messages import exchange
 from fedllm_app.errors import UserError
 from fedllm_app.messages import CONFIG
 from fedllm_app.paths import home
@@ -127,10 +127,7 @@ def _answer(link: Link, worker: int, message: Message, context: Context, socket_
     """The worker's answer to a message that it takes."""
     link.wait(None)  # training takes as long as it takes
     try:
-        link.send(*pack_request(message, context))
-        while (frame := link.receive(MOST_BYTES))[0]["state"] == "log":
-            log(int(frame[0]["level"]), "%s", frame[0]["text"])
-        return unpack_reply(*frame, message)
+        return exchange(link, message, context)
     except LinkBroken as error:
         said = f"the worker of this site {_how_it_ended(socket_path, worker)} while it worked on the message"
         raise WorkerDied(said, public=said) from error

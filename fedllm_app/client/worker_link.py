@@ -8,6 +8,7 @@ announced.
 import json
 import os
 import select
+import signal
 import socket
 import stat
 import struct
@@ -138,6 +139,16 @@ class Link:
             chunks.append(chunk)
             missing -= len(chunk)
         return b"".join(chunks)
+
+
+def ending(status: int) -> str:
+    """How a process ended, by its exit status as `subprocess` gives it: "was killed by SIGKILL"."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # real-time signals have no name
+        return f"was killed by signal {-status}"
 
 
 def listen(path: Path) -> socket.socket:

@@ -21,9 +21,10 @@ from flwr.common.serde import (
 from flwr.proto.message_pb2 import Context as ProtoContext
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.supercore import log
 from google.protobuf.message import DecodeError
 
-from fedllm_app.client.worker_link import LinkBroken
+from fedllm_app.client.worker_link import MOST_BYTES, Link, LinkBroken
 
 Packed = tuple[dict, list[bytes]]
 
@@ -47,6 +48,15 @@ def unpack_request(parts: list[bytes]) -> tuple[Message, Context]:
         return _with_content(message, _with_data(message.content, iter(parts[2:]))), context
     except (DecodeError, IndexError, StopIteration, ValueError) as error:
         raise LinkBroken(f"what was handed over is no message ({type(error).__name__})") from error
+
+
+def exchange(link: Link, message: Message, context: Context) -> Message:
+    """Send a message and wait for its answer; log lines that come before it appear in this process's log. LinkBroken if
+    the other end goes."""
+    link.send(*pack_request(message, context))
+    while (frame := link.receive(MOST_BYTES))[0]["state"] == "log":
+        log(int(frame[0]["level"]), "%s", frame[0]["text"])
+    return unpack_reply(*frame, message)
 
 
 def pack_reply(reply: Message) -> Packed:

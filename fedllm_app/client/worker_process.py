@@ -118,11 +118,17 @@ class Worker:
 
 def misfit(said: Mapping[str, object], identity: Mapping[str, object]) -> str:
     """Why a worker of this identity must not answer for the process that greets; "" if it may."""
+    if reason := other_code(said, identity):
+        return reason
+    return "" if said.get("home") == str(home()) else f"its FEDLLM_HOME is {home()}"
+
+
+def other_code(said: Mapping[str, object], identity: Mapping[str, object]) -> str:
+    """How the code of a process that greets differs from this identity; "" if it is the same."""
     if said.get("protocol") != PROTOCOL:
         return "it speaks another protocol"
-    if said.get("identity") != identity:
-        return "it runs other code of the app, or other versions of its libraries"
-    return "" if said.get("home") == str(home()) else f"its FEDLLM_HOME is {home()}"
+    same = said.get("identity") == identity
+    return "" if same else "it runs other code of the app, or other versions of its libraries"
 
 
 def _about(said: dict) -> str:
@@ -162,8 +168,10 @@ def logging_to(link: Link) -> Iterator[None]:
             logger.handlers, logger.propagate = handlers, propagate
 
 
-def _end_with_supervisor() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing is written there: it ends when the supervisor does, however that ends
+def end_with_parent() -> None:
+    """End this process when its standard input is closed: where nothing is written, when the process that made it ends,
+    however that ends."""
+    os.read(sys.stdin.fileno(), 1)
     os._exit(0)
 
 
@@ -174,7 +182,7 @@ def main() -> None:
     parser.add_argument("--app", required=True, help="module of the ClientApp `app` and its `identity()`")
     parser.add_argument("--idle", type=float, required=True)
     parsed = parser.parse_args()
-    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     logging.basicConfig(format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S")
     _log.setLevel(logging.INFO)
     os.environ.pop(VARIABLE, None)

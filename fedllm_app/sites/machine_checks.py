@@ -16,6 +16,7 @@ from fedllm_app.data.errors import DataError
 from fedllm_app.data.schemas import Columns
 from fedllm_app.data.sources import open_source
 from fedllm_app.federation.fingerprint import package_versions
+from fedllm_app.models.hardware import cores
 from fedllm_app.models.location import locate_model
 from fedllm_app.models.packaged import PACKAGED_MODELS, ModelNotFound
 from fedllm_app.paths import home
@@ -90,7 +91,7 @@ def check_gpu(_site: Site) -> Iterator[Finding]:
     import torch
 
     if not torch.cuda.is_available():
-        yield warning("GPU", f"none is seen: training uses {os.cpu_count()} CPU cores")
+        yield warning("GPU", f"none is seen: training uses {cores()} CPU cores")
         return
     for number in range(torch.cuda.device_count()):
         free, total = (size / 1e9 for size in torch.cuda.mem_get_info(number))

@@ -32,6 +32,7 @@ from fedllm_app.models.base import (
 )
 from fedllm_app.models.check import tokenizer_notes
 from fedllm_app.models.files import UnusableModel
+from fedllm_app.models.hardware import cores
 from fedllm_app.process_cache import PROCESS_CACHE
 from fedllm_app.updates.parts import AGGREGATIONS
 
@@ -169,7 +170,7 @@ def set_threads(threads: int) -> int:
     """
     import torch
 
-    wanted = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1
+    wanted = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or cores()
     torch.set_num_threads(wanted)
     return wanted
 

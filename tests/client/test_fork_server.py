@@ -14,7 +14,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from places import ROOT
 
-from fedllm_app.client import forked, forked_backend
+from fedllm_app.client import forked_backend, worker_messages
 from fedllm_app.client.forked import ForkedClient, NoClient, misfit
 from fedllm_app.client.forked_backend import ForkedBackend
 from fedllm_app.client.worker_link import connect, listen
@@ -208,7 +208,7 @@ def test_a_client_whose_answer_was_not_read_is_not_asked_again(server, monkeypat
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(forked, "unpack_reply", out_of_memory)
+        patch.setattr(worker_messages, "unpack_reply", out_of_memory)
         with pytest.raises(MemoryError):
             backend.process_message(message(), CONTEXT)
     asked = message(name="second")

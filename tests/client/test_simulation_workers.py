@@ -29,8 +29,12 @@ def simulation(monkeypatch):
 
 def test_outside_of_a_simulation_nothing_happens(monkeypatch):
     monkeypatch.delitem(sys.modules, simulation_workers._SIMULATION, raising=False)
-    monkeypatch.setattr(importlib, "import_module", lambda name: 1 / 0)
+    called = []
+    monkeypatch.setattr(simulation_workers, "misfit", lambda *_: called.append("misfit"))
+    monkeypatch.setattr(simulation_workers, "_restart_dead_workers", lambda: called.append("ray"))
+    monkeypatch.setenv("FEDLLM_FORK_SERVER", "/run/me/socket")
     prepare_simulation(identity)
+    assert called == []
 
 
 def test_flowers_backend_starts_workers_that_ray_restarts(simulation, monkeypatch):

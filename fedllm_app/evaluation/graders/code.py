@@ -1,6 +1,5 @@
 """Grades code by running it against the tests of its set; nothing runs without `Means.run_code`."""
 
-import os
 import re
 import textwrap
 from collections import Counter
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fedllm_app.evaluation.graders.sandbox import Outcome, SandboxError, run_program, sandbox_problem
 from fedllm_app.evaluation.suite import Answer, Grade, Grader, Means, Metric, Question
+from fedllm_app.models.hardware import cores
 
 NOT_RUN = "not run (--run-code)"
 
@@ -55,7 +55,7 @@ def code_grader(program: Callable[[Question, str], tuple[str, str]]) -> Grader:
             for text in answer.texts
         ]
         outcomes: list[list[Outcome]] = [[] for _ in answers]
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             found = pool.map(lambda sample: run_program(sample[1], SECONDS, MEMORY_MB, sample[2]), samples)
             for (place, _, _), outcome in zip(samples, found, strict=True):
                 outcomes[place].append(outcome)
@@ -103,10 +103,3 @@ def _grade(outcomes: Sequence[Outcome]) -> Grade:
     values |= {"passed": passed / n, "timed out": float(ends["timed out"]), "syntax error": float(ends["syntax error"])}
     shown = [f"{outcome.end}: {outcome.error}" if outcome.end == "failed" else str(outcome.end) for outcome in outcomes]
     return Grade(values, {"outcome": ", ".join(shown)})
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
