@@ -99,7 +99,8 @@ def test_a_client_answers_and_its_log_lines_arrive(server, caplog):
 def test_a_client_is_as_the_process_that_asks(server, tmp_path, monkeypatch):
     """Directory, environment and the name by which `top` shows it."""
     monkeypatch.chdir(tmp_path)
-    process = psutil.Process(server.client(FEDLLM_HOME=str(tmp_path)).process)
+    client = server.client(FEDLLM_HOME=str(tmp_path))  # Kept: the process ends with the last reference to its client.
+    process = psutil.Process(client.process)
     assert process.cwd() == str(tmp_path)
     assert process.name() == "fedllm-client"
 
