@@ -55,15 +55,22 @@ class AdapterView:
             return torch.cat(pieces).numpy() if pieces else np.zeros(0, np.float32)
 
     def pieces(self, vector: np.ndarray) -> list["torch.Tensor"]:
-        """A copy of `vector` on the model's device, cut in the manifest's order. `AdapterError` on another size."""
+        """A copy of `vector`, cut in the manifest's order, each piece on the device of its parameter.
+
+        AdapterError on another size.
+        """
         import torch
 
         if vector.shape != (self.manifest.size,):
             raise AdapterError(f"an adapter of shape {vector.shape} does not fit ({self.manifest.size},)")
         if not self.parameters:
             return []
-        copy = torch.from_numpy(np.array(vector, np.float32)).to(self.parameters[0].device)
-        return list(copy.split(self.manifest.sizes))
+        copy = torch.from_numpy(np.array(vector, np.float32))
+        devices = {parameter.device for parameter in self.parameters}
+        if len(devices) == 1:
+            return list(copy.to(devices.pop()).split(self.manifest.sizes))  # sent at once
+        pieces = zip(copy.split(self.manifest.sizes), self.parameters, strict=True)
+        return [piece.to(parameter.device) for piece, parameter in pieces]
 
 
 def adapter_parameters(model: "peft.PeftModel") -> tuple[list["torch.nn.Parameter"], list[str]]:

@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedllm_app.config.sections import Config
 from fedllm_app.models.hardware import cores, has_gpu_driver
@@ -46,7 +46,7 @@ class Placement:
     cpus : int
         Cores of a client.
     gpus : float
-        The part of a GPU of a client; 0 for none.
+        The part of a GPU of a client, or how many it has; 0 for none.
     reason : str
         Why, in a sentence; "" on a machine without a GPU.
     fits : bool
@@ -82,12 +82,12 @@ def at_a_time(config: Config) -> int:
     return config.clients.per_round or config.clients.number or 2
 
 
-def place(machine: Machine, wanted: int, need: int | None) -> Placement:
+def place(machine: Machine, wanted: int, need: int | None, spreads: bool = False) -> Placement:
     """Share one machine among clients; parameters as `place_on`."""
-    return place_on([machine], wanted, need)
+    return place_on([machine], wanted, need, spreads)
 
 
-def place_on(machines: Sequence[Machine], wanted: int, need: int | None) -> Placement:
+def place_on(machines: Sequence[Machine], wanted: int, need: int | None, spreads: bool = False) -> Placement:
     """Share machines among clients. All clients get the same share, because Ray knows one for all.
 
     Parameters
@@ -98,6 +98,8 @@ def place_on(machines: Sequence[Machine], wanted: int, need: int | None) -> Plac
         Clients that could work at a time.
     need : int | None
         Bytes that one needs on a GPU beside its context, as `fedllm plan` says; None: not known.
+    spreads : bool
+        Whether a client's base may lie on several GPUs (`model.device-map`). Then it gets as few as hold it.
     """
     with_gpu = [machine for machine in machines if machine.gpus]
     if not with_gpu:
@@ -106,26 +108,64 @@ def place_on(machines: Sequence[Machine], wanted: int, need: int | None) -> Plac
     smallest = min((gpu for machine in with_gpu for gpu in machine.gpus), key=lambda gpu: gpu.free)
     where = f" on {len(with_gpu)} machines" if len(with_gpu) > 1 else ""
     what = f"{count} GPU{'s' if count > 1 else ''}{where} ({smallest.name}, {_gib(smallest.free)} free)"
-    alone = _cores(with_gpu, min(wanted, count), 1)
     if need is None:
-        reason = f"{what}: what a client needs there is not known, so each gets a GPU of its own"
-        return Placement(alone, 1.0, reason)
-    whole = int(need * _MARGIN) + _CONTEXT
+        return _not_known(with_gpu, wanted, what, spreads)
+    whole = _whole(need)
     each = min(smallest.free // whole, _MOST)
     if each < 1:
-        reason = (
-            f"{what}: a client needs about {_gib(whole)}, more than is free there; it gets a GPU of its own and may "
-            "run out of memory. Quantize the base (model.quantization = 'int8' or 'nf4'), lower train.batch-size and "
-            "raise train.gradient-accumulation, or set train.gradient-checkpointing = true"
-        )
-        return Placement(alone, 1.0, reason, fits=False)
+        return _too_large_for_one(with_gpu, wanted, need, what, spreads)
     each = min(each, math.ceil(wanted / count))
     # Flower counts the clients of all GPUs of a node together. With two digits, 8 / 0.14 were 57; 56 have room, and the
     # other would never answer. Ray takes four.
     part = math.floor(10_000 / each) / 10_000
     at_once = min(wanted, each * count)
     reason = f"{what}: a client needs about {_gib(whole)} there, so {at_once} train at a time, {each} on a GPU"
-    return Placement(_cores(with_gpu, at_once, each), part, reason)
+    return Placement(_cores(with_gpu, at_once, part), part, reason)
+
+
+def _whole(need: int, gpus: int = 1) -> int:
+    """Bytes on each of the GPUs that a client has, its process's context and a margin among them."""
+    return int(need * _MARGIN / gpus) + _CONTEXT
+
+
+def _not_known(machines: Sequence[Machine], wanted: int, what: str, spreads: bool) -> Placement:
+    gpus = min(len(machine.gpus) for machine in machines) if spreads else 1
+    reason = f"{what}: what a client needs there is not known, so each gets {_gpus_of_its_own(gpus)}"
+    return _with_whole_gpus(machines, wanted, gpus, reason)
+
+
+def _too_large_for_one(machines: Sequence[Machine], wanted: int, need: int, what: str, spreads: bool) -> Placement:
+    """Several GPUs a client where its base may lie on several and some machine has enough; else one, and a warning."""
+    free = min(gpu.free for machine in machines for gpu in machine.gpus)
+    most = max(len(machine.gpus) for machine in machines)
+    enough = next((gpus for gpus in range(2, most + 1) if _whole(need, gpus) <= free), None)
+    needed = f"{what}: a client needs about {_gib(_whole(need))}, more than is free on one"
+    if spreads and enough:
+        at_once = min(wanted, _room(machines, enough))
+        reason = f"{needed}; it gets {enough} GPUs, and {at_once} train{'s' if at_once == 1 else ''} at a time"
+        return _with_whole_gpus(machines, wanted, enough, reason)
+    gpus = most if spreads else 1
+    hint = f"{enough} GPUs would hold it with model.device-map = 'auto'. " if enough else ""
+    reason = (
+        f"{needed}; it gets {_gpus_of_its_own(gpus)} and may run out of memory. {hint}Quantize the base "
+        "(model.quantization = 'int8' or 'nf4'), lower train.batch-size and raise train.gradient-accumulation, or set "
+        "train.gradient-checkpointing = true"
+    )
+    return replace(_with_whole_gpus(machines, wanted, gpus, reason), fits=False)
+
+
+def _gpus_of_its_own(gpus: int) -> str:
+    return "a GPU of its own" if gpus == 1 else f"{gpus} GPUs of its own"
+
+
+def _with_whole_gpus(machines: Sequence[Machine], wanted: int, gpus: int, reason: str) -> Placement:
+    at_once = min(wanted, _room(machines, gpus))
+    return Placement(_cores(machines, at_once, gpus), float(gpus), reason)
+
+
+def _room(machines: Sequence[Machine], gpus: float) -> int:
+    """How many clients with so many GPUs, or such a part of one, the machines serve at a time."""
+    return sum(int(len(machine.gpus) / gpus) for machine in machines)
 
 
 def gives_no_gpu(federation_config: str, machines: Sequence[Machine]) -> str:
@@ -140,17 +180,16 @@ def gives_no_gpu(federation_config: str, machines: Sequence[Machine]) -> str:
     )
 
 
-def _cores(machines: Sequence[Machine], at_once: int, on_a_gpu: int = 0) -> int:
+def _cores(machines: Sequence[Machine], at_once: int, gpus: float = 0) -> int:
     """The most cores that so many clients at a time can have each; no client is split between machines."""
     for share in range(max(machine.cores for machine in machines), 1, -1):
-        served = [_most(machine.cores // share, len(machine.gpus) * on_a_gpu) for machine in machines]
+        served = [
+            min(machine.cores // share, _room([machine], gpus)) if gpus else machine.cores // share
+            for machine in machines
+        ]
         if sum(served) >= at_once:
             return share
     return 1
-
-
-def _most(by_cores: int, by_gpus: int) -> int:
-    return min(by_cores, by_gpus) if by_gpus else by_cores
 
 
 def _gib(size: int) -> str:

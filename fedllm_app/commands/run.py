@@ -269,7 +269,7 @@ def _refuse_used(directory: RunDirectory) -> None:
 def default_federation(config: Config, flat: dict, console: Console, machines: Sequence[Machine]) -> str:
     """Simulated nodes, one a client, and what each has of the machines, which is told where there is a GPU."""
     need = gpu_need(flat) if any(machine.gpus for machine in machines) else None
-    placed = place_on(machines, at_a_time(config), need)
+    placed = place_on(machines, at_a_time(config), need, config.model.device_map == "auto")
     if placed.reason:
         style = None if placed.fits else "yellow"
         said = f"{placed.reason}; --federation-config overrides this"

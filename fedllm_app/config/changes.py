@@ -5,6 +5,7 @@ from fedllm_app.config.sections import FlatConfig
 MAY_CHANGE = frozenset(
     {
         "train.rounds",
+        "model.device-map",
         "run.fetch",
         "run.fetch-checkpoints",
         "run.resume",

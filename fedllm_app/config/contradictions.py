@@ -221,6 +221,11 @@ def _adapter_contradictions(config: Config) -> list[str]:
             "lora.dora = true: must be false with lora.aggregation = 'ffa'; DoRA divides by the norm of W + s·BA, "
             "so that the mean of B is no longer the mean of the clients' weights"
         )
+    if config.model.device_map != "none" and method == "prefix-tuning":
+        problems.append(
+            f"model.device-map = {config.model.device_map!r}: must be 'none' with adapter.method = 'prefix-tuning', "
+            "whose prefixes lie on one GPU"
+        )
     if train.gradient_checkpointing and method == "prefix-tuning":
         problems.append(
             "train.gradient-checkpointing = true: must be false with adapter.method = 'prefix-tuning', whose "

@@ -66,6 +66,7 @@ class ModelConfig(_Section):
     trust_remote_code: bool
     quantization: Literal["none", "int8", "nf4"]
     double_quantization: bool
+    device_map: Literal["none", "auto"]
 
 
 class LoraConfig(_Section):

@@ -167,6 +167,7 @@ def base_values(adapter: Path, settings: dict, given: str | None) -> ModelValues
         config["model.attention"] if config["model.attention"] in ("eager", "sdpa") else "auto",
         quantization=config["model.quantization"],
         double_quantization=config["model.double-quantization"],
+        device_map=config.get("model.device-map", "none"),  # runs of before this key had one GPU a client
     )
 
 

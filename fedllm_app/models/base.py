@@ -4,7 +4,7 @@ The base never travels and never changes; the server reads its configuration onl
 """
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedllm_app.models.check import check_stored_quantization, loading_notes
 from fedllm_app.models.files import UnusableModel, check_directory
@@ -23,6 +23,7 @@ from fedllm_app.models.location import (
 )
 from fedllm_app.models.quantization import bitsandbytes_config, compute_in, use_one_arithmetic
 from fedllm_app.models.quiet import quiet_transformers
+from fedllm_app.models.several_gpus import check_spread, spread_options
 from fedllm_app.models.skeleton import leave_routers_alone, skeleton
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def load_base_model(
     attention: str = "auto",
     quantization: str = "none",
     double_quantization: bool = False,
+    device_map: str = "none",
 ) -> "PreTrainedModel":
     """The frozen base model on the device that the process sees. Every weight is one of its files.
 
@@ -66,16 +68,16 @@ def load_base_model(
         "auto" takes what the model's class has: sdpa, else eager.
     quantization : str
         "none", "int8" (LLM.int8, Dettmers et al. 2022) or "nf4" (QLoRA, Dettmers et al. 2023), of all linear layers
-        but the head.
-    double_quantization : bool
-        Of nf4: its scales are quantized too.
+        but the head; with `double_quantization` the scales of nf4 are quantized, too.
+    device_map : str
+        "none": on one device. "auto": over all GPUs that the process sees, see `models.several_gpus`.
 
     Raises
     ------
     ModelNotFound
         If the model cannot be loaded.
     UnusableModel
-        If it is no decoder-only model, its files and configuration do not fit, or it has no such attention.
+        If it is no decoder-only model, its files do not fit, it has no such attention, or the GPUs cannot hold it.
     QuantizationError
         If bitsandbytes cannot compute with nf4 weights of these shapes on a CPU.
     """
@@ -88,26 +90,34 @@ def load_base_model(
     stored = check_stored_quantization(load_model_config(location), location, values)
     skeleton(location, attention=attention)  # refuses what no weights can mend
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    spread = spread_options(device_map)
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True} | spread
     if attention != "auto":
         options["attn_implementation"] = attention
     if quantization != "none":
-        # Weights are quantized on the device they arrive on, and must not be moved afterwards.
-        options["device_map"] = {"": device}
-        if not stored:
-            options["quantization_config"] = bitsandbytes_config(quantization, double_quantization, dtype)
+        options = {"device_map": {"": device}} | options  # quantized as they arrive, and must not be moved afterwards
+    if quantization != "none" and not stored:
+        options["quantization_config"] = bitsandbytes_config(quantization, double_quantization, dtype)
     with quiet_transformers():
         model, info = from_pretrained(AutoModelForCausalLM, location, **options)
     for note in loading_notes(info, model, location):
         _log.warning(note)
     _freeze(model)
-    if quantization == "none":
-        return model.to(device)
-    if stored:
+    if spread:
+        check_spread(model, location)
+    elif quantization == "none":
+        model.to(device)
+    if quantization != "none":
+        _compute_as_trained(model, dtype if stored else None, device)
+    return model
+
+
+def _compute_as_trained(model: "PreTrainedModel", dtype: "torch.dtype | None", device: str) -> None:
+    """Make a quantized model multiply in `dtype` (None: it does), and the same in training and in evaluation."""
+    if dtype:
         compute_in(model, dtype)
     if device == "cpu":
         use_one_arithmetic(model)
-    return model
 
 
 def _freeze(model: "PreTrainedModel") -> None:
@@ -130,4 +140,5 @@ def load_model(values: ModelValues) -> "PreTrainedModel":
         values.attention,
         values.quantization,
         values.double_quantization,
+        values.device_map,
     )

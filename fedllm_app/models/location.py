@@ -20,7 +20,7 @@ _FORMAT = 2  # of what `found_once` keeps; another number when what is found of 
 
 @dataclass(frozen=True)
 class ModelValues:
-    """What determines the loaded base model: its name, how its weights are stored and multiplied."""
+    """What determines the loaded base model: its name, and how its weights are stored, multiplied and placed."""
 
     name: str
     dtype: str
@@ -28,6 +28,7 @@ class ModelValues:
     trust_remote_code: bool = False
     quantization: str = "none"
     double_quantization: bool = False
+    device_map: str = "none"
 
 
 @dataclass(frozen=True)

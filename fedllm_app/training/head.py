@@ -92,8 +92,10 @@ def completion_log_probs(
     next_labels = labels[:, 1:]
     scored = next_labels != -100
     head = base.get_output_embeddings()
-    log_probs, correct = _LabelLogProbs.apply(hidden[:, :-1][scored], head.weight, head.bias, next_labels[scored])
-    return log_probs, correct, scored
+    gpu = head.weight.device  # a base that lies on several has its last layer, head and embedding on any of them
+    chosen, target = hidden[:, :-1][scored.to(hidden.device)].to(gpu), next_labels[scored].to(gpu)
+    log_probs, correct = _LabelLogProbs.apply(chosen, head.weight, head.bias, target)
+    return log_probs.to(labels.device), correct.to(labels.device), scored
 
 
 def own_log_probs(
@@ -139,7 +141,8 @@ def own_logits(base: nn.Module) -> OwnLogits:
     def enlarge(module, arguments):
         if not arguments:
             return None
-        size = float(nn.functional.linear(arguments[0], module.weight, module.bias).float().abs().max())
+        hidden = arguments[0].to(module.weight.device)
+        size = float(nn.functional.linear(hidden, module.weight, module.bias).float().abs().max())
         factors.append(max(1.0, _SPREAD / max(size, 1e-6)))
         return (arguments[0] * factors[-1], *arguments[1:])
 
@@ -177,6 +180,8 @@ def choose_head(base: nn.Module, own: OwnLogits) -> str:
             return "own"
         if _alike(completion_log_probs(base, ids, input_ids=ids)[0], expected.flatten(), tolerance):
             return "completion"
+        if len({parameter.device for parameter in base.parameters()}) > 1:
+            return "own"  # TRL's head takes all to be on one device
         add_fused_lm_head(base, outputs=_FIELDS)
         try:
             general = base(input_ids=ids, labels=ids, fused_lm_head=True).log_probs

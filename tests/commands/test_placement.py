@@ -77,7 +77,36 @@ def test_a_client_that_does_not_fit_is_said(gb, need):
     """A 7B base in bfloat16 on 8 GB, a 70B one on 24 GB; 75 GB and a margin do not fit into 80 GB."""
     placed = place(Machine(8, gpus(2, gb)), 4, int(need * GB))
     assert (placed.gpus, placed.cpus, placed.fits) == (1.0, 4, False)
-    assert "more than is free there" in placed.reason and "model.quantization" in placed.reason
+    assert "more than is free on one" in placed.reason and "model.quantization" in placed.reason
+
+
+@pytest.mark.parametrize(
+    ("count", "gb", "need", "each", "at_once", "cpus"),
+    [
+        (2, 24, 33.0, 2, 1, 16),  # 37.95 / 2 + 0.59 = 19.6 GB on each of two
+        (8, 24, 33.0, 2, 4, 4),
+        (8, 24, 140.0, 7, 1, 16),  # 161 / 7 + 0.59 = 23.6 GB; on six 27.4
+        (8, 80, 140.0, 3, 2, 8),  # 161 / 3 + 0.59 = 54.3 GB; two GPUs are left over
+    ],
+)
+def test_a_base_that_may_lie_on_several_gpus_gets_as_few_as_hold_it(count, gb, need, each, at_once, cpus):
+    placed = place(Machine(16, gpus(count, gb)), 4, int(need * GB), spreads=True)
+    assert (placed.gpus, placed.cpus, placed.fits) == (each, cpus, True)
+    assert f"it gets {each} GPUs" in placed.reason and f"{at_once} train" in placed.reason
+    assert f"client-resources-num-gpus={each}" in placed.federation_config(4)
+
+
+def test_the_key_for_several_gpus_is_named_where_they_would_do():
+    """And a base that not even all of them hold gets all, with a warning."""
+    machine = Machine(16, gpus(2, 24))
+    alone = place(machine, 4, 33 * GB)
+    assert (alone.gpus, alone.fits) == (1.0, False)
+    assert "2 GPUs would hold it with model.device-map = 'auto'" in alone.reason
+    too_large = place(machine, 4, 140 * GB, spreads=True)
+    assert (too_large.gpus, too_large.fits) == (2.0, False)
+    assert "2 GPUs of its own and may run out of memory" in too_large.reason
+    assert place(machine, 4, 2 * GB, spreads=True).gpus == 0.5  # what fits on one is shared as ever
+    assert place(machine, 4, None, spreads=True).gpus == 2.0
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16])

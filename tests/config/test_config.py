@@ -357,6 +357,11 @@ def test_flatten():
             "model.quantization = 'int8'",
         ),
         (
+            {"model__device_map": "auto", "adapter__method": "prefix-tuning"},
+            "model.device-map",
+            "'prefix-tuning'",
+        ),
+        (
             {"train__gradient_checkpointing": True, "adapter__method": "prefix-tuning"},
             "train.gradient-checkpointing",
             "'prefix-tuning'",

@@ -44,6 +44,6 @@ class ControlVariates(Correction):
 
     def finish(self) -> tuple[Vectors, Numbers]:
         """Keep `c_i⁺` under this round's version; send its change, and whether c_i was lost."""
-        after = (torch.cat(self.total) / self.steps).float().cpu().numpy()
+        after = torch.cat([(total / self.steps).float().cpu() for total in self.total]).numpy()
         self.round.state.save_version(CONTROL, self.round.server_round, after, keep=self.round.version)
         return {CONTROL_DELTA: after - self.before}, {"control-reset": int(self.lost)}

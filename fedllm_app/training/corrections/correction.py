@@ -28,7 +28,7 @@ class LocalRound:
     vectors : Mapping[str, np.ndarray]
         The packed arrays of the message, shape (P,), float32; "adapter" is the global adapter x.
     pieces : Callable[[np.ndarray], list[torch.Tensor]]
-        Cuts a packed vector into one flat tensor a parameter, on the model's device.
+        Cuts a packed vector into one flat tensor a parameter, on the parameter's device.
     state : ClientState
         What the client keeps on its disk.
     server_round, version : int
