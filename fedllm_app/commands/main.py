@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ write a file and name it here."""
 
 _ELSEWHERE = {"watch": "attach"}  # the module of a subcommand that has another name
 
+_IN_A_FILE = 160  # columns
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -28,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point of `fedllm`; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = command_parser(*arguments[:1]).parse_args(arguments)
-    console = Console()
+    console = _console()
     with _ended_in_order():
         try:
             return parsed.command(parsed, console)
@@ -39,6 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
             with suppress(OSError):  # the terminal may be gone
                 console.print("stopped", style="red")
             return 130
+
+
+def _console() -> Console:
+    """The terminal; or a file or pipe, where lines may be long, so that no path in a table is broken over two."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _IN_A_FILE
+    return console
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Watch:
         self._versions: list[dict] = []
         self._base: dict[str, float] = {}  # metrics before round 1
         self._printed = 0.0
+        self._ended = 0  # the last round that has
         self._live = Live(self.block, console=console, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "Watch":
@@ -85,8 +86,8 @@ class Watch:
             show(event)
 
     def step(self, line: dict) -> None:
-        """Show one optimizer step of one client."""
-        if line["loss"] is None:
+        """Show one optimizer step of one client. Steps lie in another file than the events, and some come late."""
+        if line["loss"] is None or line["round"] <= self._ended:
             return
         self.block.step(line["client"], line["step"], line["steps"], line["loss"], line.get("time"))
         if self._live is None and time.monotonic() - self._printed > _LINE_EVERY:
@@ -130,7 +131,7 @@ class Watch:
         self._print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")
 
     def _resumed(self, event: dict) -> None:
-        self.block.before = event["round"]
+        self.block.before = self._ended = event["round"]
         count = event["again"]
         again = f"; {count} round{'s are' if count > 1 else ' is'} done again" if count else ""
         self._print(
@@ -170,6 +171,7 @@ class Watch:
 
     def _round(self, event: dict) -> None:
         self.block.round_ended(event["round"])
+        self._ended = event["round"]
         self._print(
             f"round {event['round']}/{self.block.rounds}: training loss {metric_text('loss', event['train_loss'])} "
             f"from {len(event['clients'])} clients in {event['seconds']:.1f} s",

@@ -11,7 +11,7 @@ import pytest
 from places import ROOT
 from rich.console import Console
 
-from fedllm_app.commands import attach, follow
+from fedllm_app.commands import attach, follow, runs
 from fedllm_app.commands import run as cli
 from fedllm_app.commands.flower import LaunchError
 from fedllm_app.commands.follow import Outcome
@@ -79,6 +79,18 @@ def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
     missing = "strategy.name='only_on_the_server.Mine' strategy.arguments='a=1'"
     assert main(["run", str(ROOT), "-c", missing]) == 2
     assert "only_on_the_server" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 160), ("90", 90)])
+def test_a_pipe_has_room_for_a_path(monkeypatch, columns, width):
+    """The tests' output is no terminal. COLUMNS is the user's word."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    widths = []
+    monkeypatch.setattr(runs, "_runs", lambda parsed, console: widths.append(console.width) or 0)
+    assert main(["runs"]) == 0
+    assert widths == [width]
 
 
 def test_a_missing_configuration_file_ends_with_2(starts_nothing, capsys):

@@ -34,6 +34,15 @@ HOLDS = {
 READY = {"event": "ready", "seconds": 12.3, "parameters": 460800, "clients": [0]}
 
 
+def test_a_step_of_a_round_that_has_ended_is_not_shown():
+    """Unless the round is done again."""
+    ended = {"event": "round", "round": 1, "train_loss": 1.5, "clients": [0], "seconds": 3.21}
+    again = {"event": "resumed", "run_id": 9, "round": 0, "rounds": 2, "strategy": "fedavg", "again": 1}
+    late = {"round": 1, "client": 0, "step": 2, "steps": 2, "loss": 0.75}
+    assert "step 2/2" not in shown([ended], [late])
+    assert "round 1/2 · client 0  · step 2/2" in shown([ended, again], [late])
+
+
 def test_lines_of_a_run():
     text = shown(
         [
