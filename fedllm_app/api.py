@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from fedllm_app.commands.new_directory import first_free, new_directory
+from fedllm_app.commands.new_directory import first_free, new_directory, remove_empty
 from fedllm_app.commands.options import app_defaults
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
 from fedllm_app.commands.resumed import going_on
@@ -84,8 +84,13 @@ class Run:
         -------
         Path
             The directory with `report.json`, tables and answers.
+
+        Raises
+        ------
+        UserError
+            As the command: of a suite that there is not, of a library that is missing, and so on.
         """
-        from fedllm_app.commands.main import main
+        from fedllm_app.commands.main import command_parser
 
         place = Path(out) if out else first_free(self.directory / "evaluation")
         words = ["evaluate", str(self.directory), *(["--base"] if base else []), "--out", str(place)]
@@ -93,11 +98,13 @@ class Run:
             flag = f"--{name.replace('_', '-')}"
             words += [flag] if value is True else [] if value in (False, None) else [flag, str(value)]
         try:
-            status = main([*words, "--suite", *suites])
+            parsed = command_parser("evaluate").parse_args([*words, "--suite", *suites])
+            parsed.command(parsed, Console())
         except SystemExit as wrong:  # what argparse does with an option that there is not
             raise RunError(f"evaluate: wrong options {options}; fedllm evaluate --help lists them") from wrong
-        if status:
-            raise RunError(f"the evaluation ended with status {status}; what it printed says why")
+        finally:
+            if not out:
+                remove_empty(place)
         return place
 
     def figure(self) -> "Figure":

@@ -139,6 +139,9 @@ def test_an_evaluation(small, tmp_path, quiet):
     assert (first / "report.json").is_file()
     with pytest.raises(RunError, match="wrong options"):
         result.evaluate("builtin", nothing=3)
+    with pytest.raises(UserError, match="there is no suite 'bultin'. Did you mean 'builtin'"):
+        result.evaluate("bultin")
+    assert not (tmp_path / "run" / "evaluation-3").exists()
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -81,8 +81,8 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
 
     data_dir = parsed.data_dir and expanded(parsed.data_dir).resolve()
     name = parsed.suite or (BUILT_IN if base["data.name"] == BUILT_IN else _NO_SUITE)
-    if name not in (BUILT_IN, _NO_SUITE):
-        check_extra(f"fedllm compare --suite {name}")
+    if name != _NO_SUITE:
+        check_extra(f"fedllm compare --suite {name}", [name])
     suite = None if name == _NO_SUITE else checked_suite(_absolute(name), data_dir, parsed.run_code)
     if suite is None and not base["evaluate.every"]:
         raise BadGrid("evaluate.every = 0: the runs measure nothing; name a --suite, or set evaluate.every above 0")

@@ -69,7 +69,7 @@ class EvaluateError(UserError):
 
 def _evaluate(parsed: argparse.Namespace, console: Console) -> int:
     if not parsed.list and not parsed.show:
-        check_extra("fedllm evaluate")
+        check_extra("fedllm evaluate", parsed.suite, parsed.only)
     from fedllm_app.evaluation import session  # imports torch
     from fedllm_app.evaluation.evaluate import Settings
 

@@ -37,9 +37,9 @@ def new_directory(name: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _remove_empty(path)
+        remove_empty(path)
         if made_parent:
-            _remove_empty(parent)
+            remove_empty(parent)
 
 
 def check_home(home: Path) -> None:
@@ -68,6 +68,7 @@ def first_free(path: Path) -> Path:
     raise AssertionError("count() has no end")
 
 
-def _remove_empty(path: Path) -> None:
+def remove_empty(path: Path) -> None:
+    """Remove a directory that was made for what did not come about."""
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -28,10 +28,10 @@ from fedllm_app.runs.overview import (
 
 _STYLES = {RUNNING: "cyan", FINISHED: "green", FAILED: "red", UNREADABLE: "red"}
 _DAY = 24 * 3600.0
-_LONGEST, _LONGEST_NARROW = 160, 48  # characters of a reason, the latter on a narrow terminal
+_LONGEST = 160  # characters of a reason
 _COLUMNS = ("run", "began", "strategy", "data", "rounds", "state", "held-out", "size")
 _DROPPED, _WIDE = ("began", "data", "size"), 110  # columns that a terminal of fewer characters has no room for
-_LEAST = {"run": 12, "data": 8, "state": 10}  # characters of the columns that may wrap
+_LEAST = {"run": 12, "data": 8}  # characters of the columns that may wrap
 
 
 class RunsError(UserError):
@@ -145,13 +145,13 @@ def prunable(
     ]
 
 
-def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Table:
+def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Group:
     """One line a run; on a narrow terminal without when it began, its data and size. Names and reasons are plain text.
 
-    The path of a run loses its middle where there is no room for it, and never its name.
+    The path of a run loses its middle where there is no room for it, and never its name. Why runs failed stands below.
     """
     columns = [name for name in _COLUMNS if width >= _WIDE or name not in _DROPPED]
-    rows = [_cells(run, width) for run in found]
+    rows = [_cells(run) for run in found]
     taken = (_LEAST.get(name) or max(len(name), *(_length(row[name]) for row in rows)) for name in columns[1:])
     room = max(_LEAST["run"], width - 1 - 3 * len(columns) - sum(taken))
     paths = [cut_path(str(row["run"]), room) for row in rows]
@@ -162,7 +162,12 @@ def runs_table(found: Sequence[RunOverview], title: str, width: int = 160) -> Ta
         table.add_column(name, justify=justify, overflow="fold", no_wrap=name not in _LEAST)
     for path, row in zip(paths, rows, strict=True):
         table.add_row(Text(path), *(row[name] for name in columns[1:]))
-    return table
+    return Group(table, *(_why(run) for run in found if run.reason))
+
+
+def _why(run: RunOverview) -> Text:
+    reason = plain_text(" ".join(run.reason.split()), _LONGEST)
+    return Text.assemble(f"{_short(run.path)}: ", (run.state, _STYLES.get(run.state, "yellow")), f": {reason}")
 
 
 def cut_path(path: str, most: int) -> str:
@@ -178,12 +183,8 @@ def _length(cell: Text | str) -> int:
     return max(map(len, str(cell).splitlines()), default=0)
 
 
-def _cells(run: RunOverview, width: int) -> dict[str, Text | str]:
+def _cells(run: RunOverview) -> dict[str, Text | str]:
     """What stands in the columns for a run."""
-    state = Text(run.state, style=_STYLES.get(run.state, "yellow"))
-    if run.reason:
-        longest = _LONGEST if width >= _WIDE else _LONGEST_NARROW
-        state.append(f": {plain_text(run.reason, longest)}", style="default")
     reached = f"{run.metric[0]} {metric_text(*run.metric)}" if run.metric else "-"
     if run.metric and run.strategy == ALONE:
         reached += "\neach on own rows"  # a mean of models that each know one client's rows, and no common model's
@@ -193,7 +194,7 @@ def _cells(run: RunOverview, width: int) -> dict[str, Text | str]:
         "strategy": Text(plain_text(run.strategy) or "-"),
         "data": Text(plain_text(_data_name(run.data)) or "-"),
         "rounds": f"{run.done}/{run.asked}" if run.asked else "-",
-        "state": state,
+        "state": Text(run.state, style=_STYLES.get(run.state, "yellow")),
         "held-out": reached,
         "size": size_text(run.size),
     }

@@ -47,7 +47,7 @@ def check_start(config: Config, local: bool) -> None:
     if not local:
         return
     if config.evaluate.suite:
-        check_extra(f"evaluate.suite = {config.evaluate.suite!r}")
+        check_extra(f"evaluate.suite = {config.evaluate.suite!r}", [config.evaluate.suite])
     check_tracking(config.tracking)
     template_source(config.data.template)
     for name in set_names(config.data.name):

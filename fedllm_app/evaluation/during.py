@@ -121,7 +121,7 @@ def suite_watch(config: Config, at: str) -> SuiteWatch | None:
     evaluate, data = config.evaluate, config.data
     if not evaluate.suite or evaluate.suite_at != at or not evaluate.every:
         return None
-    check_extra(f"evaluate.suite = {evaluate.suite!r}")
+    check_extra(f"evaluate.suite = {evaluate.suite!r}", [evaluate.suite])
     return SuiteWatch(
         name=evaluate.suite,
         data_dir=Path(evaluate.suite_data) if evaluate.suite_data else None,

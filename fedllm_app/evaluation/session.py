@@ -181,7 +181,8 @@ def _settings(options: Options, base: ModelValues, judged: bool) -> dict[str, ob
 
 
 def _versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    found = {name: importlib.metadata.version(name) for name in _VERSIONS if {name, name.replace("-", "_")} & installed}
     return {"Python": platform.python_version(), **found}
 
 

@@ -271,6 +271,8 @@ class EvaluationTask:
     worked : Callable[[int], Sequence[tuple[str, str]]] | None
         So many questions with their answers, none of them among the set's, for a model that is shown how to answer
         (`Contestant.shown`); None where there are none.
+    needs : tuple[str, ...]
+        Libraries of the extra `eval` that grading imports, by the names they are imported under.
     """
 
     name: str
@@ -283,6 +285,7 @@ class EvaluationTask:
     template: Literal["plain", "run"] = "run"
     shots: TestSet | None = None
     worked: Callable[[int], Sequence[tuple[str, str]]] | None = None
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

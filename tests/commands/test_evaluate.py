@@ -112,22 +112,32 @@ def test_some_sets_of_a_suite(runs, own_suite, tmp_path, capsys):
 
 
 def test_what_is_not_installed_is_named_before_anything_is_looked_for(own_suite, monkeypatch, capsys):
-    monkeypatch.setattr(extra, "EXTRA", ("lm_eval", "no_such_library"))
-    assert main(["evaluate", "/no/such/run", "--suite", own_suite]) == 2
-    told = "fedllm evaluate needs what is not installed: no_such_library; pip install 'fedllm-app[eval]'"
+    """Of the sets that are asked: MATH is graded by a library of the extra, GSM8K is not."""
+    without(monkeypatch, "lm_eval")
+    assert main(["evaluate", "/no/such/run", "--suite", "math", own_suite]) == 2
+    told = "fedllm evaluate needs what is not installed: lm_eval (for math); pip install 'fedllm-app[eval]'"
     assert told in " ".join(capsys.readouterr().out.split())
+    assert main(["evaluate", "/no/such/run", "--suite", "lm-eval:arc_easy"]) == 2
+    assert "lm_eval (for lm-eval:arc_easy)" in " ".join(capsys.readouterr().out.split())
+    for asked in (["math", "--only", "gsm8k"], ["builtin"], [own_suite], ["finance"], ["file:/no/such/rows.csv"]):
+        assert main(["evaluate", "/no/such/run", "--suite", *asked]) == 2
+        assert "not installed" not in capsys.readouterr().out
     assert main(["evaluate", "--list"]) == 0  # needs nothing of it
+
+
+def without(monkeypatch, library: str) -> None:
+    """As if it were not installed."""
+    found = extra.importlib.util.find_spec
+    monkeypatch.setattr(extra.importlib.util, "find_spec", lambda name: None if name == library else found(name))
 
 
 def test_a_suite_during_a_run_needs_it_as_well(run_config, monkeypatch):
     """Told by `fedllm run`, and by a server or a client that is elsewhere; a run without a suite does not need it."""
-    monkeypatch.setattr(extra, "EXTRA", ("no_such_library",))
+    without(monkeypatch, "lm_eval")
     check_start(parse_run_config(run_config), local=True)
     for at in ("server", "clients"):
-        config = parse_run_config(
-            run_config | {"evaluate.every": 1, "evaluate.suite": "builtin", "evaluate.suite-at": at}
-        )
-        with pytest.raises(extra.MissingExtra, match="evaluate.suite = 'builtin' needs .*: no_such_library; pip"):
+        config = parse_run_config(run_config | {"evaluate.every": 1, "evaluate.suite": "math", "evaluate.suite-at": at})
+        with pytest.raises(extra.MissingExtra, match="evaluate.suite = 'math' needs .*: lm_eval .for math.; pip"):
             check_start(config, local=True)
         with pytest.raises(extra.MissingExtra):
             suite_watch(config, at)

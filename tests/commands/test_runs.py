@@ -50,13 +50,14 @@ def test_runs_of_this_directory_and_of_the_home(here, app_home, capsys, monkeypa
     assert "exact match 50.0 %" in said
 
 
-@pytest.mark.parametrize(("width", "words_left"), [(80, 7), (160, 29)])
-def test_a_long_reason_is_cut_earlier_on_a_narrow_terminal(tmp_path, width, words_left):
-    """Of "RosterError: word word …" 48 characters hold (48 - 13) / 5 = 7 words, and 160 hold 29."""
+def test_why_a_run_failed_stands_below_the_table_and_is_cut(tmp_path):
+    """Of "RosterError: word word …" 160 characters hold (160 - 13) / 5 = 29 words."""
     write_run(tmp_path / "bad", ends="RosterError: " + "word " * 100)
-    console = Console(width=width, file=io.StringIO())
-    console.print(runs_table([overview(tmp_path / "bad")], "runs", width))
-    assert console.file.getvalue().count("word") == words_left
+    console = Console(width=80, file=io.StringIO())
+    console.print(runs_table([overview(tmp_path / "bad")], "runs", 80))
+    table, below = console.file.getvalue().rsplit("┘", 1)
+    assert "word" not in table and " ".join(below.split()).startswith(f"{tmp_path / 'bad'}: failed: RosterError: word")
+    assert below.count("word") == 29
 
 
 def test_places_that_are_named(here, tmp_path, capsys):
@@ -73,7 +74,8 @@ def test_places_that_are_named(here, tmp_path, capsys):
 @pytest.mark.parametrize("width", [80, 110, 160])
 def test_no_line_is_wider_than_the_terminal(here, width):
     console = Console(width=width, file=io.StringIO())
-    console.print(runs_table([overview(here / "good"), overview(here / "bad")], "runs", width))
+    write_run(here / "ugly", ends="RosterError: " + "word " * 100)
+    console.print(runs_table([overview(here / name) for name in ("good", "bad", "ugly")], "runs", width))
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     assert ("began" in console.file.getvalue()) == (width >= 110)

@@ -139,6 +139,7 @@ def _spans(line: str) -> list[str]:
 
 TASK = EvaluationTask(
     name="drop",
+    needs=("lm_eval",),
     test=TEST,
     shots=TRAIN,
     questions=questions,

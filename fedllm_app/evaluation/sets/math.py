@@ -157,6 +157,7 @@ def grade(question: Question, answer: Answer) -> Grade:
 
 TASK = EvaluationTask(
     name="math",
+    needs=("lm_eval", "sympy"),
     test=TEST,
     questions=questions,
     ask=Generate(512, stops=("\nProblem:",)),
