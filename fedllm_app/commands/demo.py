@@ -24,7 +24,7 @@ from fedllm_app.config.sections import FlatConfig
 from fedllm_app.data import corpus
 from fedllm_app.paths import write_text
 from fedllm_app.runs.directory import read_result
-from fedllm_app.runs.figures import plot_run
+from fedllm_app.runs.figures import Shares, plot_run
 
 if TYPE_CHECKING:
     from fedllm_app.comparison.by_set import BySet, Sample
@@ -38,6 +38,10 @@ SHOWN = 3
 
 FEDERATED = "federated"
 _KEY = "exact match"
+_OTHER_QUESTIONS = (
+    "Here every model is asked all domains. During training a client asks its own rows alone, where the model of a "
+    "client that trains alone looks good, because it meets one domain."
+)
 
 
 def add_parser(subparsers) -> None:
@@ -79,8 +83,9 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     )
     found = BySet.of(results, _KEY)
     figure = directory / "training.png"
-    plot_run(together.directory, figure, "Federated training: SmolLM2-135M-Instruct, four domains", alone.directory)
+    plot_run(together.directory, figure, "Federated training: SmolLM2-135M-Instruct, four domains", shares=_bars(found))
     console.print(_table(found))
+    console.print(_OTHER_QUESTIONS, markup=False, highlight=False)
     chosen = sample(results, FEDERATED, [name for name in found.shares if name.startswith("base")], _KEY)
     _tell(chosen, console)
     seconds = time.monotonic() - started
@@ -135,6 +140,11 @@ def _table(found: "BySet") -> Table:
         style = "bold" if model == FEDERATED else None
         table.add_row(model, *scores, f"{found.mean(model):.1%}", f"{found.rank(model):.2f}", style=style)
     return table
+
+
+def _bars(found: "BySet") -> Shares:
+    means = {model: found.mean(model) for model in found.shares}
+    return Shares(f"exact match, all models\non the same {QUESTIONS} questions a domain", means, FEDERATED)
 
 
 def _ranked(found: "BySet") -> Sequence[str]:

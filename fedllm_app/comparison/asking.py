@@ -130,18 +130,19 @@ def ask_all(
     results = [
         TaskResult(each.task, each.questions, {}, {}, each.prompts.name, each.notes, {}, each.seed) for each in asked
     ]
-    for contestant in contestants:
-        began = time.monotonic()
+    for number, contestant in enumerate(contestants, 1):
+        began, waiting = time.monotonic(), len(contestants) - number
         try:
             evaluation = Evaluation(stage, [contestant], settings, progress=progress)
-            given = _given(contestant, asked, evaluation, about, out and out / ANSWERS)
+            given, kept = _given(contestant, asked, evaluation, about, out and out / ANSWERS)
         except TemplateError as error:
             if not contestant.shown:
                 raise
             results = [replace(one, notes=(*one.notes, f"{contestant.name}: not asked, {error}")) for one in results]
             continue
         results = [_with(one, contestant.name, *those) for one, those in zip(results, given, strict=True)]
-        tell(f"{contestant.name}: {sum(len(a) for a, _ in given)} answers, {time.monotonic() - began:.0f} s")
+        took = "of before" if kept else f"{time.monotonic() - began:.0f} s"
+        tell(f"{contestant.name}: {sum(len(a) for a, _ in given)} answers, {took}{_left(began, kept, waiting)}")
     return [_graded(result, means) for result in results]
 
 
@@ -150,15 +151,16 @@ _Given = list[tuple[list[Answer], list[str]]]
 
 def _given(
     contestant: Contestant, asked: Sequence[Asked], evaluation: Evaluation, about: object, folder: Path | None
-) -> _Given:
-    """A model's answers to each set with what is to be said of them: from the disk if it was asked the same before."""
+) -> tuple[_Given, bool]:
+    """A model's answers to each set with what is to be said of them, and whether they are those of before, which lie
+    on the disk if it was asked the same."""
     weights = file_sha256(weights_file(contestant.source.adapter)) if contestant.source else ""
     whole = json.dumps([about, weights, contestant.shown], sort_keys=True, default=repr)
     key = hashlib.sha256(whole.encode()).hexdigest()
     file = folder and folder / f"{key[:32]}.json"
     if file and file.is_file():
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return [([_answer(answer) for answer in one["answers"]], one["notes"]) for one in kept["sets"]]
+        return [([_answer(answer) for answer in one["answers"]], one["notes"]) for one in kept["sets"]], True
     results = evaluation.run(asked)
     given = [
         (result.answers[contestant.name], [note for note in result.notes if note not in each.notes])
@@ -167,7 +169,15 @@ def _given(
     content = [{"answers": [asdict(answer) for answer in answers], "notes": notes} for answers, notes in given]
     if file:
         write_text(file, json.dumps({"model": contestant.name, "sets": content}, ensure_ascii=False) + "\n")
-    return given
+    return given, False
+
+
+def _left(began: float, kept: bool, waiting: int) -> str:
+    """About how long the models that wait will take, if each takes as long as this one did."""
+    if kept or not waiting:
+        return ""
+    minutes, seconds = divmod(round((time.monotonic() - began) * waiting), 60)
+    return f"; about {minutes}:{seconds:02d} left for {waiting} more"
 
 
 def _answer(kept: Mapping[str, object]) -> Answer:

@@ -82,9 +82,16 @@ def short_rows(table: Table) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the short table: the headline, what was seen and what it took."""
     columns = ["", "seeds"]
     for task, metric in table.headline:
-        columns += [place_name(task, metric), f"minus {table.first}"]
+        columns += [_heading(table, task, metric), f"minus {table.first}"]
     columns += ["examples", "steps", "seconds", "MB"]
     return columns, [_short_row(table, line) for line in table.lines]
+
+
+def _heading(table: Table, task: str, metric: str) -> str:
+    """A measure with its unit, or which way it is to go."""
+    value = next((value for value in table.values if (value.task, value.metric) == (task, metric)), None)
+    better = " (lower is better)" if value and value.lower_is_better else ""
+    return place_name(task, metric) + (" (%)" if value and value.percent else better)
 
 
 def _short_row(table: Table, line: Line) -> list[str]:
@@ -115,7 +122,10 @@ def legend(table: Table) -> str:
     """What stands beside the figures."""
     seeds = max((len(line.models) for line in table.lines), default=0)
     spread = "Mean ± standard deviation over the seeds" if seeds > 1 else "One seed"
-    seen = "Examples and steps are what one model has seen of training"
+    seen = (
+        "Examples and steps are those of training that entered one model, of all clients together; seconds are those "
+        "of the rounds, MB what was sent and received"
+    )
     if not any(value.low is not None for value in table.values):
         return (
             f"{spread}. Nothing is tested: clients measured these figures, and there are no single questions to pair. "
@@ -132,9 +142,8 @@ def show(table: Table, console: Console) -> None:
     """Print the short table and the notes."""
     columns, rows, left_out = narrowed(*short_rows(table), console.width)
     made = RichTable(title=Text(f"comparison: {table.suite}"), caption=Text(legend(table)))
-    made.add_column("", overflow="fold", min_width=min(_NAME, max(len(row[0]) for row in rows)))
-    for column in columns[1:]:
-        made.add_column(Text(column), justify="right", overflow="fold")
+    for number, (column, width) in enumerate(zip(columns, _widths(columns, rows, console.width), strict=True)):
+        made.add_column(Text(column), justify="right" if number else "left", overflow="fold", width=width)
     for row in rows:
         made.add_row(*map(Text, row))
     console.print(made)
@@ -160,14 +169,37 @@ def narrowed(
     Differences may wrap between words; anything else is to stay on one line.
     """
 
+    least = _least_widths(columns, rows)
+
     def needed(count: int) -> int:
-        cells = zip(*([columns[:count]] + [row[:count] for row in rows]), strict=True)
-        return 1 + sum(3 + max(_least(columns[i], text) for text in column) for i, column in enumerate(cells))
+        return 1 + sum(3 + width for width in least[:count])
 
     count = len(columns)
     while count > len(columns) - len(_COSTS) and needed(count) > width:
         count -= 1
     return list(columns[:count]), [list(row[:count]) for row in rows], list(columns[count:])
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int | None]:
+    """Characters of each column. Left to itself, the table takes them from the names and is wider than the terminal."""
+    least, whole = _least_widths(columns, rows), [max(map(len, cells)) for cells in _by_column(columns, rows)]
+    left = width - 1 - 3 * len(columns) - sum(least)
+    if left < 0:
+        return [None] * len(columns)
+    for column, (narrow, wide) in enumerate(zip(least, whole, strict=True)):
+        more = min(left, wide - narrow)
+        least[column], left = narrow + more, left - more
+    return list(least)
+
+
+def _least_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column; headings and differences may wrap between words, a long name anywhere."""
+    least = [max(_least(columns[i], text) for text in cells) for i, cells in enumerate(_by_column(columns, rows))]
+    return [min(_NAME, max(len(row[0]) for row in rows)), *least[1:]]
+
+
+def _by_column(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:
+    return zip(columns, *rows, strict=True)
 
 
 def _least(column: str, text: str) -> int:
@@ -200,8 +232,8 @@ def csv_text(table: Table) -> str:
         seen = lines[value.line].costs
         means = [fmean(getattr(one, name) for one in seen.values()) for name in _COSTS] if seen else [""] * 4
         numbers = ["" if number is None else number for number in (getattr(value, name) for name in _NUMBERS)]
-        writer.writerow([value.line, "", value.task, value.metric, *numbers, value.n, *means])
+        writer.writerow([value.line, "", value.task, value.metric, *numbers, value.n or "", *means])
         for seed, one in value.by_seed.items():
             own = [getattr(seen[seed], name) for name in _COSTS] if seed in seen else [""] * 4
-            writer.writerow([value.line, seed, value.task, value.metric, one, *[""] * 5, value.n, *own])
+            writer.writerow([value.line, seed, value.task, value.metric, one, *[""] * 5, value.n or "", *own])
     return file.getvalue()

@@ -1,6 +1,7 @@
 """The figure of a run as a PNG, drawn from its journal: losses by client, held-out metrics, what they started from."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,23 @@ class NothingToDraw(UserError):
     """A journal without a round and without an evaluation."""
 
 
-def plot_run(run: Path, file: Path, title: str = "", alone: Path | None = None) -> None:
+@dataclass(frozen=True)
+class Shares:
+    """How many questions models got right, for bars beside the panels of a run: share by name, of one set for all."""
+
+    title: str
+    of: Mapping[str, float]
+    strong: str = ""  # the name that is drawn in black
+
+
+def plot_run(run: Path, file: Path, title: str = "", alone: Path | None = None, shares: Shares | None = None) -> None:
     """Draw a run as a PNG; see `draw_run`."""
-    figure = draw_run(run, title, alone)
+    figure = draw_run(run, title, alone, shares)
     with atomic_path(file) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
 
 
-def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
+def draw_run(run: Path, title: str = "", alone: Path | None = None, shares: Shares | None = None) -> "Figure":
     """Draw training loss by client and round beside the held-out metrics.
 
     The two losses share their axis, the held-out panels the rounds, and all panels one legend. Nobody trains in
@@ -62,6 +72,8 @@ def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
         "": strategy, data and seed.
     alone : Path | None
         A run directory of the strategy `local`, whose last evaluation is drawn as a reference.
+    shares : Shares | None
+        Drawn as bars in a panel of their own.
 
     Raises
     ------
@@ -78,8 +90,13 @@ def draw_run(run: Path, title: str = "", alone: Path | None = None) -> "Figure":
         raise NothingToDraw(f"{run}: no round has ended, so that there is nothing to draw")
     others = read_journal(alone) if alone else []
     base = "base model" if not config.get("adapter.start") else "start"
-    figure = Figure(figsize=(4.6 * len(panels), 4.6), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    count = len(panels) + bool(shares)
+    figure = Figure(figsize=(4.6 * count, 4.6), layout="constrained")
+    *axes, last = figure.subplots(1, count, squeeze=False)[0]
+    if shares:
+        _draw_shares(last, shares)
+    else:
+        axes.append(last)
     for other in axes[2:]:
         other.sharex(axes[1])
     names = client_names(events)
@@ -147,6 +164,18 @@ def _draw_clients(axes: "Axes", series: Series, names: Mapping[int, str]) -> Non
         label = _as_text(f"client {client} ({names.get(client, '')})")
         look = {"color": f"C{place}", "linestyle": _CLIENT_LINES[place % len(_CLIENT_LINES)], "linewidth": 1.3}
         axes.plot(*zip(*line, strict=True), marker="o", markersize=3.5, zorder=3, label=label, **look)
+
+
+def _draw_shares(axes: "Axes", shares: Shares) -> None:
+    """Bars from the best to the worst, each with its percent."""
+    names = sorted(shares.of, key=shares.of.get)
+    colors = ["black" if name == shares.strong else "0.72" for name in names]
+    bars = axes.barh([_as_text(name) for name in names], [100 * shares.of[name] for name in names], color=colors)
+    axes.bar_label(bars, [f"{100 * shares.of[name]:.1f} %" for name in names], padding=3, fontsize=8)
+    axes.set_xlim(0, max(10.0, 120 * max(shares.of.values())))
+    axes.set_xlabel("%")
+    axes.set_title(shares.title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _legend(figure, axes) -> None:

@@ -157,7 +157,7 @@ def test_the_table_in_all_forms():
     lines = [Line("base", fixed="base"), first, other]
     table = Table("s", lines, values(measures(suite, [found]), lines, [1, 2], "first"), headline(suite), "first")
     columns, rows = short_rows(table)
-    assert columns == ["", "seeds", "a, accuracy", "minus first", "examples", "steps", "seconds", "MB"]
+    assert columns == ["", "seeds", "a, accuracy (%)", "minus first", "examples", "steps", "seconds", "MB"]
     assert rows[1][:3] == ["first", "2", "37.5 ± 17.7"]
     assert rows[1][4:] == ["240", "30", "11", "4"]
     assert rows[2][:2] == ["other", "1 of 2"]

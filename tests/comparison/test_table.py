@@ -1,5 +1,8 @@
 """What stands beside the figures of a comparison."""
 
+import io
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -27,6 +30,24 @@ def test_the_legend_speaks_of_tests_only_where_there_are_some():
     told = legend(table())
     assert "Nothing is tested" in told and "--suite" in told
     assert "bootstrap" not in told and "p <" not in told
+
+
+@pytest.mark.parametrize("width", [80, 90, 100, 120, 160])
+def test_no_line_is_wider_than_the_terminal_and_names_stay_whole(width):
+    """With the longest name that a comparison gives itself, and differences with intervals."""
+    named = [Line("base, 3 examples shown", fixed="shown"), *LINES]
+    costs = Costs(models=1, examples=240, steps=30, seconds=242.0, megabytes=742.0)
+    lines = [replace(line, costs={} if line.fixed else {1: costs, 2: costs}) for line in named]
+    wide = Value("base, 3 examples shown", "t", "m", 0.188, None, {}, 4, True, False, -0.258, -0.332, -0.185, 0.001)
+    filled = replace(table(low=-0.5), lines=lines)
+    filled = replace(filled, values=[wide, *filled.values])
+    console = Console(width=width, file=io.StringIO())
+    show(filled, console)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    assert "│ base, 3 examples shown │" in printed and "┃ seeds ┃" in printed
+    assert "a paired bootstrap over questions and seeds" in " ".join(printed.split())
+    assert "t, m (%)" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from run_material import write_run
 
 from fedllm_app.commands.run import draw_figure
 from fedllm_app.runs.directory import RunDirectory
-from fedllm_app.runs.figures import FIGURE_FILE, NothingToDraw, plot_run
+from fedllm_app.runs.figures import FIGURE_FILE, NothingToDraw, Shares, plot_run
 
 
 @pytest.fixture
@@ -46,6 +46,19 @@ def test_panels_references_and_one_legend(tmp_path, drawn):
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == len(set(labels)) == 7
+
+
+def test_shares_of_models_are_bars_beside_the_panels(tmp_path, drawn):
+    """From the worst at the bottom to the best, with percents; the legend and the rounds are those of the panels."""
+    shares = Shares("the same questions", {"base": 0.0, "federated": 0.479, "math alone": 0.129}, "federated")
+    plot_run(write_run(tmp_path / "run"), tmp_path / "figure.png", shares=shares)
+    *panels, bars = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == ["training loss", "held-out loss", "held-out exact match"]
+    assert bars.get_title() == "the same questions"
+    assert [text.get_text() for text in bars.get_yticklabels()] == ["base", "math alone", "federated"]
+    assert [round(bar.get_width(), 1) for bar in bars.patches] == [0.0, 12.9, 47.9]
+    assert [text.get_text() for text in bars.texts] == ["0.0 %", "12.9 %", "47.9 %"]
+    assert bars.patches[2].get_facecolor()[:3] == (0, 0, 0) != bars.patches[1].get_facecolor()[:3]
 
 
 def test_the_spread_and_the_interval_look_different(tmp_path, drawn):
