@@ -106,4 +106,5 @@ def _typed(console: Console) -> str:
     try:
         return console.input("[bold]> [/]").strip()
     except EOFError:
+        console.print()  # the prompt ends its line
         return ""

@@ -41,7 +41,14 @@ def add_parser(subparsers) -> None:
         nargs="*",
         help="the configuration of all runs: TOML or YAML files and key=value pairs, as -c; a directory is the app's",
     )
-    parser.add_argument("--run-config", "-c", action="extend", nargs="+", metavar="CONFIG", help="more of the same")
+    parser.add_argument(
+        "--run-config",
+        "-c",
+        action="extend",
+        nargs="+",
+        metavar="CONFIG",
+        help="the same as an option, as for fedllm run",
+    )
     parser.add_argument("--app", help=APP_HELP)
     parser.add_argument("--strategies", metavar="A,B", help="(default: that of the configuration)")
     parser.add_argument(

@@ -27,7 +27,9 @@ def _plan(parsed: argparse.Namespace, console: Console) -> int:
     prepare_bitsandbytes(parse_run_config(flat).model.quantization)
     from fedllm_app.commands.costs import make_plan
 
-    show_plan(make_plan(flat), console)
+    with console.status("reads the data and the model's headers"):
+        plan = make_plan(flat)
+    show_plan(plan, console)
     return 0
 
 

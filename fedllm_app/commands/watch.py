@@ -128,7 +128,8 @@ class Watch:
         self.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _started(self, event: dict) -> None:
-        self._print(f"run {event['run_id']}: {event['rounds']} rounds of {event['strategy']}")
+        count = event["rounds"]
+        self._print(f"run {event['run_id']}: {count} round{'s'[: count > 1]} of {event['strategy']}")
 
     def _resumed(self, event: dict) -> None:
         self.block.before = self._ended = event["round"]
@@ -240,6 +241,8 @@ class Watch:
 def summary(result: dict, directory: str) -> Table:
     """The closing table of a finished run."""
     table = Table(title="run finished", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # the whole of a path
     gpu_mb = result["peak_client_gpu_memory_mb"]
     on_gpu = f", on its GPU {gpu_mb:.0f} MB" if gpu_mb else ""
     rows = {

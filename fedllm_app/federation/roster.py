@@ -5,7 +5,7 @@ simulation a node can act for any client, because all of them hold shares of one
 works on Flower's default of two virtual nodes as well, each serving two.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import WARNING
 
@@ -26,6 +26,7 @@ from fedllm_app.messages import CONFIG, plain_text
 
 IDENTIFY, DESCRIBE = "query.identify", "query.describe"
 NO_ANSWER = "no answer"
+_LISTED = 10  # clients that are named by number
 _FIRST_ASKED = 16  # nodes; all nodes of a simulation run the same code on the same machine, so a few speak for them
 
 
@@ -162,12 +163,28 @@ def describe_clients(
     """
     holdings, problems = describe_some(grid, nodes, clients, manifest, timeout, pooled)
     if problems:
-        lines = "\n  ".join(problems.values())
+        lines = "\n  ".join(_told_once(problems))
         raise RosterError(f"{len(problems)} of {len(nodes)} clients cannot take part:\n  {lines}")
     different = base_problem({client: holding for client, (holding, _) in holdings.items()})
     if different:
         raise RosterError(different)
     return holdings
+
+
+def _told_once(problems: Mapping[int, str]) -> list[str]:
+    """Reasons by client, one that several clients without a name give alike once: in a simulation all often do."""
+    clients: dict[str, list[int]] = {}
+    for client, problem in problems.items():
+        clients.setdefault(problem.removeprefix(f"client {client}: "), []).append(client)
+    return [
+        f"clients {_listed(numbers)}: {reason}" if len(numbers) > 1 else problems[numbers[0]]
+        for reason, numbers in clients.items()
+    ]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_LISTED]))
+    return f"{shown} and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else shown
 
 
 def describe_some(

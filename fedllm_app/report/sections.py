@@ -125,6 +125,10 @@ def _evaluation(data: ReportData) -> Iterator[Block]:
         yield from tables.evaluation_tables(table)
         if table.report.notes:
             yield Notes("Notes", tuple(table.report.notes))
+    if not data.demos and not data.evaluations:
+        runs = " ".join(str(run.overview.path) for run in data.runs)
+        asks = f"fedllm evaluate {runs} --base --suite SUITE"
+        yield Notes("", (f"No questions were asked yet: {asks} asks them, and a later report shows the answers.",))
 
 
 def _answers(data: ReportData) -> Iterator[Block]:

@@ -203,6 +203,24 @@ def test_all_clients_that_cannot_take_part_are_named(make_grid):
     ]
 
 
+@pytest.mark.parametrize(("clients", "named"), [(3, "0, 1, 2"), (12, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more")])
+def test_what_all_clients_say_alike_is_told_once(make_grid, clients, named):
+    """A client with a name, a site, keeps its line."""
+
+    def answer(message):
+        client = message.content["config"]["client"]
+        name = " (north)" if client == clients else ""
+        return Message(Error(code=77, reason=f"client {client}{name}: no such column"), reply_to=message)
+
+    nodes = {client: 10 + client for client in range(clients + 1)}
+    with pytest.raises(RosterError) as caught:
+        describe_clients(make_grid(answer, at_once=clients + 1), nodes, clients + 1, "m", 5.0)
+    _, *lines = str(caught.value).splitlines()
+    alike, site = (line.strip() for line in lines)
+    assert alike == f"clients {named}: no such column"
+    assert site == f"client {clients} (north): no such column"
+
+
 def says_of_itself(**changes):
     """A describe reply of client 1 with other fields; the other clients are well."""
 
