@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from fedllm_app.config.sections import Config
 from fedllm_app.models.hardware import cores, has_gpu_driver
+from fedllm_app.strategies.registry import build_strategy
 
 _CONTEXT = 600 * 2**20  # bytes that a process takes on a GPU before it computes anything
 _MARGIN = 1.15  # of a plan's memory: fragments, and what a plan does not see
@@ -78,8 +79,10 @@ def this_machine() -> Machine:
 
 
 def at_a_time(config: Config) -> int:
-    """Clients that could work at a time: those of a round."""
-    return config.clients.per_round or config.clients.number or 2
+    """Clients that could train at a time: those of a round, or the one that trains on the rows of all."""
+    number = config.clients.number or 2
+    strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
+    return len(strategy.taking_part(list(range(config.clients.per_round or number))))
 
 
 def place(machine: Machine, wanted: int, need: int | None, spreads: bool = False) -> Placement:

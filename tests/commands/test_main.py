@@ -81,6 +81,14 @@ def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
     assert "only_on_the_server" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("strategy", "cpus"), [("fedavg", 2), ("local", 2), ("centralized", 8)])
+def test_a_client_that_trains_alone_has_all_cores(strategy, cpus):
+    """Of four clients on 8 cores; `centralized` trains one on the rows of all."""
+    config = parse_run_config(default_run_config(ROOT) | {"clients.number": 4, "strategy.name": strategy})
+    told = default_federation(config, {}, None, [Machine(8)])
+    assert told == f"num-supernodes=4 client-resources-num-cpus={cpus}"
+
+
 @pytest.mark.parametrize(("columns", "width"), [(None, 160), ("90", 90)])
 def test_a_pipe_has_room_for_a_path(monkeypatch, columns, width):
     """The tests' output is no terminal. COLUMNS is the user's word."""
