@@ -117,9 +117,14 @@ class _Tracking:
 
 
 def _tracker(config: TrackingConfig, run: Path) -> "GeneralTracker":
-    """accelerate's tracker of a backend; what it keeps on this machine lies in the run directory."""
+    """accelerate's tracker of a backend; what it keeps on this machine lies in the run directory.
+
+    Trackio's lies in its own, where its pages show the runs of a project together.
+    """
+    from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    PartialState()  # what accelerate's logger asks for, and a server that trains nothing has not
     make, folder = LOGGER_TYPE_TO_CLASS[config.backend], run / FOLDER
     folder.mkdir(exist_ok=True)
     if config.backend == "tensorboard":

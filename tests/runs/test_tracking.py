@@ -69,3 +69,38 @@ def test_a_tracker_that_fails_is_told_once_and_the_run_goes_on(small, tmp_path, 
 def test_a_backend_that_there_is_not(small):
     with pytest.raises(ConfigError, match="tracking.backend"):
         parse_run_config(small | {"tracking.backend": "comet"})
+
+
+def test_mlflow_has_the_numbers_of_the_journal(small, tmp_path, monkeypatch):
+    """Where it is installed: read back from the data base in the run directory."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run_in_process(small | {"tracking.backend": "mlflow"}, tmp_path / "run")
+    events = read_journal(tmp_path / "run")
+    assert not [event for event in events if event["event"] == "warning"]
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'run' / 'tracking' / 'mlflow.db'}")
+    (project,) = [one for one in client.search_experiments() if one.name == "fedllm"]
+    (run,) = client.search_runs([project.experiment_id])
+    losses = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "round/train_loss")]
+    assert losses == [(event["round"], event["train_loss"]) for event in events if event["event"] == "round"]
+    assert run.data.params["strategy.name"] == "fedavg"
+
+
+def test_wandb_without_a_network_keeps_the_run_for_later(small, tmp_path, monkeypatch):
+    """Where it is installed: WANDB_MODE is honoured, and what `wandb sync` sends lies in the run directory."""
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run_in_process(small | {"tracking.backend": "wandb"}, tmp_path / "run")
+    assert not [event for event in read_journal(tmp_path / "run") if event["event"] == "warning"]
+    assert list((tmp_path / "run" / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_trackio_has_the_run(small, tmp_path, monkeypatch):
+    """Where it is installed: in its own directory, where its pages show the runs of a project together."""
+    storage = pytest.importorskip("trackio.sqlite_storage", reason="trackio is not installed").SQLiteStorage
+    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", tmp_path / "pages")
+    run_in_process(small | {"tracking.backend": "trackio"}, tmp_path / "run")
+    assert not [event for event in read_journal(tmp_path / "run") if event["event"] == "warning"]
+    logs = storage.get_logs("fedllm", "run")
+    losses = [entry["round/train_loss"] for entry in logs if "round/train_loss" in entry]
+    assert losses == [e["train_loss"] for e in read_journal(tmp_path / "run") if e["event"] == "round"]
