@@ -88,6 +88,7 @@ def test_a_grid_is_run_evaluated_and_written(run_it, runs, tmp_path, capsys):
     assert table["headline"] == [["average", "exact match"]]
     assert table["lines"][3]["models"]["42"] == ["local, seed 42, client 0", "local, seed 42, client 1"]
     printed = capsys.readouterr().out
+    assert "left for 9 more" in printed and "left for 1 more" in printed  # of 2 + 2 + 4 + 2 models
     assert "data.seed is 42 in all cells" in " ".join(printed.split())
     assert "as many steps and examples as all clients of a federation take together" in " ".join(printed.split())
     assert main(["evaluate", str(out), "--show", "all", "--only", "general", "--limit", "1"]) == 0
@@ -114,7 +115,8 @@ def test_called_again_nothing_is_run_or_asked_twice(run_it, runs, tmp_path, monk
     assert run_it("--strategies", "fedavg") == 0
     assert (runs, asked) == ([], [])
     assert (tmp_path / "out" / "comparison.csv").read_text() == before
-    assert "finished before" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "finished before" in printed and "fedavg, seed 42: 8 answers, of before" in printed
     assert run_it("--strategies", "fedavg,fedadagrad") == 0
     assert (runs, asked) == ([("fedadagrad", 42, False)], ["fedadagrad, seed 42"])
 
