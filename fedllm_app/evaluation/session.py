@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.contestants import Contestant, Stage
@@ -31,6 +33,8 @@ from fedllm_app.paths import home
 from fedllm_app.runs.directory import read_run_config, run_of
 from fedllm_app.training.resident import set_threads
 
+_LISTED = ("set", "rows", "licence", "from", "metrics", "asked in", "rule")
+_ROOM_FOR_A_LIST = 140  # characters of a table with these columns
 _VERSIONS = ("fedllm-app", "torch", "transformers", "peft", "lm-eval")
 
 
@@ -187,15 +191,26 @@ def _versions() -> dict[str, str]:
 
 
 def list_suites(console: Console) -> None:
-    """Print every suite with its sets, their sizes, licences, metrics and rules."""
+    """Print every suite with its sets, their sizes, licences, metrics and rules; on a narrow terminal set by set."""
     for entry in suite_table():
-        table = Table(title=f"{entry.name}: {escape(entry.summary)}", show_lines=True, title_justify="left")
-        for column in ("set", "rows", "licence", "from", "metrics", "asked in", "rule"):
-            table.add_column(column, overflow="fold")
-        for one in entry.sets:
-            cells = [one.task, f"{one.size:,}", one.licence, one.source, ", ".join(one.metrics), one.template, one.rule]
-            table.add_row(*map(escape, cells))
-        console.print(table)
+        rows = [
+            (one.task, f"{one.size:,}", one.licence, one.source, ", ".join(one.metrics), one.template, one.rule)
+            for one in entry.sets
+        ]
+        title = f"{entry.name}: {entry.summary}"
+        if console.width < _ROOM_FOR_A_LIST:
+            console.print(Text(f"\n{title}", style="bold"))
+            for name, *cells in rows:
+                told = [f"{column}: {cell}" for column, cell in zip(_LISTED[1:], cells, strict=True)]
+                lines = [Text(name, style="bold"), *(Padding(Text(line), (0, 0, 0, 4)) for line in told)]
+                console.print(Padding(Group(*lines), (0, 0, 0, 2)))
+        else:
+            table = Table(title=escape(title), show_lines=True, title_justify="left")
+            for column in _LISTED:
+                table.add_column(column, overflow="fold")
+            for cells in rows:
+                table.add_row(*map(escape, cells))
+            console.print(table)
         if entry.averages:
             console.print(f"averages: {', '.join(entry.averages)}", markup=False, highlight=False)
 

@@ -1,9 +1,11 @@
 """`fedllm evaluate` from the command line to the report, with the tiny model; a suite that is asked during a run."""
 
+import io
 import json
 
 import pytest
 from in_process import run_in_process
+from rich.console import Console
 
 from fedllm_app.commands.main import main
 from fedllm_app.commands.start_checks import check_start
@@ -11,6 +13,7 @@ from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import ConfigError
 from fedllm_app.evaluation import contestants, extra
 from fedllm_app.evaluation.during import suite_watch
+from fedllm_app.evaluation.session import list_suites
 from fedllm_app.runs.directory import read_journal
 
 OWN_SUITE = """
@@ -123,6 +126,17 @@ def test_what_is_not_installed_is_named_before_anything_is_looked_for(own_suite,
         assert main(["evaluate", "/no/such/run", "--suite", *asked]) == 2
         assert "not installed" not in capsys.readouterr().out
     assert main(["evaluate", "--list"]) == 0  # needs nothing of it
+
+
+@pytest.mark.parametrize("width", [60, 80, 139, 140, 200])
+def test_the_list_is_readable_at_any_width(width):
+    """No line is wider, and no word of a rule is broken."""
+    console = Console(width=width, file=io.StringIO())
+    list_suites(console)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert ("rule: " in shown) == (width < 140)
+    assert "normalised" in shown and "gsm8k" in shown and "averages: " in shown
 
 
 def without(monkeypatch, library: str) -> None:
