@@ -114,6 +114,9 @@ def follow(
     with watch:
         while (outcome := following.look()) is None:
             if reason := gone():  # asked for the status of a run, Flower would start another SuperLink
+                # It may have come to its end since the look: asking Flower takes seconds on a busy machine.
+                if (outcome := following.hear()) is not None:
+                    break
                 watch.console.print(reason, style="red", markup=False, highlight=False, soft_wrap=True)
                 return Outcome(False, directory=following.directory, told=True)
             time.sleep(_LOOK_EVERY)
@@ -131,7 +134,12 @@ class _Following:
         self.unanswered = 0
 
     def look(self) -> Outcome | None:
-        """Show what is new; how the run ended, if it did."""
+        """Show what is new; how the run ended, if it did, by its own words or Flower's."""
+        outcome = self.hear()
+        return self._state() if outcome is None else outcome
+
+    def hear(self) -> Outcome | None:
+        """Show what is new; how the run ended, if it said so."""
         for event in self._events():
             self.watch.event(event)
             if event["event"] == "settings":
@@ -143,7 +151,7 @@ class _Following:
         for line in self.steps.new():
             self.heard = time.monotonic()
             self.watch.step(line)
-        return self._state()
+        return None
 
     def _events(self) -> list[dict]:
         events: list[dict] = []

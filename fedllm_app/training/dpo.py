@@ -15,7 +15,7 @@ from fedllm_app.config.sections import Config, TrainConfig
 from fedllm_app.data.shards import PairShard
 from fedllm_app.training.references import ReferenceCache, ReferenceFromBatch, reference_cache
 from fedllm_app.training.resident import Resident
-from fedllm_app.training.scoring import completion_log_probs_of
+from fedllm_app.training.scoring import asked_rows, completion_log_probs_of
 from fedllm_app.training.task import Job, Numbers, Task, TrainResult
 from fedllm_app.training.trainer import InGivenOrder, resident_trainer, train_round, training_arguments
 
@@ -103,13 +103,13 @@ def evaluate_dpo(
     beta: float,
     examples: int,
 ) -> dict[str, int | float]:
-    """Held-out preference metrics of `adapter` on the first `examples` pairs of a shard (Rafailov et al. 2023).
+    """Held-out preference metrics of `adapter` on `examples` pairs of a shard, see `asked_rows` (Rafailov et al. 2023).
 
     The reward of a completion is `beta (log p - log p_ref)`. `reward-accuracy` is the share of pairs whose chosen one
     has the higher reward; equal rewards, as the reference itself gives, count half. `eval-loss` is the DPO loss,
     eq. 7, whatever loss type is trained.
     """
-    indices = np.arange(min(examples, len(shard)))
+    indices = asked_rows(len(shard), examples)
     complete_references(resident, shard, indices, reference, cache)
     policy = completion_log_probs_of(resident, (shard.chosen, shard.rejected), indices, adapter)
     rewards = beta * (policy - cache.values[indices])

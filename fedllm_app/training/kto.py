@@ -24,7 +24,7 @@ from fedllm_app.data.row_shards import RatedShard
 from fedllm_app.data.shards import Shard
 from fedllm_app.training.references import ReferenceCache, ReferenceFromBatch, reference_cache
 from fedllm_app.training.resident import Resident
-from fedllm_app.training.scoring import completion_log_probs_of
+from fedllm_app.training.scoring import asked_rows, completion_log_probs_of
 from fedllm_app.training.task import Job, Numbers, Task, TrainResult
 from fedllm_app.training.trainer import InGivenOrder, resident_trainer, train_round, training_arguments
 
@@ -144,7 +144,7 @@ def evaluate_kto(
     max_length: int,
     examples: int,
 ) -> dict[str, int | float]:
-    """Held-out metrics of `adapter` on the first `examples` rows of a shard.
+    """Held-out metrics of `adapter` on `examples` rows of a shard, see `asked_rows`.
 
     `reward-accuracy` is the share of rows whose reward has the right sign, above 0 for a thumb up and below for a thumb
     down; 0 itself, as the reference gives, counts half. `reward-margin` is the mean reward of thumbs up less that of
@@ -152,10 +152,11 @@ def evaluate_kto(
     clients. `eval-loss` is the loss that is trained; z, `kl`, is estimated from these rows, and 0 where a shard has one
     row only.
     """
-    indices = np.arange(min(examples, len(shard)))
+    indices = asked_rows(len(shard), examples)
     parts: tuple[RatedShard | Shard, ...] = (shard,)
     if has_kl_term(options):
-        parts = (shard, mismatched_rows(shard, indices, (indices - 1) % len(shard), max_length))
+        every = np.arange(len(shard))
+        parts = (shard, mismatched_rows(shard, every, (every - 1) % len(shard), max_length))
     missing = cache.missing(indices)
     if len(missing):
         cache.put(missing, completion_log_probs_of(resident, parts, missing, reference))

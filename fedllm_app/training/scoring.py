@@ -22,21 +22,32 @@ class RowScores:
     exact: np.ndarray
 
 
+def asked_rows(size: int, examples: int) -> np.ndarray:
+    """Which of a shard's `size` held-out rows an evaluation asks: the same `examples` in all rounds, ascending.
+
+    They are drawn. Held-out rows have the order of their file, and the first ones of a sorted file are of one kind.
+    """
+    if examples >= size:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(size).choice(size, examples, replace=False))
+
+
 @torch.no_grad()
 def score_rows(
     resident: Resident, shard: Shard, adapter: np.ndarray | None, examples: int, batch_size: int = 20
 ) -> RowScores:
-    """Score the first `examples` rows of a shard under `adapter` (None: the base).
+    """Score `asked_rows` of a shard under `adapter` (None: the base); `examples` of them, in the shard's order.
 
     A row is exact if greedy decoding would produce its completion token by token, end token included: given the right
     tokens so far, each next one must be the most likely. That takes one forward pass and no decoding loop.
     """
-    order = np.argsort(shard.lengths[:examples], kind="stable")
+    asked = asked_rows(len(shard), examples)
+    order = np.argsort(shard.lengths[asked], kind="stable")
     losses, tokens, exact = np.zeros(len(order)), np.zeros(len(order), int), np.zeros(len(order), bool)
     with resident.using(adapter) as model:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            input_ids, labels = collate([shard.example(index) for index in batch], model.device)
+            input_ids, labels = collate([shard.example(asked[place]) for place in batch], model.device)
             log_probs, correct, scored = score_completions(model, input_ids, labels)
             losses[batch] = -log_probs.sum(1).cpu().numpy()
             tokens[batch] = scored.sum(1).cpu().numpy()

@@ -48,7 +48,7 @@ def sft_dataset(rows: list[Row]) -> Dataset:
 
 
 def evaluate_sft(resident: Resident, shard: Shard, adapter: np.ndarray, examples: int) -> dict[str, int | float]:
-    """Held-out metrics of `adapter` on the first `examples` rows of a shard.
+    """Held-out metrics of `adapter` on `examples` rows of a shard, see `asked_rows`.
 
     Returns
     -------

@@ -114,4 +114,4 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, job: Job, examples: int) -> Numbers:
-        """Held-out metrics of the job's adapter on the first `examples` held-out rows, `num-examples` among them."""
+        """Held-out metrics of the job's adapter on `examples` of the held-out rows, `num-examples` among them."""

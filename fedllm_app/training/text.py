@@ -32,7 +32,7 @@ class ContinuedPretraining(Task):
 
 
 def evaluate_text(resident: Resident, shard: Shard, adapter: np.ndarray, examples: int) -> dict[str, int | float]:
-    """Held-out metrics of `adapter` on the first `examples` windows of a shard.
+    """Held-out metrics of `adapter` on `examples` windows of a shard, see `asked_rows`.
 
     Returns
     -------

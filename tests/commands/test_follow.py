@@ -84,6 +84,16 @@ def test_a_run_of_another_machine_looks_as_one_of_this(console):
         assert part in said
 
 
+def test_a_run_that_ended_while_flower_was_asked_is_not_taken_for_a_dead_one(console):
+    """Its process is gone, and its last words are there: they are read before anybody says that it died."""
+    lines = lines_of(SETTINGS, STARTED, RESULT)
+    arguments = [7, [LogEvents(Stream(lines[:2], lines[2:]))], Watch(console), lambda: ("running", "")]
+    outcome = follow(*arguments, gone=lambda: "its process was ended")
+    assert outcome and "was ended" not in console.file.getvalue()
+    outcome = follow(7, [LogEvents(Stream(lines[:2], []))], Watch(console), lambda: ("running", ""), lambda: "it died")
+    assert not outcome and outcome.told and "it died" in console.file.getvalue()
+
+
 def test_a_stream_that_breaks_repeats_no_event(console):
     """Opened again, it begins at the run's first line."""
     lines = lines_of(SETTINGS, STARTED, {"event": "warning", "reason": "few rows"}, RESULT)

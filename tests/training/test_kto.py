@@ -249,27 +249,30 @@ def test_evaluation_of_the_reference_itself(model, shard, training, start):
 
 @pytest.mark.parametrize("loss_type", ["kto", "apo_zero_unpaired"])
 def test_evaluation_by_hand(model, shard, training, start, other, loss_type):
-    """Five of six rows under another adapter; the mismatched ones are with the answer of the row before, 5 before 0.
+    """Some of six rows against another adapter; the mismatched ones are with the answer of the row before,
+    5 before 0.
 
-    Thumbs are T F T T F. Rewards r = 0.3 log(p / p_ref); a row is right if r > 0 for T and r < 0 for F; the losses are
+    Rewards r = 0.3 log(p / p_ref); a row is right if r > 0 for T and r < 0 for F; the losses are
     w / (1 + exp(r - 0.3 z)) for T and w / (1 + exp(0.3 z - r)) for F with z the mean over mismatched rows, 0 for apo.
     """
     options = {"beta": 0.3, "loss_type": loss_type, "desirable_weight": 1.5, "undesirable_weight": 0.5}
-    numbers = task(**options).evaluate(job(model, training, shard, other, start), 5)
+    numbers = task(**options).evaluate(job(model, training, shard, start, other), 5)
     rows = [shard.example(index) for index in range(6)]
-    rewards = 0.3 * ratios(model, rows[:5], other, start)
-    pairs = [(rows[index], rows[index - 1]) for index in range(5)]
+    asked_for = [0, 1, 2, 4, 5]
+    thumbs = np.array([ROWS[index][2] for index in asked_for])
+    rewards = 0.3 * ratios(model, [rows[index] for index in asked_for], start, other)
+    pairs = [(rows[index], rows[index - 1]) for index in asked_for]
     others = [(np.concatenate([asked[:at], told[first:]])[:MAX_LENGTH], at) for (asked, at), (told, first) in pairs]
-    z = max(0.0, ratios(model, others, other, start).mean()) if loss_type == "kto" else 0.0
+    z = max(0.0, ratios(model, others, start, other).mean()) if loss_type == "kto" else 0.0
     losses = [
         1.5 / (1 + math.exp(reward - 0.3 * z)) if up else 0.5 / (1 + math.exp(0.3 * z - reward))
-        for reward, up in zip(rewards, [True, False, True, True, False], strict=True)
+        for reward, up in zip(rewards, thumbs, strict=True)
     ]
     assert numbers["kl"] == pytest.approx(z, abs=1e-4)
     assert (numbers["kl"] > 1e-2) == (loss_type == "kto")
     assert numbers["eval-loss"] == pytest.approx(np.mean(losses), abs=1e-5)
-    assert numbers["reward-margin"] == pytest.approx(rewards[[0, 2, 3]].mean() - rewards[[1, 4]].mean(), abs=1e-4)
-    right = sum(rewards[[0, 2, 3]] > 0) + sum(rewards[[1, 4]] < 0)
+    assert numbers["reward-margin"] == pytest.approx(rewards[thumbs].mean() - rewards[~thumbs].mean(), abs=1e-4)
+    right = sum(rewards[thumbs] > 0) + sum(rewards[~thumbs] < 0)
     assert numbers["reward-accuracy"] == pytest.approx(right / 5)
     assert 0 < right < 5
 

@@ -16,6 +16,7 @@ from fedllm_app.config.parse import default_run_config, parse_run_config
 from fedllm_app.data.windows import document_windows
 from fedllm_app.messages import Assignment
 from fedllm_app.training import text
+from fedllm_app.training.scoring import asked_rows
 from fedllm_app.training.task import ClientShards, Job
 from fedllm_app.training.text import ContinuedPretraining, evaluate_text
 
@@ -80,12 +81,13 @@ def test_accumulated_windows_count_by_their_tokens(model, shard, start, plain_lo
 
 
 def test_held_out_loss_is_the_mean_over_tokens(model, shard, start, plain_loss):
-    """Three windows of 24, 24 and 8 tokens, which predict 23 + 23 + 7: the loss of all at once, and its exponential."""
+    """Of three windows: the loss of all their tokens at once, and its exponential."""
+    windows = asked_rows(len(shard), 3).tolist()
     numbers = evaluate_text(model, shard, start, 3)
     assert set(numbers) == {"num-examples", "eval-loss", "perplexity"}
     assert numbers["num-examples"] == 3
-    assert numbers["eval-loss"] == pytest.approx(plain_loss([0, 1, 2]), abs=1e-5)
-    assert numbers["perplexity"] == pytest.approx(math.exp(plain_loss([0, 1, 2])), rel=1e-4)
+    assert numbers["eval-loss"] == pytest.approx(plain_loss(windows), abs=1e-5)
+    assert numbers["perplexity"] == pytest.approx(math.exp(plain_loss(windows)), rel=1e-4)
 
 
 def test_evaluation_is_of_the_adapter_that_is_requested(model, shard, start):
