@@ -3,15 +3,19 @@
 import importlib
 import os
 import sys
+import time
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fedllm_app.client.forked import FORK_SERVER, misfit
 from fedllm_app.paths import home
 
 _SIMULATION = "flwr.server.superlink.fleet.vce.vce_api"  # imported where a simulation runs
 _BACKEND = "flwr.server.superlink.fleet.vce.backend.raybackend"
+_RESTART = 120.0  # seconds that Ray has to start a worker anew
+_LOOK_EVERY = 0.5  # seconds
 
 notes: list[str] = []
 """What the user of this process's simulation is to be told of its clients."""
@@ -69,7 +73,8 @@ def _restart_dead_workers() -> None:
 
     Flower puts a worker that died back into its pool. There it answers every message with an error at once, faster than
     the living ones, so that most clients would not train any more. Ray restarts a worker if it is told to when it first
-    starts, for which Flower has no option. So the class that Flower starts is replaced, before it starts any.
+    starts, for which Flower has no option. So the class that Flower starts is replaced, before it starts any, and so is
+    the pool, which would use the worker before it is there again.
     """
     import ray
     from flwr.simulation.ray_transport.ray_actor import VirtualClientEngineActor
@@ -88,4 +93,37 @@ def _restart_dead_workers() -> None:
             if on_actor_init_fn:
                 on_actor_init_fn()
 
-    importlib.import_module(_BACKEND).ClientAppActor = ClientAppActor
+    backend = importlib.import_module(_BACKEND)
+
+    class RestartedActorPool(backend.BasicActorPool):
+        """Flower's pool, to which a worker that died comes back when it answers again."""
+
+        def fetch_result_and_return_actor_to_pool(self, future: Any) -> tuple[Any, Any]:
+            """The answer; of a worker that died, Ray's error once it was started anew, when Flower puts it back."""
+            try:
+                return super().fetch_result_and_return_actor_to_pool(future)
+            except ray.exceptions.RayActorError:
+                wait_until_restarted(self._future_to_actor[future])
+                raise
+
+    backend.ClientAppActor, backend.BasicActorPool = ClientAppActor, RestartedActorPool
+
+
+def wait_until_restarted(actor: Any, seconds: float = _RESTART) -> bool:
+    """Whether a Ray actor that died answers again within so many seconds.
+
+    While Ray starts it, which takes as long as the import of all libraries, it answers every message with an error at
+    once, and would cost the messages that the living ones wait for.
+    """
+    import ray
+
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=left)
+            return True
+        except ray.exceptions.RayActorError:
+            time.sleep(_LOOK_EVERY)
+        except ray.exceptions.GetTimeoutError:
+            break
+    return False

@@ -3,6 +3,7 @@ anew when they die."""
 
 import importlib
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +23,8 @@ def simulation(monkeypatch):
     """As in the process of a simulation; what Flower imports there is put back afterwards."""
     importlib.import_module(simulation_workers._SIMULATION)
     backend = importlib.import_module(BACKEND)
-    monkeypatch.setattr(backend, "ClientAppActor", backend.ClientAppActor)
+    for name in ("ClientAppActor", "BasicActorPool"):
+        monkeypatch.setattr(backend, name, getattr(backend, name))
     monkeypatch.setitem(sys.modules, BACKEND, backend)
     return backend
 
@@ -67,3 +69,59 @@ def test_one_that_does_not_fit_is_told_of_and_ray_serves(simulation, monkeypatch
     ]
     assert simulation.ClientAppActor._default_options["max_restarts"] == -1
     assert sys.modules[BACKEND] is simulation
+
+
+def pool_of(simulation, monkeypatch, answers: list[Exception | None], lost: bool):
+    """Flower's pool with one worker, as ours: `answers` are those of the worker that is asked whether it is there."""
+    import ray
+
+    asked = []
+
+    def get(future, timeout=None):
+        if future == "message":
+            if lost:
+                raise ray.exceptions.RayActorError()
+            return "0", "reply", "context"
+        asked.append(pool.pool.copy())
+        if (error := answers.pop(0)) is not None:
+            raise error
+
+    monkeypatch.delenv("FEDLLM_FORK_SERVER", raising=False)
+    prepare_simulation(identity)
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(simulation_workers, "_LOOK_EVERY", 0.0)
+    pool = simulation.BasicActorPool.__new__(simulation.BasicActorPool)
+    worker = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: "ready"))
+    pool.pool, pool._future_to_actor = [], {"message": worker}
+    return pool, worker, asked
+
+
+def test_a_worker_that_died_comes_back_when_it_was_started_anew(simulation, monkeypatch):
+    """It is asked until it answers, and is not in the pool meanwhile; the message that it lost is an error then, after
+    which Flower's backend puts the worker back."""
+    import ray
+
+    gone = ray.exceptions.RayActorError()
+    pool, worker, asked = pool_of(simulation, monkeypatch, [gone, gone, None], lost=True)
+    with pytest.raises(ray.exceptions.RayActorError):
+        pool.fetch_result_and_return_actor_to_pool("message")
+    assert asked == [[], [], []]
+    pool.add_actor_back_to_pool("message")
+    assert pool.pool == [worker]
+
+
+def test_a_worker_that_lives_is_not_asked(simulation, monkeypatch):
+    pool, worker, asked = pool_of(simulation, monkeypatch, [], lost=False)
+    assert pool.fetch_result_and_return_actor_to_pool("message") == ("reply", "context")
+    assert (asked, pool.pool) == ([], [worker])
+
+
+def test_a_worker_that_never_comes_back_is_waited_for_so_long_only(monkeypatch):
+    import ray
+
+    def get(_future, timeout):
+        raise ray.exceptions.GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", get)
+    worker = SimpleNamespace(__ray_ready__=SimpleNamespace(remote=lambda: "ready"))
+    assert not simulation_workers.wait_until_restarted(worker, 0.1)
