@@ -198,3 +198,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a whole text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def last_parts(names: str) -> str:
+    """Names that may be paths, separated by commas, without their directories."""
+    return ", ".join(one.strip().rstrip("/").rpartition("/")[2] for one in names.split(","))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedllm_app.commands.cluster import add_ray, asked_cluster
 from fedllm_app.commands.new_directory import new_directory
-from fedllm_app.commands.options import APP_HELP, positive_integer, run_config
+from fedllm_app.commands.options import APP_HELP, add_run_config, positive_integer, run_config
 from fedllm_app.commands.overrides import Value, read_overrides, resolve_paths
 from fedllm_app.commands.run import run_to_end
 from fedllm_app.commands.start_checks import check_start
@@ -41,14 +41,7 @@ def add_parser(subparsers) -> None:
         nargs="*",
         help="the configuration of all runs: TOML or YAML files and key=value pairs, as -c; a directory is the app's",
     )
-    parser.add_argument(
-        "--run-config",
-        "-c",
-        action="extend",
-        nargs="+",
-        metavar="CONFIG",
-        help="the same as an option, as for fedllm run",
-    )
+    add_run_config(parser)
     parser.add_argument("--app", help=APP_HELP)
     parser.add_argument("--strategies", metavar="A,B", help="(default: that of the configuration)")
     parser.add_argument(

@@ -22,16 +22,15 @@ def add_app_parser(subparsers, name: str, subcommand: Subcommand, summary: str) 
     """A subcommand that reads the app's configuration: its parser has the options `app` and `--run-config`."""
     parser = subparsers.add_parser(name, help=summary)
     parser.add_argument("app", nargs="?", default=".", help=APP_HELP)
-    parser.add_argument(
-        "--run-config",
-        "-c",
-        action="extend",
-        nargs="+",
-        metavar="CONFIG",
-        help="TOML or YAML files, names of presets, and key=value pairs; later ones win",
-    )
+    add_run_config(parser)
     parser.set_defaults(command=subcommand)
     return parser
+
+
+def add_run_config(parser: argparse.ArgumentParser) -> None:
+    """Add `--run-config`."""
+    told = "TOML or YAML files, names of presets, and key=value pairs; later ones win"
+    parser.add_argument("--run-config", "-c", action="extend", nargs="+", metavar="CONFIG", help=told)
 
 
 def run_config(parsed: argparse.Namespace, local: bool = True) -> dict[str, bool | int | float | str]:

@@ -18,6 +18,7 @@ from fedllm_app.config.values import data_selection
 from fedllm_app.data.client_rows import DataSelection, client_data, client_share, row_labels
 from fedllm_app.data.named_sets import BUILT_IN
 from fedllm_app.federation.holdings import data_notes, few_rows_warning
+from fedllm_app.paths import last_parts
 from fedllm_app.tasks import task_spec
 
 _ROWS = 30  # clients that are listed; of more, the first ones and a summary
@@ -67,7 +68,7 @@ def report_partition(config: Config, console: Console, plot: Path | None) -> Non
     for line in data_notes({rows.client: rows.notes for rows in clients}):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if plot:
-        plot_partition(clients, plot, f"{_last_parts(config.data.name)}: {config.data.partition}")
+        plot_partition(clients, plot, f"{last_parts(config.data.name)}: {config.data.partition}")
         console.print(f"figure: {plot}", soft_wrap=True)
 
 
@@ -134,11 +135,6 @@ def _largest(labels: dict[str, int], number: int) -> dict[str, int]:
     if len(ordered) <= number:
         return dict(ordered)
     return dict(ordered[: number - 1]) | {_OTHERS: sum(count for _, count in ordered[number - 1 :])}
-
-
-def _last_parts(names: str) -> str:
-    """What paths are called without their directories."""
-    return ", ".join(Path(one.strip()).name for one in names.split(","))
 
 
 def plot_partition(clients: list[ClientRows], file: Path, title: str) -> None:

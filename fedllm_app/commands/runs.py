@@ -13,7 +13,7 @@ from rich.text import Text
 from fedllm_app.commands.options import not_negative
 from fedllm_app.errors import UserError
 from fedllm_app.messages import plain_text
-from fedllm_app.paths import home
+from fedllm_app.paths import home, last_parts
 from fedllm_app.runs.measures import ALONE, metric_text
 from fedllm_app.runs.overview import (
     FAILED,
@@ -192,7 +192,7 @@ def _cells(run: RunOverview) -> dict[str, Text | str]:
         "run": _short(run.path),
         "began": f"{datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}" if run.began else "-",
         "strategy": Text(plain_text(run.strategy) or "-"),
-        "data": Text(plain_text(_data_name(run.data)) or "-"),
+        "data": Text(plain_text(last_parts(run.data)) or "-"),
         "rounds": f"{run.done}/{run.asked}" if run.asked else "-",
         "state": Text(run.state, style=_STYLES.get(run.state, "yellow")),
         "held-out": reached,
@@ -208,11 +208,6 @@ def _short(path: Path) -> str:
     """The path as one would type it from here."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
-
-
-def _data_name(name: str) -> str:
-    """The last parts of paths."""
-    return ", ".join(one.strip().rstrip("/").rpartition("/")[2] for one in name.split(","))
 
 
 def size_text(size: int) -> str:

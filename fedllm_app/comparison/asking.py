@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fedllm_app.adapters.peft_directory import weights_file
+from fedllm_app.comparison.cell import time_left
 from fedllm_app.comparison.grid import BadGrid, Cell
 from fedllm_app.data.templates import TemplateError
 from fedllm_app.evaluation.contestants import BASE, Contestant, Stage, prompt_of
@@ -130,8 +131,9 @@ def ask_all(
     results = [
         TaskResult(each.task, each.questions, {}, {}, each.prompts.name, each.notes, {}, each.seed) for each in asked
     ]
+    seconds: list[float] = []  # of the models that were asked
     for number, contestant in enumerate(contestants, 1):
-        began, waiting = time.monotonic(), len(contestants) - number
+        began = time.monotonic()
         try:
             evaluation = Evaluation(stage, [contestant], settings, progress=progress)
             given, kept = _given(contestant, asked, evaluation, about, out and out / ANSWERS)
@@ -141,8 +143,11 @@ def ask_all(
             results = [replace(one, notes=(*one.notes, f"{contestant.name}: not asked, {error}")) for one in results]
             continue
         results = [_with(one, contestant.name, *those) for one, those in zip(results, given, strict=True)]
-        took = "of before" if kept else f"{time.monotonic() - began:.0f} s"
-        tell(f"{contestant.name}: {sum(len(a) for a, _ in given)} answers, {took}{_left(began, kept, waiting)}")
+        if not kept:
+            seconds.append(time.monotonic() - began)
+        took = "of before" if kept else f"{seconds[-1]:.0f} s"
+        left = time_left(seconds, len(contestants) - number)
+        tell(f"{contestant.name}: {sum(len(a) for a, _ in given)} answers, {took}{left}")
     return [_graded(result, means) for result in results]
 
 
@@ -170,14 +175,6 @@ def _given(
     if file:
         write_text(file, json.dumps({"model": contestant.name, "sets": content}, ensure_ascii=False) + "\n")
     return given, False
-
-
-def _left(began: float, kept: bool, waiting: int) -> str:
-    """About how long the models that wait will take, if each takes as long as this one did."""
-    if kept or not waiting:
-        return ""
-    minutes, seconds = divmod(round((time.monotonic() - began) * waiting), 60)
-    return f"; about {minutes}:{seconds:02d} left for {waiting} more"
 
 
 def _answer(kept: Mapping[str, object]) -> Answer:

@@ -83,9 +83,9 @@ def run_cells(cells: Sequence[Cell], run: Run, console: Console) -> dict[str, st
 
 
 def time_left(took: Sequence[float], to_come: int) -> str:
-    """How long so many more runs may take, from the seconds that others took: a few words, or "" if nothing is known.
+    """How long so many more runs, or models that are asked, may take, from the seconds that others took.
 
-    A rough word: strategies differ in what they cost.
+    A few words, or "" if nothing is known. A rough word: strategies differ in what they cost.
     """
     if not took or not to_come:
         return ""

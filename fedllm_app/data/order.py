@@ -1,4 +1,4 @@
-"""The order in which a client walks its shard, round after round, and the batches of a round."""
+"""The order in which a client walks its shard, round after round, the batches of a round, and samples."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,6 +24,13 @@ def walk(size: int, client: int, seed: int, position: int, count: int) -> np.nda
         position += len(taken)
         count -= len(taken)
     return np.concatenate(indices)
+
+
+def sample(size: int, count: int, seed: int) -> np.ndarray:
+    """`count` of the indices 0..size-1, drawn by the seed without repetition, ascending; all, if there are no more."""
+    if count >= size:
+        return np.arange(size)
+    return np.sort(np.random.default_rng(seed).choice(size, count, replace=False))
 
 
 def batches(indices: np.ndarray, lengths: np.ndarray, batch_size: int, seed: Sequence[int]) -> Iterator[np.ndarray]:

@@ -4,9 +4,6 @@ import importlib.util
 from collections.abc import Collection, Iterable
 
 from fedllm_app.errors import UserError
-from fedllm_app.evaluation.harness import PREFIX
-from fedllm_app.evaluation.suite import DATA_FILE
-from fedllm_app.evaluation.suites import load_suite
 
 _HARNESS = ("lm_eval", "sklearn")  # for tasks of lm-evaluation-harness itself
 
@@ -50,6 +47,10 @@ def check_extra(reason: str, suites: Iterable[str], only: Collection[str] = ()) 
 
 def _needs(suite: str, only: Collection[str]) -> Iterable[tuple[str, tuple[str, ...]]]:
     """What is asked, and the libraries for it."""
+    from fedllm_app.evaluation.harness import PREFIX  # a run without a suite needs none of these
+    from fedllm_app.evaluation.suite import DATA_FILE
+    from fedllm_app.evaluation.suites import load_suite
+
     if suite.startswith(PREFIX):
         return [(suite, _HARNESS)]
     if suite.startswith(DATA_FILE):

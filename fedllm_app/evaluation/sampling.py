@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from fedllm_app.data.order import sample
 from fedllm_app.errors import UserError
 from fedllm_app.evaluation.suite import EvaluationTask, Question, TestRow
 
@@ -23,7 +22,4 @@ def questions_of(task: EvaluationTask, rows: Mapping[str, Sequence[TestRow]]) ->
 
 def drawn(questions: Sequence[Question], limit: int, seed: int) -> list[Question]:
     """`limit` of the questions, in their order, chosen by the seed; 0: all of them."""
-    if not limit or limit >= len(questions):
-        return list(questions)
-    places = np.random.default_rng(seed).choice(len(questions), limit, replace=False)
-    return [questions[place] for place in sorted(places)]
+    return [questions[place] for place in sample(len(questions), limit or len(questions), seed)]

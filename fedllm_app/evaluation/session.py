@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -185,9 +186,11 @@ def _settings(options: Options, base: ModelValues, judged: bool) -> dict[str, ob
 
 
 def _versions() -> dict[str, str]:
-    installed = {distribution.name for distribution in importlib.metadata.distributions()}
-    found = {name: importlib.metadata.version(name) for name in _VERSIONS if {name, name.replace("-", "_")} & installed}
-    return {"Python": platform.python_version(), **found}
+    found = {"Python": platform.python_version()}
+    for name in _VERSIONS:
+        with suppress(importlib.metadata.PackageNotFoundError):  # lm-eval is of the extra
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def list_suites(console: Console) -> None:

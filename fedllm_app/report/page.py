@@ -8,10 +8,11 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from fedllm_app.paths import last_parts
 from fedllm_app.report.figures import Figure, clean, color_of
 from fedllm_app.report.gather import ReportData, RunReport
 from fedllm_app.report.headline import headline, says_more, shown_gain, shown_value
-from fedllm_app.report.sections import Code, Notes, Samples, Section, last_part, sections, subtitle_of, title_of
+from fedllm_app.report.sections import Code, Notes, Samples, Section, sections, subtitle_of, title_of
 from fedllm_app.report.tables import Table
 from fedllm_app.runs.measures import LOSS
 from fedllm_app.runs.overview import ENDED, FAILED, RUNNING
@@ -89,7 +90,7 @@ def _card(data: ReportData, run: RunReport, place: int) -> dict[str, object]:
     return {
         "label": run.label,
         "color": color_of(place),
-        "about": " · ".join(part for part in (run.overview.strategy, last_part(run.overview.data)) if part),
+        "about": " · ".join(part for part in (run.overview.strategy, last_parts(run.overview.data)) if part),
         "state": run.overview.state,
         "value": shown_value(metric, found.value) if found else "-",
         "metric": found.series.label if found else "not evaluated",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedllm_app.paths import last_parts
 from fedllm_app.report import figures, tables
 from fedllm_app.report.evaluations import Sample
 from fedllm_app.report.figures import Figure
@@ -54,7 +55,7 @@ def title_of(data: ReportData) -> str:
     first = data.runs[0]
     strategies = list(dict.fromkeys(run.overview.strategy for run in data.runs))
     what = ", ".join(strategies[:3]) + (", …" if len(strategies) > 3 else "")
-    names = dict.fromkeys(last_part(run.overview.data) for run in data.runs)
+    names = dict.fromkeys(last_parts(run.overview.data) for run in data.runs)
     return f"{what} on {', '.join(names)}" if first.overview.strategy else "Runs"
 
 
@@ -70,13 +71,8 @@ def subtitle_of(data: ReportData) -> str:
         values = {str(run.config.get(key, "")) for run in data.runs}
         if len(values) == 1 and (value := values.pop()):
             words = "1 client" if (key, value) == ("clients.number", "1") else words
-            parts.append(words.format(last_part(value) if key == "model.name" else value))
+            parts.append(words.format(last_parts(value) if key == "model.name" else value))
     return " · ".join(parts)
-
-
-def last_part(names: str) -> str:
-    """What paths are called without their directories."""
-    return ", ".join(one.strip().rstrip("/").rpartition("/")[2] for one in names.split(","))
 
 
 def sections(data: ReportData) -> list[Section]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedllm_app.errors import UserError
 from fedllm_app.messages import plain_text
-from fedllm_app.paths import atomic_path
+from fedllm_app.paths import atomic_path, last_parts
 from fedllm_app.runs.directory import is_run, read_run_config
 from fedllm_app.runs.journal import JOURNAL_FILE, read_journal
 from fedllm_app.runs.measures import (
@@ -130,7 +130,7 @@ def default_title(config: Mapping[str, object]) -> str:
     """Strategy, data and seed of a run."""
     if not config:
         return ""
-    data = str(config.get("data.name", "")).rstrip("/").rpartition("/")[2]
+    data = last_parts(str(config.get("data.name", "")))
     return f"{config.get('strategy.name', '')} on {data}, seed {config.get('run.seed', '')}"
 
 

@@ -153,14 +153,18 @@ def evaluate_kto(
     row only.
     """
     indices = asked_rows(len(shard), examples)
-    parts: tuple[RatedShard | Shard, ...] = (shard,)
-    if has_kl_term(options):
-        every = np.arange(len(shard))
-        parts = (shard, mismatched_rows(shard, every, (every - 1) % len(shard), max_length))
+
+    def scores(rows: np.ndarray, policy: np.ndarray | None) -> np.ndarray:
+        own = completion_log_probs_of(resident, (shard,), rows, policy)
+        if not has_kl_term(options):
+            return own
+        others = mismatched_rows(shard, rows, (rows - 1) % len(shard), max_length)
+        return np.hstack([own, completion_log_probs_of(resident, (others,), np.arange(len(rows)), policy)])
+
     missing = cache.missing(indices)
     if len(missing):
-        cache.put(missing, completion_log_probs_of(resident, parts, missing, reference))
-    ratios = completion_log_probs_of(resident, parts, indices, adapter) - cache.values[indices]
+        cache.put(missing, scores(missing, reference))
+    ratios = scores(indices, adapter) - cache.values[indices]
     desirable = shard.desirable[indices]
     kl = max(0.0, float(ratios[:, 1].mean())) if has_kl_term(options) and len(shard) > 1 else 0.0
     rewards = options.beta * ratios[:, 0]

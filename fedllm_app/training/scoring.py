@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fedllm_app.data.order import sample
 from fedllm_app.data.shards import Shard
 from fedllm_app.training.head import score_completions
 from fedllm_app.training.resident import Resident
@@ -27,9 +28,7 @@ def asked_rows(size: int, examples: int) -> np.ndarray:
 
     They are drawn. Held-out rows have the order of their file, and the first ones of a sorted file are of one kind.
     """
-    if examples >= size:
-        return np.arange(size)
-    return np.sort(np.random.default_rng(size).choice(size, examples, replace=False))
+    return sample(size, examples, seed=size)
 
 
 @torch.no_grad()

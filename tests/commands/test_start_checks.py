@@ -52,8 +52,13 @@ def test_clients_that_need_more_than_the_machine_has_are_refused(monkeypatch):
     check_resources("")
 
 
-def test_what_is_there_passes(run_config):
+def test_what_is_there_passes(run_config, monkeypatch):
+    """After the model was held against the run, and the tracker was looked for."""
+    looked = []
+    monkeypatch.setattr(start_checks, "checked_start", lambda config: looked.append(config.model.name))
+    monkeypatch.setattr(start_checks, "check_tracking", lambda tracking: looked.append(tracking.backend))
     check_start(parse_run_config(run_config), local=True)
+    assert looked == [run_config["model.name"], "none"]
 
 
 def test_over_a_connection_files_and_packages_may_be_elsewhere(run_config):

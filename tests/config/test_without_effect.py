@@ -5,6 +5,7 @@ from places import ROOT
 
 from fedllm_app.config.parse import default_run_config, parse_run_config
 from fedllm_app.config.sections import ConfigError
+from fedllm_app.config.without_effect import without_effect
 
 DEFAULTS = default_run_config(ROOT)
 PREFERENCES = {"train.task": "dpo"}
@@ -57,7 +58,7 @@ def test_an_option_that_does_nothing_is_refused(overrides, named):
     ],
 )
 def test_an_option_that_does_something_is_taken(overrides):
-    parse_run_config(DEFAULTS | overrides)
+    assert without_effect(parse_run_config(DEFAULTS | overrides)) == []
 
 
 @pytest.mark.parametrize("smoothing", [0.5, -0.1])

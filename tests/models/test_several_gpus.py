@@ -7,6 +7,7 @@ mixes the two fails as it would on two GPUs.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -17,7 +18,7 @@ from accelerate.hooks import attach_align_device_hook_on_blocks
 from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from fedllm_app.adapters.view import AdapterView
 from fedllm_app.models import base
@@ -79,18 +80,9 @@ def test_a_base_is_loaded_where_it_is_to_lie(tiny_model, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(spread.parameters(), plain.parameters(), strict=True))
 
 
-def on_two_devices() -> tuple[torch.nn.Module, LlamaForCausalLM]:
+def on_two_devices(directory: Path) -> tuple[torch.nn.Module, PreTrainedModel]:
     """A PEFT model as a client has it, whose tensors lie where accelerate would have put them."""
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        attn_implementation="eager",
-    )
-    model = LlamaForCausalLM(config).requires_grad_(False)
+    model = load_base_model(locate_model(str(directory)), torch.float32, "eager")
     with mock.patch("accelerate.hooks.set_module_tensor_to_device"):  # nothing is moved yet
         attach_align_device_hook_on_blocks(model, {"": FIRST, **PLACES}, dict.fromkeys(PLACES, False))
     peft = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
@@ -120,9 +112,9 @@ def without_numbers(model: torch.nn.Module) -> Iterator[None]:
         yield
 
 
-def test_a_step_goes_through_both_devices():
+def test_a_step_goes_through_both_devices(tiny_model):
     """Forward and backward, LoRA on every layer: each gradient lies beside its parameter."""
-    peft, model = on_two_devices()
+    peft, model = on_two_devices(tiny_model)
     with without_numbers(model):
         logits = peft(input_ids=torch.zeros(2, 5, dtype=torch.long, device=FIRST), use_cache=False).logits
         logits.sum().backward()
@@ -132,9 +124,9 @@ def test_a_step_goes_through_both_devices():
     assert all(parameter.grad.device == parameter.device for parameter in trained)
 
 
-def test_the_head_gets_all_on_its_own_device(monkeypatch):
+def test_the_head_gets_all_on_its_own_device(tiny_model, monkeypatch):
     """The last layer is on the second device, head and labels are on the first."""
-    _, model = on_two_devices()
+    _, model = on_two_devices(tiny_model)
     given = []
 
     def apply(hidden, weight, bias, labels):
@@ -149,9 +141,9 @@ def test_the_head_gets_all_on_its_own_device(monkeypatch):
     assert {result.device.type for result in results} == {FIRST}
 
 
-def test_a_vector_is_cut_for_the_devices_of_its_parameters():
+def test_a_vector_is_cut_for_the_devices_of_its_parameters(tiny_model):
     """As SCAFFOLD's and FedProx's are, which are added to gradients."""
-    peft, model = on_two_devices()
+    peft, model = on_two_devices(tiny_model)
     size = AdapterView(peft).manifest.size
     lay_adapter(model)
     view = AdapterView(peft)
