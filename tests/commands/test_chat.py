@@ -19,7 +19,6 @@ from fedllm_app.data.encoding import encode_prompts
 from fedllm_app.evaluation import conversation as chat_module
 from fedllm_app.evaluation.conversation import Chat, find_source
 from fedllm_app.evaluation.generation import ContextTooLong, generate
-from fedllm_app.runs.directory import PromptRecord
 
 JINJA = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}"
@@ -255,44 +254,6 @@ def test_room_for_an_answer_is_counted_with_the_virtual_tokens(save_run, nothing
         opened(run, tokens=508 - prompt).answer(HI)
 
 
-def test_where_an_adapter_is_found(save_run, tmp_path, run_config):
-    run = save_run()
-    for given in (run, run / "adapter"):
-        assert find_source(given).adapter == run / "adapter"
-    checkpoint = run / "checkpoints" / "round-1"
-    for given in (checkpoint, checkpoint / "adapter"):
-        source = find_source(given)
-        assert source.adapter == checkpoint / "adapter"
-        assert (source.model.dtype, source.model.name) == ("float32", run_config["model.name"])
-    local = save_run(clients=2, strategy__name="local")
-    assert find_source(local, 1).adapter == local / "adapters" / "client-1"
-    assert opened(local, 0).answer(HI) != opened(local, 1).answer(HI)
-
-
-def test_an_adapter_without_its_run(save_run, tmp_path, tiny_model):
-    """The base that PEFT's settings name, as the configuration named it, in what suits the machine."""
-    shutil.move(save_run() / "adapter", tmp_path / "alone")
-    source = find_source(tmp_path / "alone")
-    assert (source.model.name, source.model.dtype, source.model.quantization) == (str(tiny_model), "auto", "none")
-
-
-def test_what_is_given_comes_before_what_is_recorded(save_run, tmp_path, tiny_model, monkeypatch):
-    run = save_run("vicuna", "Be brief.")
-    (tmp_path / "own.jinja").write_text(JINJA)
-    monkeypatch.chdir(tmp_path)
-    source = find_source(run, template="own.jinja")
-    assert source.prompt == PromptRecord(str(tmp_path / "own.jinja"), "Be brief.", None)
-    assert find_source(run, system_prompt="").prompt == PromptRecord("vicuna", "", None)
-    monkeypatch.chdir(tiny_model.parent)
-    assert find_source(run, model=tiny_model.name).model.name == str(tiny_model)
-
-
-def test_code_of_a_model_is_run_only_if_the_user_says_so(save_run):
-    run = save_run(model__trust_remote_code=True)
-    assert not find_source(run).model.trust_remote_code
-    assert find_source(run, trust_remote_code=True).model.trust_remote_code
-
-
 def without_a_template(save_run):
     run = save_run()
     (run / "adapter" / "prompt.json").unlink()
@@ -356,20 +317,6 @@ def test_errors_come_before_weights_are_loaded_and_end_with_2(
     typed(monkeypatch, [])
     assert main(["chat", *arguments(save_run)]) == 2
     assert said in " ".join(capsys.readouterr().out.split())
-
-
-def test_an_adapter_of_another_model_is_refused(save_run, wide_model, tiny_model, tmp_path):
-    """Of other shapes; and of a model with a layer less, which PEFT would load with a warning."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with pytest.raises(AdapterError, match="does not fit the model .*size mismatch"):
-        _ = opened(save_run(), model=str(wide_model)).model
-    config = AutoConfig.from_pretrained(tiny_model)
-    config.num_hidden_layers, config.layer_types = 3, None
-    shutil.copytree(tiny_model, tmp_path / "deeper")
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "deeper")
-    with pytest.raises(AdapterError, match="does not fit the model .*missing adapter keys"):
-        _ = opened(save_run(), model=str(tmp_path / "deeper")).model
 
 
 def test_dora_on_8_bit_weights_is_refused_here_too(save_run, nothing_is_loaded):
