@@ -135,7 +135,8 @@ def run_to_end(
     local = is_local(connection)
     if local and not cluster:
         fork_server_environment(flower_environment())  # it imports while all else is checked and started
-    directory = prepare(config, local, federation_config, cluster)
+    with console.status("reading the data"):  # a large set that nobody has opened before takes its time
+        directory = prepare(config, local, federation_config, cluster)
     if cluster:
         cluster.tell(console)
     with tempfile.TemporaryDirectory() as scratch:

@@ -6,6 +6,8 @@ from pathlib import Path
 from fedllm_app.adapters.peft_directory import weights_file
 from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
 from fedllm_app.config.sections import Config
+from fedllm_app.config.values import data_selection
+from fedllm_app.data.client_rows import check_rows
 from fedllm_app.data.named_sets import BUILT_IN, set_names
 from fedllm_app.data.origins import DataNotFound, check_absolute
 from fedllm_app.data.templates import template_source
@@ -42,6 +44,8 @@ def check_start(config: Config, local: bool) -> None:
     except NotImportable:
         if local:
             raise
+    if local:
+        _check_data(config)  # before the model, which may first have to be unpacked or fetched
     if local or _starts_from_here(config):
         _check_model(config)
     if not local:
@@ -49,14 +53,22 @@ def check_start(config: Config, local: bool) -> None:
     if config.evaluate.suite:
         check_extra(f"evaluate.suite = {config.evaluate.suite!r}", [config.evaluate.suite])
     check_tracking(config.tracking)
+
+
+def _check_data(config: Config) -> None:
+    """Read the rows of this machine, which the clients then find read; what is fetched is left to them."""
     template_source(config.data.template)
-    for name in set_names(config.data.name):
+    names = [*set_names(config.data.name), *filter(None, [config.data.test])]
+    for name in names:
         if name == BUILT_IN:
             continue
         check_absolute(name)
         if Path(name).is_absolute() and not Path(name).exists():
+            key = "data.test" if name == config.data.test else "data.name"
             near = did_you_mean(Path(name)) or "; give the path of the data"
-            raise DataNotFound(f"data.name = {name!r}: there is no such file or folder{near}")
+            raise DataNotFound(f"{key} = {name!r}: there is no such file or folder{near}")
+    if all(name == BUILT_IN or Path(name).is_absolute() for name in names):
+        check_rows(data_selection(config, config.clients.number, task_spec(config.train.task).rows))
 
 
 def check_resources(federation_config: str) -> None:

@@ -161,6 +161,32 @@ def client_share(selection: DataSelection, client: int) -> Share:
     return Share(_label(selection, source, client, mine), source, train, held_out, label_column, fewer)
 
 
+def check_rows(selection: DataSelection) -> None:
+    """Open and divide the sets of a run on this machine; the clients then read what this keeps.
+
+    Where `clients` is 0, because it is not known yet how many there will be, the set is not divided.
+
+    Raises
+    ------
+    DataError, PartitionError
+        What a client would raise: where several divide one set, the one with the fewest rows.
+    """
+    if selection.test:
+        open_test_set(selection)
+    if selection.name == BUILT_IN:
+        return
+    if selection.partition == "by-domain":
+        for client in range(selection.clients):
+            client_share(selection, client)
+        return
+    source = open_set(selection, 0)
+    if not selection.clients:
+        return
+    owners = _owners(source, selection)
+    rows = np.bincount(owners[owners >= 0], minlength=selection.clients)
+    client_share(selection, int(rows.argmin()))
+
+
 def _fewer_than_asked(selection: DataSelection, set_rows: int, mine: int) -> tuple[str, ...]:
     notes = []
     if selection.samples > set_rows:
@@ -226,22 +252,13 @@ def _set_name(selection: DataSelection, client: int) -> str:
 def _rows(selection: DataSelection, source: Source, client: int) -> np.ndarray:
     if selection.whole or selection.partition == "by-domain":
         return choose_rows(len(source), selection.samples, selection.seed)
-    owners = _owners(
-        source,
-        selection.clients,
-        selection.seed,
-        selection.samples,
-        selection.partition,
-        selection.partition_column,
-        selection.alpha,
-    )
-    return np.flatnonzero(owners == client)
+    return np.flatnonzero(_owners(source, selection) == client)
 
 
-def _owners(
-    source: Source, clients: int, seed: int, samples: int, method: str, column: str, alpha: float
-) -> np.ndarray:
+def _owners(source: Source, selection: DataSelection) -> np.ndarray:
     """The client of every row, -1 for a row that is not used; from disk if some process divided like this before."""
+    clients, seed, samples = selection.clients, selection.seed, selection.samples
+    method, column, alpha = selection.partition, selection.partition_column, selection.alpha
     key = json.dumps([_DIVISION, source.fingerprint, clients, seed, samples, method, column, alpha])
     path = home() / "partitions" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     if not path.is_file():

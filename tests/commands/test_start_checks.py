@@ -15,9 +15,13 @@ from fedllm_app.commands import start_checks
 from fedllm_app.commands.main import main
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.config.parse import parse_run_config
+from fedllm_app.config.values import data_selection
+from fedllm_app.data import client_rows, sources
+from fedllm_app.data.client_rows import client_share
 from fedllm_app.data.origins import DataNotFound
 from fedllm_app.errors import UserError
 from fedllm_app.models.location import locate_model
+from fedllm_app.process_cache import PROCESS_CACHE
 
 
 @pytest.mark.parametrize(
@@ -141,3 +145,69 @@ def test_a_relative_path_of_data_is_refused_before_flower_starts(run_config):
     with pytest.raises(DataNotFound, match=r"'data/tickets\.csv' is a relative path; give an absolute one"):
         check_start(config, local=True)
     check_start(config, local=False)  # sites say themselves where their data is
+
+
+class TestRows:
+    """What the rows of this machine forbid is said before Flower starts, in the words of the clients."""
+
+    @pytest.fixture
+    def rows(self, tmp_path):
+        """Eight rows of questions and answers."""
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(f'{{"question": "What is {n}?", "answer": "{n}"}}\n' for n in range(8)))
+        return path
+
+    @pytest.mark.parametrize(
+        ("overrides", "remedy"),
+        [
+            ({"data.prompt-column": "qestion"}, "data has no column 'qestion' (given for prompt)"),
+            ({"train.task": "dpo"}, "the columns (answer, question) fit no schema of pair rows"),
+            ({"clients.number": 9}, "8 rows cannot be divided among 9 clients"),
+            ({"clients.number": 3, "data.minimum-rows": 2}, "would train on 1 rows, fewer than data.minimum-rows = 2"),
+            ({"data.partition": "natural-id", "data.partition-column": "site"}, "the data has no column 'site'"),
+            ({"data.test": "/no/rows.jsonl"}, "data.test = '/no/rows.jsonl': there is no such file or folder"),
+            ({"data.test": "EMPTY"}, "holds no readable row"),
+            ({"data.name": "ROWS,EMPTY", "data.partition": "by-domain"}, "holds no readable row"),
+        ],
+    )
+    def test_what_the_rows_forbid(self, overrides, remedy, rows, run_config, tmp_path):
+        """Three clients of eight rows have 3, 3 and 2: of two rows, one is held out."""
+        (tmp_path / "empty.jsonl").write_text("\n")
+        places = {"ROWS": str(rows), "EMPTY": str(tmp_path / "empty.jsonl")}
+        named = {"data.name": "ROWS", "clients.number": 2} | overrides
+        for key in ("data.name", "data.test"):
+            if key in named:
+                named[key] = ",".join(places.get(name, name) for name in named[key].split(","))
+        with pytest.raises(UserError) as caught:
+            check_start(parse_run_config(run_config | named), local=True)
+        assert remedy in str(caught.value)
+
+    def test_an_unreadable_row_is_named(self, rows, run_config):
+        rows.write_text(rows.read_text() + '{"question": "no answer"}\n')
+        with pytest.raises(UserError, match=r"1 of 9 rows \(11\.11%\) cannot be used"):
+            check_start(parse_run_config(run_config | {"data.name": str(rows)}), local=True)
+
+    def test_the_clients_find_the_rows_read(self, rows, run_config, monkeypatch):
+        """What was converted and divided here is not converted or divided again."""
+        config = parse_run_config(run_config | {"data.name": str(rows), "clients.number": 2})
+        check_start(config, local=True)
+        monkeypatch.setattr(sources, "_build", lambda *_: pytest.fail("converted again"))
+        monkeypatch.setattr(client_rows, "partition", lambda *_, **__: pytest.fail("divided again"))
+        PROCESS_CACHE.clear()  # a client is another process
+        shares = [client_share(data_selection(config, 2, "example"), client) for client in range(2)]
+        assert sum(len(share.train) + len(share.held_out) for share in shares) == 8
+
+    def test_how_many_nodes_there_will_be_is_not_guessed(self, rows, run_config):
+        """Nine clients would be too many, but nobody has said nine."""
+        check_start(parse_run_config(run_config | {"data.name": str(rows), "clients.number": 0}), local=True)
+
+    def test_rows_that_must_be_fetched_are_left_to_the_clients(self, run_config, monkeypatch):
+        monkeypatch.setattr(start_checks, "check_rows", lambda _: pytest.fail("looked for"))
+        check_start(parse_run_config(run_config | {"data.name": "owner/rows"}), local=True)
+
+    def test_a_run_of_them_never_starts_flower(self, rows, tiny_model, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("fedllm_app.commands.run.LocalSuperLink", lambda *_: pytest.fail("Flower was started"))
+        chosen = f"model.name={tiny_model} data.name='{rows}' data.prompt-column=qestion"
+        assert main(["run", str(ROOT), "-c", chosen]) == 2
+        assert "Did you mean 'question'?" in " ".join(capsys.readouterr().out.split())
