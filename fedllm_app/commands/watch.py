@@ -1,5 +1,6 @@
 """What a user sees while a run goes on: round, client, step, loss, time left; and the summary at its end."""
 
+import math
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,7 +17,8 @@ from fedllm_app.runs.measures import metric_text
 
 _RESETS = {"control_reset": "the control variate", "error_reset": "the rounding error of its updates"}
 _LONGEST, _MOST_LINES = 2000, 200  # characters of a line, lines of an event
-_LINE_EVERY = 5.0  # seconds between step lines where the terminal cannot be redrawn
+# Seconds between step lines where the terminal cannot be redrawn: a tenth of those that have passed, within bounds.
+_LINE_AT_LEAST, _LINE_AT_MOST = 5.0, 60.0
 
 
 class Watch:
@@ -42,7 +44,7 @@ class Watch:
         self._held: list[dict] = []
         self._versions: list[dict] = []
         self._base: dict[str, float] = {}  # metrics before round 1
-        self._printed = 0.0
+        self._began, self._printed = time.monotonic(), -math.inf
         self._ended = 0  # the last round that has
         self._live = Live(self.block, console=console, transient=True) if console.is_terminal else None
 
@@ -90,8 +92,7 @@ class Watch:
         if line["loss"] is None or line["round"] <= self._ended:
             return
         self.block.step(line["client"], line["step"], line["steps"], line["loss"], line.get("time"))
-        if self._live is None and time.monotonic() - self._printed > _LINE_EVERY:
-            self._printed = time.monotonic()
+        if self._live is None and self._line_is_due():
             parts = (
                 f"  round {line['round']}/{self.block.rounds}",
                 f"client {line['client']} {self.names.get(line['client'], '')}",
@@ -100,6 +101,13 @@ class Watch:
                 self.block.left(),
             )
             self._print(" · ".join(filter(None, parts)))
+
+    def _line_is_due(self) -> bool:
+        """Whether another step line may be printed now, which is then the last one."""
+        now = time.monotonic()
+        due = now - self._printed > min(max((now - self._began) / 10, _LINE_AT_LEAST), _LINE_AT_MOST)
+        self._printed = now if due else self._printed
+        return due
 
     def _print(self, text: str, style: str | None = None, soft_wrap: bool | None = None) -> None:
         """Print what may hold words of clients: no markup of theirs, nothing that moves a cursor, no endless line."""

@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from fedllm_app.commands import watch as watch_module
 from fedllm_app.commands.block import Block
 from fedllm_app.commands.watch import Watch, summary
 
@@ -41,6 +42,23 @@ def test_a_step_of_a_round_that_has_ended_is_not_shown():
     late = {"round": 1, "client": 0, "step": 2, "steps": 2, "loss": 0.75}
     assert "step 2/2" not in shown([ended], [late])
     assert "round 1/2 · client 0  · step 2/2" in shown([ended, again], [late])
+
+
+def test_step_lines_grow_rare(monkeypatch):
+    """One step a second for two hours. After t seconds a line comes if the last is more than max(5, t / 10) seconds
+    ago, at most 60: at 0, 6, ..., 54, then 61 (7 > 6.1), 68 (7 > 6.8), 76 (8 > 7.6), and every 61 seconds in the end."""
+    clock = [0.0]
+    monkeypatch.setattr(watch_module.time, "monotonic", lambda: clock[0])
+    watch = Watch(Console(file=io.StringIO(), width=200, force_terminal=False), rounds=1, local_steps=7200)
+    printed = []
+    for second in range(7200):
+        clock[0] = float(second)
+        watch.step({"round": 1, "client": 0, "step": second, "steps": 7200, "loss": 1.0, "time": float(second)})
+        lines = watch.console.file.getvalue().count("\n")
+        printed += [second] * (lines - len(printed))
+    assert printed[:13] == [0, 6, 12, 18, 24, 30, 36, 42, 48, 54, 61, 68, 76]
+    assert printed[-1] - printed[-2] == 61
+    assert len(printed) < 160
 
 
 def test_lines_of_a_run():
