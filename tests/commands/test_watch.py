@@ -46,7 +46,7 @@ def test_a_step_of_a_round_that_has_ended_is_not_shown():
 
 def test_step_lines_grow_rare(monkeypatch):
     """One step a second for two hours. After t seconds a line comes if the last is more than max(5, t / 10) seconds
-    ago, at most 60: at 0, 6, ..., 54, then 61 (7 > 6.1), 68 (7 > 6.8), 76 (8 > 7.6), and every 61 seconds in the end."""
+    ago, at most 60: at 0, 6, ..., 54, then 61 (7 > 6.1), 68 (7 > 6.8), 76 (8 > 7.6), and at last every 61 seconds."""
     clock = [0.0]
     monkeypatch.setattr(watch_module.time, "monotonic", lambda: clock[0])
     watch = Watch(Console(file=io.StringIO(), width=200, force_terminal=False), rounds=1, local_steps=7200)
