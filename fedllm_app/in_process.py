@@ -111,7 +111,7 @@ def run_in_process(
             directory.resume(flat)
         else:
             directory.create(flat)
-        nodes = config.clients.number or 2  # as many as Flower simulates by default
+        nodes = config.clients.simulated
         try:
             server_app.run_experiment(grid(flat, nodes, run_id), config, directory, run_id)
         finally:

@@ -15,7 +15,6 @@ _MOST = 12  # lines of clients; of more, only numbers are shown
 _WITH_STEP, _WITH_LOSS = 44, 56  # columns that the terminal must have for these
 _NARROW = 60  # below it, the bar goes
 _STEPS_SEEN, _SECONDS_SEEN = 3, 3.0  # of training, before the time that is left is estimated from them
-_DOING = {"asked": "trains", "trains": "trains", "trained": "trained", "refused": "refused", "evaluated": "evaluated"}
 
 
 @dataclass
@@ -178,12 +177,12 @@ class Block:
             return "waits" if client in self.drawn or not self.drawn else "not drawn"
         if line.state == "asked":
             return f"trains, {time.time() - line.since:.0f} s"
-        return _DOING[line.state]
+        return line.state
 
     def _numbers(self) -> Text:
         """Of many clients, how many do what."""
         lines = [self.clients[client] for client in self.drawn if client in self.clients]
-        states = [_DOING.get(line.state, line.state) for line in lines]
+        states = ["trains" if line.state == "asked" else line.state for line in lines]
         counts = ", ".join(f"{states.count(state)} {_plural(state)}" for state in dict.fromkeys(sorted(states)))
         return Text(f"{len(self.clients)} clients, {len(self.drawn)} drawn: {counts}")
 

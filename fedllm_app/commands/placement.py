@@ -80,7 +80,7 @@ def this_machine() -> Machine:
 
 def at_a_time(config: Config) -> int:
     """Clients that could train at a time: those of a round, or the one that trains on the rows of all."""
-    number = config.clients.number or 2
+    number = config.clients.simulated
     strategy = build_strategy(config.strategy.name, config.strategy.hyper, number)
     return len(strategy.taking_part(list(range(config.clients.per_round or number))))
 

@@ -275,7 +275,7 @@ def default_federation(config: Config, flat: dict, console: Console, machines: S
         style = None if placed.fits else "yellow"
         said = f"{placed.reason}; --federation-config overrides this"
         console.print(said, style=style, markup=False, highlight=False, soft_wrap=True)
-    return placed.federation_config(config.clients.number or 2)
+    return placed.federation_config(config.clients.simulated)
 
 
 def gpu_need(flat: dict) -> int | None:

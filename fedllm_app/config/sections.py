@@ -139,6 +139,11 @@ class ClientsConfig(_Section):
     retries: NotNegative
     describe: Literal["auto", "all", "drawn"]
 
+    @property
+    def simulated(self) -> int:
+        """Clients of a simulation: `number`, or as many as Flower simulates by default."""
+        return self.number or 2
+
 
 class TrainConfig(_Section):
     """Local training of one client in one round. Lengths in tokens."""
