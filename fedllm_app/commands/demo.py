@@ -72,6 +72,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     console.rule("1/3 federated training: four clients, one domain each")
     _run(together, run, console)
     console.rule("2/3 each client alone, for the same number of steps")
+    console.print(f"part 1 took {time.monotonic() - started:.0f} s; this part takes about as long")
     _run(alone, run, console)
     console.rule(f"3/3 {QUESTIONS} held-out questions a domain, the same for every model")
     results = ask_all(
