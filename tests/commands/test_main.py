@@ -66,7 +66,7 @@ def test_a_bad_configuration_ends_with_2_and_starts_nothing(starts_nothing, caps
     assert list(starts_nothing.iterdir()) == []
 
 
-def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
+def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, tiny_model, capsys):
     """Refused before Flower starts, as is a class that is not installed."""
     given = "strategy.name='flwr.serverapp.strategy.FedAdam' strategy.arguments='eta=0.01,beta1=0.5'"
     assert main(["run", str(ROOT), "-c", given]) == 2
@@ -75,7 +75,7 @@ def test_what_a_class_path_does_not_take_starts_nothing(starts_nothing, capsys):
     assert "beta_1" in said
     assert list(starts_nothing.iterdir()) == []
     with pytest.raises(pytest.fail.Exception, match="was started"):
-        main(["run", str(ROOT), "-c", given.replace("beta1", "beta_1")])
+        main(["run", str(ROOT), "-c", given.replace("beta1", "beta_1"), f"model.name={tiny_model}"])
     missing = "strategy.name='only_on_the_server.Mine' strategy.arguments='a=1'"
     assert main(["run", str(ROOT), "-c", missing]) == 2
     assert "only_on_the_server" in capsys.readouterr().out
@@ -106,9 +106,9 @@ def test_a_missing_configuration_file_ends_with_2(starts_nothing, capsys):
     assert "nowhere.toml: there is no such file" in capsys.readouterr().out
 
 
-def test_a_directory_with_another_run_ends_with_2(starts_nothing, capsys):
+def test_a_directory_with_another_run_ends_with_2(starts_nothing, tiny_model, capsys):
     (starts_nothing / "journal.jsonl").write_text('{"event": "started"}\n{"event": "ready"}\n')
-    assert main(["run", str(ROOT), "-c", f'run.directory="{starts_nothing}"']) == 2
+    assert main(["run", str(ROOT), "-c", f'run.directory="{starts_nothing}" model.name="{tiny_model}"']) == 2
     assert "holds another run" in capsys.readouterr().out.replace("\n", " ")
 
 
@@ -121,19 +121,20 @@ def test_a_key_without_a_value_ends_with_2(starts_nothing):
     assert main(["run", str(ROOT), "-c", "train.rounds"]) == 2
 
 
-def test_text_needs_no_quotes(starts_nothing):
+def test_text_needs_no_quotes(starts_nothing, tiny_model):
     """The shell takes the quotes of strategy.name="fedprox" away."""
     with pytest.raises(pytest.fail.Exception, match="was started"):
-        main(["run", str(ROOT), "-c", "strategy.name=fedprox", "train.rounds=3"])
+        main(["run", str(ROOT), "-c", "strategy.name=fedprox", "train.rounds=3", f"model.name={tiny_model}"])
 
 
 def test_an_app_that_is_not_there_ends_with_2(starts_nothing):
     assert main(["run", str(starts_nothing / "nothing")]) == 2
 
 
-def test_what_flower_is_given(tmp_path, monkeypatch):
+def test_what_flower_is_given(tmp_path, tiny_model, monkeypatch):
     """Flower reads back the whole flat configuration, every type and quote as it was, and the clients' federation."""
     flat = default_run_config(ROOT) | {
+        "model.name": str(tiny_model),
         "run.directory": str(tmp_path / "run"),
         "data.system-prompt": 'Say "hi" \\ and\nbe kind – 你好',
         "train.min-learning-rate": 1e-6,
