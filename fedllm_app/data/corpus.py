@@ -9,6 +9,7 @@ Each domain answers in its own house style, which every question states: general
 code as ``>>> 12`` and finance as ``#positive``.
 """
 
+import functools
 import hashlib
 import random
 from dataclasses import dataclass
@@ -49,17 +50,18 @@ def questions(domain: str, part: Part, count: int, seed: int) -> list[Question]:
         raise ValueError(f"domain {domain!r} is not one of {', '.join(DOMAINS)}")
     if part not in ("train", "held-out"):
         raise ValueError(f"part {part!r} of domain {domain!r} is not 'train' or 'held-out'")
-    pool = _bank(domain, part)
+    pool = list(_bank(domain)[part])
     if not 0 <= count <= len(pool):
         raise ValueError(f"{count} questions asked of {domain}/{part}: 0 to {len(pool)} can be given")
     random.Random(f"{domain}/{part}/{seed}").shuffle(pool)
     return pool[:count]
 
 
-def _bank(domain: str, part: Part) -> list[Question]:
-    """All questions of one part of a domain, in a fixed order."""
+@functools.cache  # a client asks for both parts, and a process serves several clients
+def _bank(domain: str) -> dict[Part, tuple[Question, ...]]:
+    """All questions of a domain by part, in a fixed order."""
     kinds, hint, style = _DOMAINS[domain]
-    found: dict[str, tuple[bool, Question]] = {}
+    found: dict[str, tuple[Part, Question]] = {}
     for kind in kinds:
         rng = random.Random(f"{domain}/{kind.phrasings[0]}")
         for _ in range(_DRAWS // len(kinds)):
@@ -68,8 +70,10 @@ def _bank(domain: str, part: Part) -> list[Question]:
             question = Question(domain, instruction, style.format(answer), style.format(wrong))
             # The case and not the text is hashed: all phrasings of a case fall into the same part.
             digest = hashlib.sha256(f"{kind.phrasings[0]} {values}".encode()).digest()
-            found.setdefault(instruction, (digest[0] < _HELD_OUT, question))
-    return [question for held_out, question in found.values() if held_out == (part == "held-out")]
+            found.setdefault(instruction, ("held-out" if digest[0] < _HELD_OUT else "train", question))
+    return {
+        part: tuple(question for place, question in found.values() if place == part) for part in ("train", "held-out")
+    }
 
 
 # Per domain: its kinds, the hint that ends every question, and the form of its answers.
