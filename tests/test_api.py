@@ -110,12 +110,20 @@ def test_errors_are_exceptions_and_nothing_is_left(small, tmp_path, monkeypatch,
 
 
 def test_a_run_that_fails_raises_the_reason(small, tmp_path, quiet):
-    """A file without rows: every client says so before round 1."""
+    """Rows that are too long once they are tokens: every client says so before round 1."""
+    (tmp_path / "rows.jsonl").write_text(f'{{"question": "{"a" * 500}", "answer": "b"}}\n' * 8)
+    flat = small | {"data.name": str(tmp_path / "rows.jsonl"), "train.max-length": 64}
+    with pytest.raises(UserError, match="leave no room for a completion"):
+        fedllm_app.run(flat | {"run.directory": str(tmp_path / "run")}, engine="in-process", console=quiet)
+    assert read_journal(tmp_path / "run")[-1]["event"] == "failed"
+
+
+def test_rows_that_cannot_be_divided_begin_no_run(small, tmp_path, quiet):
     (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 2)
     flat = small | {"data.name": str(tmp_path / "rows.jsonl"), "data.minimum-rows": 5}
     with pytest.raises(UserError, match="minimum-rows"):
         fedllm_app.run(flat | {"run.directory": str(tmp_path / "run")}, engine="in-process", console=quiet)
-    assert read_journal(tmp_path / "run")[-1]["event"] == "failed"
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
 
 
 def test_an_interrupted_run_says_so(small, tmp_path, monkeypatch, quiet):
