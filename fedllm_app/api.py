@@ -172,7 +172,7 @@ def _run_here(flat: dict, console: Console) -> None:
     config = parse_run_config(flat)
     if not config.run.threads:  # what a simulation gives a client
         flat = flat | {"run.threads": client_cpus(config)}
-    prepare(config, local=True)
+    prepare(config, local=True, console=console)
     with watch_of(config, console) as watch, _quiet():
         run_in_process(flat, watch.event)
 

@@ -1,9 +1,8 @@
 """Fixtures for all tests: a tiny model, a home of its own, a small run configuration, a grid that answers by itself."""
 
 import io
-import shutil
 import signal
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 
 import peft  # noqa: F401  before anything leaves bitsandbytes out: the quantization tests share this process
@@ -11,8 +10,6 @@ import pytest
 from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 from places import ROOT
-
-from fedllm_app.paths import atomic_path
 
 pytest_plugins = ["training_fixtures", "round_loop", "saved_runs"]
 
@@ -40,24 +37,6 @@ def app_home(tmp_path_factory, monkeypatch) -> Path:
     path = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("FEDLLM_HOME", str(path))
     return path
-
-
-@pytest.fixture(scope="session", autouse=True)
-def convert_once(tmp_path_factory) -> Iterator[None]:
-    """The packaged model is converted for the first test that needs it; the homes of others get a copy."""
-    from fedllm_app.models import packaged
-
-    really, kept = packaged._convert_gguf, tmp_path_factory.mktemp("converted") / "model"
-
-    def convert(gguf: Path, target: Path) -> None:
-        if not kept.exists():
-            really(gguf, kept)
-        with atomic_path(target) as directory:
-            shutil.copytree(kept, directory)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packaged, "_convert_gguf", convert)
-        yield
 
 
 @pytest.fixture

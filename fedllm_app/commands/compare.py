@@ -75,7 +75,7 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
         raise BadGrid(f"--shown {parsed.shown}: must be a whole number from 0 to 16")
     # What is wrong is told before a directory is made; seeds make no difference to it.
     for cell in make_grid(base, strategies, seeds[:1], settings, Path()):
-        check_start(parse_run_config(cell.flat), local=True)
+        check_start(parse_run_config(cell.flat), local=True, console=console)
 
     from fedllm_app.comparison.asking import Asking, checked_suite  # imports torch
 

@@ -38,6 +38,10 @@ SHOWN = 3
 
 FEDERATED = "federated"
 _KEY = "exact match"
+_OWN_QUESTIONS = (
+    "Do not compare its held-out figures with those of part 1: here each model is asked its own domain alone. Part 3 "
+    "asks all of them the same."
+)
 _OTHER_QUESTIONS = (
     "Here every model is asked all domains. During training a client asks its own rows alone, where the model of a "
     "client that trains alone looks good, because it meets one domain."
@@ -73,6 +77,7 @@ def demo(flat: FlatConfig, directory: Path, run: Run, console: Console) -> None:
     _run(together, run, console)
     console.rule("2/3 each client alone, for the same number of steps")
     console.print(f"part 1 took {time.monotonic() - started:.0f} s; this part takes about as long")
+    console.print(_OWN_QUESTIONS, markup=False, highlight=False)
     _run(alone, run, console)
     console.rule(f"3/3 {QUESTIONS} held-out questions a domain, the same for every model")
     results = ask_all(

@@ -135,8 +135,7 @@ def run_to_end(
     local = is_local(connection)
     if local and not cluster:
         fork_server_environment(flower_environment())  # it imports while all else is checked and started
-    with console.status("reading the data"):  # a large set that nobody has opened before takes its time
-        directory = prepare(config, local, federation_config, cluster)
+    directory = prepare(config, local, console, federation_config, cluster)
     if cluster:
         cluster.tell(console)
     with tempfile.TemporaryDirectory() as scratch:
@@ -202,13 +201,17 @@ def draw_figure(run: Path, console: Console) -> None:
 
 
 def prepare(
-    config: Config, local: bool, federation_config: str | None = None, cluster: Cluster | None = None
+    config: Config,
+    local: bool,
+    console: Console,
+    federation_config: str | None = None,
+    cluster: Cluster | None = None,
 ) -> RunDirectory | None:
     """Refuse a run that cannot begin; its directory, which is None where the server chooses it."""
     directory = RunDirectory(Path(config.run.directory)) if config.run.directory else None
     if local:
         check_home(home())
-    check_start(config, local)
+    check_start(config, local, console)
     if cluster:
         cluster.look(config)
         cluster.check_resources(federation_config or "")

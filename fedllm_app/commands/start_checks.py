@@ -1,7 +1,10 @@
 """What can be known before Flower starts: a model, a file or code of the user's that is not there."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
+
+from rich.console import Console
 
 from fedllm_app.adapters.peft_directory import weights_file
 from fedllm_app.class_paths import NotImportable, class_paths, import_class, is_class_path
@@ -25,7 +28,7 @@ from fedllm_app.tasks import task_spec
 from fedllm_app.updates.table import build_chain
 
 
-def check_start(config: Config, local: bool) -> None:
+def check_start(config: Config, local: bool, console: Console | None = None) -> None:
     """Refuse a run that cannot begin.
 
     Parameters
@@ -33,6 +36,8 @@ def check_start(config: Config, local: bool) -> None:
     local : bool
         The run takes place on this machine. Over a connection, files and packages of other machines are left to them:
         only code that can be imported here is checked, and a model whose directory is here as well.
+    console : Console
+        A terminal says that the data is read: a large set that nobody has opened before takes its time.
 
     Raises
     ------
@@ -45,7 +50,8 @@ def check_start(config: Config, local: bool) -> None:
         if local:
             raise
     if local:
-        _check_data(config)  # before the model, which may first have to be unpacked or fetched
+        with console.status("reading the data") if console and console.is_terminal else nullcontext():
+            _check_data(config)  # before the model, which may first have to be unpacked or fetched
     if local or _starts_from_here(config):
         _check_model(config)
     if not local:

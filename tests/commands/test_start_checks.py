@@ -1,10 +1,12 @@
 """What is refused before Flower starts."""
 
+import io
 import shutil
 
 import pytest
 import torch
 from places import ROOT
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import T5Config
 
@@ -197,9 +199,18 @@ class TestRows:
         shares = [client_share(data_selection(config, 2, "example"), client) for client in range(2)]
         assert sum(len(share.train) + len(share.held_out) for share in shares) == 8
 
-    def test_how_many_nodes_there_will_be_is_not_guessed(self, rows, run_config):
-        """Nine clients would be too many, but nobody has said nine."""
+    @pytest.mark.parametrize("terminal", [True, False])
+    def test_a_terminal_says_that_they_are_read(self, terminal, rows, run_config):
+        """A log, or a notebook, has no line that is drawn anew."""
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+        check_start(parse_run_config(run_config | {"data.name": str(rows)}), local=True, console=console)
+        assert ("reading the data" in console.file.getvalue()) == terminal
+
+    def test_how_many_nodes_there_will_be_is_not_guessed(self, rows, run_config, app_home, monkeypatch):
+        """The set is read, so that its own faults are told, and not divided."""
+        monkeypatch.setattr(client_rows, "partition", lambda *_, **__: pytest.fail("divided"))
         check_start(parse_run_config(run_config | {"data.name": str(rows), "clients.number": 0}), local=True)
+        assert len(list((app_home / "sources").iterdir())) == 1
 
     def test_rows_that_must_be_fetched_are_left_to_the_clients(self, run_config, monkeypatch):
         monkeypatch.setattr(start_checks, "check_rows", lambda _: pytest.fail("looked for"))
