@@ -23,6 +23,7 @@ from fedllm_app.commands.run import client_cpus, prepare, run_to_end, watch_of
 from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError
+from fedllm_app.models.quiet import load_progress_bars
 from fedllm_app.runs.directory import read_result
 from fedllm_app.runs.journal import read_journal
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 Engine = Literal["simulation", "in-process"]
 _ENGINES = ("simulation", "in-process")
+
+load_progress_bars()  # before any library does
 
 
 class RunError(UserError):

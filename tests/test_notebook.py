@@ -29,6 +29,8 @@ def test_every_cell_runs(tiny_model, tmp_path, monkeypatch):
         "".join(out.get("data", {}).get("text/plain", "")) for cell in notebook.cells for out in cell.get("outputs", [])
     ]
     assert sum("what the clients hold" in text for text in shown) == 1
+    warned = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert "IProgress" not in warned
     assert "image/png" in outputs["result.figure"][-1]["data"]
     assert "train_loss" in outputs["result.journal"][-1]["data"]["text/plain"]
     assert "adapter_model.safetensors" in outputs["sorted"][-1]["data"]["text/plain"]

@@ -18,6 +18,7 @@ MERGEABLE = ("LORA", "IA3")
 """PEFT's types of the methods that change weights; the others put virtual tokens before a prompt."""
 
 _TOLERANCE = 1e-3  # of the largest logit; float32 rounds two orders of magnitude finer
+_UNITS = 8  # of rounding, relative to the largest logit, that the layers of a model may add up to
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Merged:
     largest: float
     same: int
     places: int
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether rounding of weights explains the difference: some units of the largest logit's last place."""
+        import torch
+
+        unit = torch.finfo(next(self.model.parameters()).dtype).eps
+        return self.difference <= max(_UNITS * unit, _TOLERANCE) * self.largest
 
 
 def check_mergeable(settings: Mapping, adapter: Path) -> None:

@@ -96,9 +96,11 @@ def _compare(parsed: argparse.Namespace, console: Console) -> int:
         if warning := trained_on(name, {"these runs": str(base["data.name"])}):
             console.print(warning, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
+        told: set[str] = set()
+
         def run(flat: FlatConfig) -> bool:
             where = {"federation_config": parsed.federation_config, "cluster": cluster}
-            return bool(run_to_end(app, dict(flat), console, **where))
+            return bool(run_to_end(app, dict(flat), console, **where, told=told))
 
         return run_and_compare(cells, run, asking, out, console)
 

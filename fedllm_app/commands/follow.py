@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedllm_app.client.progress import Tail, progress_file
 from fedllm_app.commands.flower import LaunchError, tail
-from fedllm_app.commands.watch import Watch, summary
+from fedllm_app.commands.watch import Watch, summary, summary_line
 from fedllm_app.federation.participation import never_contributed
 from fedllm_app.runs.checkpoints import checkpoint_directories
 from fedllm_app.runs.directory import RunDirectory, read_result
@@ -200,7 +200,14 @@ class _Following:
         self.watch.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def say_end(outcome: Outcome, console: Console, last_words: Callable[[], str], here: bool) -> None:
+def say_end(
+    outcome: Outcome,
+    console: Console,
+    last_words: Callable[[], str],
+    here: bool,
+    seconds: float | None = None,
+    brief: bool = False,
+) -> None:
     """Say how a run ended and where its files are.
 
     Parameters
@@ -209,10 +216,15 @@ def say_end(outcome: Outcome, console: Console, last_words: Callable[[], str], h
         The end of a log, shown where no reason was; "" if there is none.
     here : bool
         Whether the run directory is on this machine.
+    seconds : float | None
+        What the whole command has taken, where it has seen all of the run.
+    brief : bool
+        A line instead of a table.
     """
     files = f"its files: {outcome.directory}" if here else f"its files, on the SuperLink's machine: {outcome.directory}"
     if outcome.result is not None:
-        console.print(summary(outcome.result, outcome.directory))
+        say = summary_line if brief else summary
+        console.print(say(outcome.result, outcome.directory, seconds), markup=False, highlight=False, soft_wrap=brief)
         never = never_contributed(outcome.result.get("participation", ()))
         if never:
             names = ", ".join(f"{line['client']} ({line['name']})" for line in never)

@@ -92,7 +92,8 @@ fedllm run . sites                                  # over the connection `sites
 - `pyproject.toml` has the default of every key.
 - `my_strategy.py` is the strategy. `_coordinate_step` makes the next adapter; change it there. It runs on the server,
   and travels there with each run. Sites run the code that is installed there; they need no file of this directory.
-- `notebook.ipynb` trains and looks at a run from Python. It needs `pip install jupyter`.
+- `notebook.ipynb` trains and looks at a run from Python. Open it in Jupyter or an editor; its kernel needs
+  `pip install ipykernel`.
 - `conf/` is for files that `-c` takes.
 
 `strategy.name` in `pyproject.toml` chooses the strategy: `my_strategy.Mine`, or a name such as `fedavg`.

@@ -24,6 +24,7 @@ from fedllm_app.commands.published import (
 from fedllm_app.errors import UserError
 
 if TYPE_CHECKING:
+    from fedllm_app.adapters.merging import Merged
     from fedllm_app.data.chat_template import ChatTemplate
     from fedllm_app.evaluation.conversation import Chat, Source
     from fedllm_app.models.base import ModelLocation
@@ -83,9 +84,7 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
     files, size = files_and_bytes(out)
     lines = [
         f"{out}: {merged.model.num_parameters():,} parameters in {dtype}, {files} files, {size / 1e6:,.1f} MB",
-        f"merged and unmerged model find the same token most likely at {merged.same} of {merged.places} places of a "
-        f"question; their logits differ by up to {merged.difference:.2g}, the largest is {merged.largest:.3g}"
-        + ("" if dtype == "float32" else f". Weights are rounded to {dtype}; --dtype float32 keeps them exact"),
+        *_agreement(merged, dtype),
     ]
     if source.model.quantization != "none":
         lines.append(
@@ -98,6 +97,22 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _agreement(merged: "Merged", dtype: str) -> Iterator[str]:
+    """Whether the merged model says what base and adapter say, in words."""
+    exact = "" if dtype == "float32" else "; --dtype float32 rounds less"
+    said = (
+        "says what base and adapter say, up to rounding"
+        if merged.is_rounding
+        else "differs from base and adapter by more than rounding explains"
+    )
+    yield (
+        f"the merged model {said}: logits of up to {merged.largest:.3g} differ by up to {merged.difference:.2g} in "
+        f"{dtype}, and the likeliest token is the same at {merged.same} of {merged.places} places of a question{exact}"
+    )
+    if not merged.is_rounding:
+        yield "warning: compare both with fedllm evaluate before you use the merged model"
 
 
 def _source(parsed: argparse.Namespace) -> "Source":

@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -126,12 +127,15 @@ def run_to_end(
     federation_config: str | None = None,
     federation: str | None = None,
     cluster: Cluster | None = None,
+    told: set[str] | None = None,
 ) -> Outcome:
     """Run `app` under the flat configuration, show its progress, and say how it ended.
 
     Over a connection the run directory is one of the SuperLink's machine, and what happens is read from Flower's log.
+    A run among many is told briefly; `told` is what those before it have said.
     """
     config = parse_run_config(flat)
+    watch = watch_of(config, console, told)
     local = is_local(connection)
     if local and not cluster:
         fork_server_environment(flower_environment())  # it imports while all else is checked and started
@@ -148,9 +152,9 @@ def run_to_end(
         options += ["--federation-config", federation_config] if federation_config else []
         options += ["--federation", federation] if federation else []
         if local:
-            return _run_here(app, connection, options, directory, config, console, cluster.address if cluster else "")
+            return _run_here(app, connection, options, directory, watch, cluster.address if cluster else "")
         run_id = submit_run(app, connection, options, flower_environment())
-        return follow_connection(run_id, connection, directory, watch_of(config, console))
+        return follow_connection(run_id, connection, directory, watch)
 
 
 def _federation_here(given: str | None, config: Config, flat: dict, console: Console, cluster: Cluster | None) -> str:
@@ -166,26 +170,29 @@ def _run_here(
     connection: str | None,
     options: Sequence[str],
     directory: RunDirectory,
-    config: Config,
-    console: Console,
+    watch: Watch,
     ray: str,
 ) -> Outcome:
     """A simulation, with a SuperLink of its own."""
+    console, brief = watch.console, watch.told is not None
     with LocalSuperLink(_log_file(directory), directory.path, ray) as superlink:
         run_id = submit_run(app, connection, options, superlink.environment)
-        outcome = _follow_local(run_id, directory, config, console, superlink)
+        outcome = _follow_local(run_id, directory, watch, superlink)
         if outcome:
             superlink.close()  # that takes seconds, in which the figure is drawn
-            say_end(outcome, console, lambda: "", here=True)
-            draw_figure(directory.path, console)
+            say_end(outcome, console, lambda: "", True, time.monotonic() - watch.began, brief)
+            draw_figure(directory.path, console, brief)
     if not outcome:  # the log's last lines are there now
         say_end(outcome, console, lambda: end_of(_log_file(directory)), here=True)
         draw_figure(directory.path, console)
     return outcome
 
 
-def draw_figure(run: Path, console: Console) -> None:
-    """Draw the figure of a run into its directory and say where it is. A run is what it is without it, too."""
+def draw_figure(run: Path, console: Console, brief: bool = False) -> None:
+    """Draw the figure of a run into its directory and say where it is, unless `brief`.
+
+    A run is what it is without it, too.
+    """
     from fedllm_app.runs.figures import FIGURE_FILE, NothingToDraw, plot_run
     from fedllm_app.runs.overview import alone_beside
 
@@ -197,7 +204,8 @@ def draw_figure(run: Path, console: Console) -> None:
         text = f"the figure of the run could not be drawn: {type(error).__name__}: {error}"
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
         return
-    console.print(f"figure: {run / FIGURE_FILE}", markup=False, highlight=False, soft_wrap=True)
+    if not brief:
+        console.print(f"figure: {run / FIGURE_FILE}", markup=False, highlight=False, soft_wrap=True)
 
 
 def prepare(
@@ -231,14 +239,12 @@ def _log_file(directory: RunDirectory) -> Path:
     return directory.path / "flower.log"
 
 
-def _follow_local(
-    run_id: int, directory: RunDirectory, config: Config, console: Console, superlink: LocalSuperLink
-) -> Outcome:
+def _follow_local(run_id: int, directory: RunDirectory, watch: Watch, superlink: LocalSuperLink) -> Outcome:
     try:
         return follow(
             run_id,
             [FileEvents(directory, run_id)],
-            watch_of(config, console),
+            watch,
             lambda: run_status(run_id, None, superlink.environment),
             superlink.ended,
             str(directory.path),
@@ -247,14 +253,14 @@ def _follow_local(
         keep_steps(run_id, directory.path)
 
 
-def watch_of(config: Config, console: Console) -> Watch:
-    """What a terminal shows of a run of this configuration."""
+def watch_of(config: Config, console: Console, told: set[str] | None = None) -> Watch:
+    """What a terminal shows of a run of this configuration; `told` as in `Watch`."""
     train = config.train
     try:
         metrics = task_spec(train.task).metrics
     except NotImportable:  # a task that only the SuperLink's machine has, which tells them
         metrics = {}
-    return Watch(console, train.rounds, train.local_steps, metrics)
+    return Watch(console, train.rounds, train.local_steps, metrics, told)
 
 
 def _visible(directory: RunDirectory) -> bool:

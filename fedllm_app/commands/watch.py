@@ -28,6 +28,9 @@ class Watch:
 
     `metrics` are the held-out metrics to show, by the journal's name, and what to call them. What is not known here
     comes with the event `settings`.
+
+    `told` is what runs before this one in the same command have said of their clients: where a run says the same, one
+    line says so. None: the run stands alone.
     """
 
     def __init__(
@@ -36,15 +39,18 @@ class Watch:
         rounds: int = 0,
         local_steps: int = 0,
         metrics: Mapping[str, str] = MappingProxyType({}),
+        told: set[str] | None = None,
     ) -> None:
         self.console = console
         self.metrics = metrics
+        self.told = told
+        self.began = time.monotonic()
         self.block = Block(rounds, local_steps)
         self.names: dict[int, str] = {}
         self._held: list[dict] = []
         self._versions: list[dict] = []
         self._base: dict[str, float] = {}  # metrics before round 1
-        self._began, self._printed = time.monotonic(), -math.inf
+        self._printed = -math.inf
         self._ended = 0  # the last round that has
         self._live = Live(self.block, console=console, transient=True) if console.is_terminal else None
 
@@ -105,7 +111,7 @@ class Watch:
     def _line_is_due(self) -> bool:
         """Whether another step line may be printed now, which is then the last one."""
         now = time.monotonic()
-        due = now - self._printed > min(max((now - self._began) / 10, _LINE_AT_LEAST), _LINE_AT_MOST)
+        due = now - self._printed > min(max((now - self.began) / 10, _LINE_AT_LEAST), _LINE_AT_MOST)
         self._printed = now if due else self._printed
         return due
 
@@ -153,14 +159,26 @@ class Watch:
         clients = len(event["clients"])
         self.block.known(self.names)
         holdings = {line["client"]: ClientHolding.from_journal(line) for line in self._held}
-        self.console.print(holdings_table(holdings))
-        for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
-            self._print(line, soft_wrap=True)
-        for line in self._versions:
-            self._print(versions_line(line["versions"], line["clients"], len(holdings)))
+        versions = [versions_line(line["versions"], line["clients"], len(holdings)) for line in self._versions]
+        if self._was_told(f"{holdings} {versions}"):
+            self._print("the clients, their data and their versions are those of a run before")
+        else:
+            self.console.print(holdings_table(holdings))
+            for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
+                self._print(line, soft_wrap=True)
+            for line in versions:
+                self._print(line)
         if clients > len(holdings):
             self._print(f"the other {clients - len(holdings):,} clients look at their data when they are drawn first")
         self._print(f"ready after {event['seconds']:.1f} s; {event['parameters']:,} adapter parameters travel")
+
+    def _was_told(self, text: str) -> bool:
+        """Whether a run before has said this; from now on one has."""
+        if self.told is None:
+            return False
+        before = text in self.told
+        self.told.add(text)
+        return before
 
     def _round_started(self, event: dict) -> None:
         self.block.round_started(event["round"], event["clients"], event["time"])
@@ -246,23 +264,43 @@ class Watch:
             self.console.print(participation_table(event["participation"]), highlight=False)
 
 
-def summary(result: dict, directory: str) -> Table:
-    """The closing table of a finished run."""
+def summary(result: Mapping, directory: str, seconds: float | None = None) -> Table:
+    """The closing table of a finished run. `seconds` are those of the whole command, the start of Flower included."""
     table = Table(title="run finished", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")  # the whole of a path
-    gpu_mb = result["peak_client_gpu_memory_mb"]
-    on_gpu = f", on its GPU {gpu_mb:.0f} MB" if gpu_mb else ""
     rows = {
         "strategy": result["strategy"],
         "rounds": result["rounds"],
-        "seconds": f"{result['seconds']:.1f} (rounds {result['seconds_of_rounds']:.1f})",
+        "seconds": _seconds(result, seconds),
         "sent to clients": f"{result['bytes_down'] / 1e6:.2f} MB",
         "received": f"{result['bytes_up'] / 1e6:.2f} MB",
-        "peak memory of a client": f"{result['peak_client_memory_mb']:.0f} MB" + on_gpu,
+        "peak memory of a client": _peak(result),
         "refused replies": result["refused_replies"],
         "run directory": directory,
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
+
+
+def summary_line(result: Mapping, directory: str, seconds: float | None = None) -> str:
+    """The same in one line, for a run among many."""
+    return (
+        f"finished after {_seconds(result, seconds)} s; sent {result['bytes_down'] / 1e6:.2f} MB, received "
+        f"{result['bytes_up'] / 1e6:.2f} MB; peak memory of a client {_peak(result)}; refused replies "
+        f"{result['refused_replies']}; files and figure: {directory}"
+    )
+
+
+def _seconds(result: Mapping, whole: float | None) -> str:
+    rounds = f"rounds {result['seconds_of_rounds']:.1f}"
+    if whole is None:
+        return f"{result['seconds']:.1f} ({rounds})"
+    return f"{whole:.1f} (without the start of Flower {result['seconds']:.1f}, {rounds})"
+
+
+def _peak(result: Mapping) -> str:
+    gpu_mb = result["peak_client_gpu_memory_mb"]
+    on_gpu = f", on its GPU {gpu_mb:.0f} MB" if gpu_mb else ""
+    return f"{result['peak_client_memory_mb']:.0f} MB{on_gpu}"

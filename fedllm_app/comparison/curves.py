@@ -9,14 +9,17 @@ import numpy as np
 
 from fedllm_app.comparison.grid import Cell
 from fedllm_app.paths import atomic_path
+from fedllm_app.runs.figures import share_axis
 from fedllm_app.runs.journal import read_journal
+from fedllm_app.runs.measures import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DASHES = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")  # as many as make no multiple of the dashes
-_SHIFT = 0.12  # of a round, between the first and the last line
+_SHIFT = 0.12  # of a round, between the bars of the first and the last line
 
 Curve = list[tuple[int, float, float]]  # round, mean over the seeds, standard deviation (n - 1; 0 of one seed)
 
@@ -45,7 +48,17 @@ def _curve(seeds: Sequence[Mapping[int, float]]) -> Curve:
 
 
 def plot_curves(cells: Sequence[Cell], metrics: Mapping[str, str], file: Path) -> bool:
-    """Draw the held-out metrics over rounds as a PNG; whether there was anything to draw.
+    """Draw the held-out metrics over rounds as a PNG, see `draw_curves`; whether there was anything to draw."""
+    figure = draw_curves(cells, metrics)
+    if figure is None:
+        return False
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    return True
+
+
+def draw_curves(cells: Sequence[Cell], metrics: Mapping[str, str]) -> "Figure | None":
+    """Draw the held-out metrics over rounds, a panel each; None where there is nothing to draw.
 
     Parameters
     ----------
@@ -58,7 +71,7 @@ def plot_curves(cells: Sequence[Cell], metrics: Mapping[str, str], file: Path) -
     found = {label: curves(cells, name) for name, label in metrics.items()}
     found = {label: lines for label, lines in found.items() if lines}
     if not found:
-        return False
+        return None
     figure = Figure(figsize=(5.5 * len(found), 4.4), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (label, lines) in zip(panels, found.items(), strict=True):
@@ -69,33 +82,33 @@ def plot_curves(cells: Sequence[Cell], metrics: Mapping[str, str], file: Path) -
     spread = ": mean and standard deviation" if len(seeds) > 1 else ""
     named = "seeds" if len(seeds) > 1 else "seed"
     figure.suptitle(f"held-out rows of the clients, {named} {', '.join(map(str, seeds))}{spread}")
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    return True
+    return figure
 
 
 def _draw(axes: "Axes", lines: Mapping[str, Curve], label: str) -> None:
-    """Lines that lie on each other are told apart by their dashes and marks, and bars by a small shift sideways."""
+    """Equal lines lie on each other and are told apart by their dashes and marks; their bars stand side by side."""
     for place, (name, curve) in enumerate(lines.items()):
         rounds, means, deviations = (np.array(column) for column in zip(*curve, strict=True))
         shift = _SHIFT * (place - (len(lines) - 1) / 2) / max(1, len(lines) - 1)
-        # Matplotlib reads "$" as the beginning of a formula, and leaves out names that begin with "_".
-        axes.errorbar(
-            rounds + shift,
+        color = f"C{place % 10}"
+        axes.plot(
+            rounds,
             means,
-            yerr=deviations if deviations.any() else None,
+            # Matplotlib reads "$" as the beginning of a formula, and leaves out names that begin with "_".
             label=" " + name.replace("$", r"\$"),
-            color=f"C{place % 10}",
+            color=color,
             linestyle=_DASHES[place % len(_DASHES)],
             marker=_MARKS[place % len(_MARKS)],
             markersize=5,
             markerfacecolor="none",
             linewidth=1.5,
-            elinewidth=0.9,
-            capsize=2.5,
         )
+        if deviations.any():
+            axes.errorbar(rounds + shift, means, deviations, color=color, fmt="none", elinewidth=0.9, capsize=2.5)
     axes.set_xlabel("round")
     axes.set_ylabel(label)
+    if is_share(label):
+        share_axis(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -41,7 +41,7 @@ def _seeds(cells: Sequence[Cell]) -> Iterator[str]:
 def _baselines(cells: Sequence[Cell], lines: Sequence[Line], own_rows: bool) -> Iterator[str]:
     alone = [line.name for line in lines if any(cost.models > 1 for cost in line.costs.values())]
     if alone:
-        rows = " Of the held-out rows of the clients, each is asked those of its own client alone." if own_rows else ""
+        rows = " Each model is asked the held-out rows of its own client, and of no other." if own_rows else ""
         yield f"{', '.join(alone)}: the mean of the clients' models; each has seen the examples of one client.{rows}"
     pooled = list(dict.fromkeys(cell.line for cell in cells if _is_pooled(cell)))
     if pooled:

@@ -141,7 +141,7 @@ def legend(table: Table) -> str:
 def show(table: Table, console: Console) -> None:
     """Print the short table and the notes."""
     columns, rows, left_out = narrowed(*short_rows(table), console.width)
-    made = RichTable(title=Text(f"comparison: {table.suite}"), caption=Text(legend(table)))
+    made = RichTable(title=Text(f"comparison: {table.suite}"), caption=Text(legend(table)), caption_justify="left")
     for number, (column, width) in enumerate(zip(columns, _widths(columns, rows, console.width), strict=True)):
         made.add_column(Text(column), justify="right" if number else "left", overflow="fold", width=width)
     for row in rows:

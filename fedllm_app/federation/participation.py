@@ -99,7 +99,7 @@ def participation_table(lines: Sequence[Line]) -> Table | str:
     """One line a client that missed a round; a sentence where none did."""
     missed = [line for line in lines if line["took_part"] < line["drawn"]]
     if not missed:
-        return "every client took part in all rounds for which it was drawn"
+        return "no client missed a round that it was drawn for"
     table = Table(title="who took part")
     for column in ("client", "name", "drawn", "took part", "refused", "late", "last reason"):
         table.add_column(column, justify="left" if column in ("name", "last reason") else "right")

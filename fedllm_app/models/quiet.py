@@ -1,6 +1,7 @@
-"""transformers without its own progress bars and reports."""
+"""Libraries without progress bars, reports and warnings that are of no use to the reader."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 
 
@@ -18,3 +19,10 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def load_progress_bars() -> None:
+    """Load tqdm, which warns in a notebook without ipywidgets that its bars are text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tqdm.auto  # noqa: F401

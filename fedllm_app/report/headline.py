@@ -4,20 +4,22 @@ import math
 from dataclasses import dataclass
 
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.runs.measures import LOSS, Series, is_share
+from fedllm_app.runs.measures import INTERVAL, LOSS, Series, is_share
 
 
 @dataclass(frozen=True)
 class Gain:
     """A reference value and how much better the run is than it; negative where it is worse.
 
-    Of several seeds both are means, and `deviation` is that of `better`.
+    Of several seeds both are means, and `deviation` is that of `better`. `within` is the spread that alone explains a
+    difference, in words; "" where it is larger, or no spread is known.
     """
 
     name: str
     value: float
     better: float
     deviation: float | None = None
+    within: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ def headline(data: ReportData, run: RunReport, metric: str = "") -> Headline | N
 
 
 def _gain(name: str, series: Series, reference: float) -> Gain:
-    difference = series.last.value - reference
-    return Gain(name, reference, -difference if series.lower_is_better else difference)
+    last = series.last
+    difference = last.value - reference
+    chance = series.band == INTERVAL and last.low is not None and last.low <= reference <= last.high
+    better = -difference if series.lower_is_better else difference
+    return Gain(name, reference, better, within="the 95 % interval" if chance and difference else "")
 
 
 def shown_value(metric: str, value: float | None, deviation: float | None = None) -> str:
@@ -104,9 +109,10 @@ def in_words(found: Headline) -> str:
     for gain in found.gains:
         how = f"{_size(metric, gain)}{'worse' if gain.better < 0 else 'better'} than"
         if not gain.better and not gain.deviation:
-            how = "as good as"
+            how = "the same as"
         who = {"base": "the base model", "start": "the adapter that it started from"}.get(gain.name, gain.name)
-        parts.append(f"{how} {who} ({shown_value(metric, gain.value)})")
+        within = f"; within {gain.within}" if gain.within else ""
+        parts.append(f"{how} {who} ({shown_value(metric, gain.value)}{within})")
     return f"{text}: {' and '.join(parts)}." if parts else f"{text}."
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedllm_app.paths import last_parts
 from fedllm_app.report.figures import Figure, clean, color_of
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.report.headline import headline, says_more, shown_gain, shown_value
+from fedllm_app.report.headline import Gain, headline, says_more, shown_gain, shown_value
 from fedllm_app.report.sections import Code, Notes, Samples, Section, sections, subtitle_of, title_of
 from fedllm_app.report.tables import Table
 from fedllm_app.runs.measures import LOSS
@@ -67,6 +67,20 @@ def _figures(found: list[Section]) -> dict[str, dict]:
     return {one.name: {key: asdict(one)[key] for key in ("title", "traces", "layout", "height")} for one in drawn}
 
 
+def _over(metric: str, gain: Gain) -> str:
+    """What a run is better than, and what is to be known of the difference."""
+    value = shown_value(metric, gain.value) if says_more(metric, gain) else ""
+    remark = ", ".join(filter(None, [value, f"within {gain.within}" if gain.within else ""]))
+    return f"over {gain.name}" + (f" ({remark})" if remark else "")
+
+
+def _judged(gain: Gain) -> str:
+    """The class of a difference: none where chance explains it."""
+    if gain.within or not gain.better:
+        return ""
+    return "good" if gain.better > 0 else "bad"
+
+
 def _card(data: ReportData, run: RunReport, place: int) -> dict[str, object]:
     found, loss = headline(data, run), run.metric(LOSS)
     metric = found.series.metric if found else ""
@@ -80,12 +94,7 @@ def _card(data: ReportData, run: RunReport, place: int) -> dict[str, object]:
         before = f"{shown_value(LOSS, loss.first)} → " if loss.first is not None and loss.last.round else ""
         facts.insert(0, ("held-out loss", before + shown_value(LOSS, loss.last.value)))
     gains = [
-        (
-            shown_gain(metric, gain.better),
-            f"over {gain.name}" + (f" ({shown_value(metric, gain.value)})" if says_more(metric, gain) else ""),
-            "good" if gain.better > 0 else "bad" if gain.better < 0 else "",
-        )
-        for gain in (found.gains if found else ())
+        (shown_gain(metric, gain.better), _over(metric, gain), _judged(gain)) for gain in (found.gains if found else ())
     ]
     return {
         "label": run.label,

@@ -82,6 +82,8 @@ def _mean(found: Sequence[Headline]) -> Headline:
         own = [gain for one in found for gain in one.gains if gain.name == name]
         if len(own) == len(found):
             better = [gain.better for gain in own]
-            gains.append(Gain(name, fmean(gain.value for gain in own), fmean(better), stdev(better)))
+            mean, deviation = fmean(better), stdev(better)
+            within = "the deviation" if abs(mean) <= deviation else ""
+            gains.append(Gain(name, fmean(gain.value for gain in own), mean, deviation, within if deviation else ""))
     values = [one.value for one in found]
     return Headline(found[0].series, fmean(values), found[0].round, tuple(gains), stdev(values))

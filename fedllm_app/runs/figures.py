@@ -18,6 +18,7 @@ from fedllm_app.runs.measures import (
     client_names,
     headline_metric,
     held_out,
+    is_share,
     metric_labels,
     training,
 )
@@ -92,6 +93,7 @@ def draw_run(run: Path, title: str = "", alone: Path | None = None, shares: Shar
     base = "base model" if not config.get("adapter.start") else "start"
     count = len(panels) + bool(shares)
     figure = Figure(figsize=(4.6 * count, 4.6), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.05)  # long names of bars stay clear of the panel beside them
     *axes, last = figure.subplots(1, count, squeeze=False)[0]
     if shares:
         _draw_shares(last, shares)
@@ -149,9 +151,20 @@ def _draw(axes: "Axes", series: Series, names: Mapping[int, str]) -> None:
     _draw_clients(axes, series, names)
     axes.set_xlabel("round")
     axes.set_title(series.label, fontsize=10)
+    if is_share(series.metric):
+        share_axis(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def share_axis(axes: "Axes") -> None:
+    """Shares in percent, as tables show them, on an axis that does not go below zero."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    low, high = axes.get_ylim()
+    axes.set_ylim(bottom=max(low, -0.02 * high))  # a line at zero is not cut in half
 
 
 def _draw_clients(axes: "Axes", series: Series, names: Mapping[int, str]) -> None:

@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from fedllm_app.adapters import merging
 from fedllm_app.adapters.layout import AdapterError
-from fedllm_app.adapters.merging import check_mergeable, merge
+from fedllm_app.adapters.merging import Merged, check_mergeable, merge
 from fedllm_app.adapters.start import read_settings
 from fedllm_app.evaluation.conversation import Chat, find_source
 
@@ -50,6 +50,16 @@ def reloaded(model, directory) -> torch.nn.Module:
 
     model.save_pretrained(directory)
     return AutoModelForCausalLM.from_pretrained(directory)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "difference", "expected"),
+    [("float32", 0.02, True), ("float32", 0.03, False), ("bfloat16", 1.2, True), ("bfloat16", 1.3, False)],
+)
+def test_what_rounding_explains(dtype, difference, expected):
+    """Logits up to 20: of 8 units of 2^-7 in bfloat16 1.25, and 0.001 of them in float32 0.02."""
+    model = torch.nn.Linear(1, 1).to(getattr(torch, dtype))
+    assert Merged(model, difference, 20.0, 1, 1).is_rounding is expected
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])

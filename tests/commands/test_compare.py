@@ -42,7 +42,7 @@ def runs(monkeypatch):
     made = Runs()
     made.where = []
 
-    def run(_app, flat, _console, federation_config=None, cluster=None):
+    def run(_app, flat, _console, federation_config=None, cluster=None, told=None):
         made.where.append((federation_config, cluster and cluster.address))
         made.append((flat["strategy.name"], flat["run.seed"], bool(flat["run.resume"])))
         directory = RunDirectory(compare.Path(flat["run.directory"]))

@@ -120,11 +120,22 @@ def test_an_adapter_over_a_quantized_base_is_merged_in_full_precision(save_run, 
     """int8 in the run: the float32 weights of the base's files, and a word on the difference."""
     run = save_run(model__quantization="int8")
     assert merged(run, tmp_path / "merged") == 0
-    assert "trained over weights in int8 and is merged into the same weights in float32" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "trained over weights in int8 and is merged into the same weights in float32" in printed
+    assert "the merged model says what base and adapter say, up to rounding: logits of up to" in printed
     assert merged(save_run(), tmp_path / "plain") == 0
     one, other = (loaded(tmp_path / name)[0].state_dict() for name in ("merged", "plain"))
     assert all(torch.equal(one[name], other[name]) for name in other)
     assert "stored as int8" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_a_difference_that_rounding_does_not_explain_is_told(save_run, tmp_path, capsys, monkeypatch):
+    """In 16 bits, where it is no error."""
+    monkeypatch.setattr(merging.Merged, "is_rounding", False)
+    assert merged(save_run(spread=0.1), tmp_path / "merged", "--dtype", "bfloat16") == 0
+    printed = capsys.readouterr().out
+    assert "differs from base and adapter by more than rounding explains" in printed
+    assert "warning: compare both with fedllm evaluate" in printed
 
 
 def stored_quantized(save_run, tiny_model, tmp_path):

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fedllm_app.commands import watch as watch_module
 from fedllm_app.commands.block import Block
-from fedllm_app.commands.watch import Watch, summary
+from fedllm_app.commands.watch import Watch, summary, summary_line
 
 
 def shown(events: list[dict], steps: list[dict]) -> str:
@@ -191,10 +191,29 @@ def test_summary_names_what_was_spent(gpu_mb):
     }
     console = Console(file=io.StringIO(), width=100)
     console.print(summary(result, "the/directory"))
-    text = console.file.getvalue()
+    table, line = console.file.getvalue(), summary_line(result, "the/directory")
     for part in ("20.0 (rounds 10.0)", "2.00 MB", "1.00 MB", "512 MB", "the/directory"):
-        assert part in text
-    assert ("7022 MB" in text) == ("GPU" in text) == bool(gpu_mb)
+        assert part in table and part in line
+    for text in (table, line):
+        assert ("7022 MB" in text) == ("GPU" in text) == bool(gpu_mb)
+    console.print(summary(result, "the/directory", seconds=33.3))
+    assert "33.3 (without the start of Flower 20.0, rounds 10.0)" in console.file.getvalue()
+
+
+def test_what_runs_before_have_said_is_not_said_again():
+    """Of three runs the second holds what the first did and the third another number of rows."""
+    told: set[str] = set()
+    said = []
+    for rows in (1234, 1234, 1235):
+        console = Console(file=io.StringIO(), width=200, force_terminal=False)
+        watch = Watch(console, told=told)
+        for event in (HOLDS | {"examples": rows}, READY):
+            watch.event(event)
+        said.append(console.file.getvalue())
+    same = "the clients, their data and their versions are those of a run before"
+    assert [same in text for text in said] == [False, True, False]
+    assert ["what the clients hold" in text for text in said] == [True, False, True]
+    assert all("ready after 12.3 s" in text for text in said)
 
 
 def test_lost_state_of_a_client_is_told():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedllm_app.comparison.cell import configuration, costs, failure, is_finished, run_cell, time_left
-from fedllm_app.comparison.curves import curves, plot_curves
+from fedllm_app.comparison.curves import curves, draw_curves, plot_curves
 from fedllm_app.comparison.grid import Cell
 from fedllm_app.runs.directory import RunDirectory
 
@@ -103,23 +103,28 @@ def test_curves_are_means_over_seeds(make_cell, tmp_path):
     assert not (tmp_path / "b.png").exists()
 
 
-def test_lines_that_lie_on_each_other_are_told_apart(make_cell, tmp_path, monkeypatch):
-    """Three lines with the same values: no two have the same dashes and marks, and none of their bars cover another."""
-    from matplotlib.figure import Figure
-
-    kept = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_a, **_o: kept.append(figure))
+def test_lines_that_lie_on_each_other_are_told_apart(make_cell):
+    """Three lines with the same values lie where the rounds are: no two have the same dashes and marks, and none of
+    their bars cover another."""
     cells = [
         make_cell(held_out(2.0 + seed, 1.0 + seed), line=line, seed=seed) for line in ("a", "b", "c") for seed in (1, 2)
     ]
-    with pytest.raises(FileNotFoundError):  # nothing was written that could take its place
-        plot_curves(cells, {"eval_loss": "loss"}, tmp_path / "a.png")
-    drawn = [container.lines[0] for container in kept[0].axes[0].containers]
-    assert [list(line.get_ydata()) for line in drawn] == [[3.5, 2.5]] * 3
+    figure = draw_curves(cells, {"eval_loss": "loss"})
+    axes = figure.axes[0]
+    drawn = [line for line in axes.lines if line.get_label().startswith(" ")]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in drawn] == [([0, 1], [3.5, 2.5])] * 3
     assert len({(line.get_marker(), str(line._dash_pattern)) for line in drawn}) == 3
-    places = [line.get_xdata()[0] for line in drawn]
-    assert places == pytest.approx([-0.06, 0.0, 0.06])
-    assert [text.get_text() for text in kept[0].legends[0].get_texts()] == [" a", " b", " c"]
+    bars = [container.lines[2][0].get_segments()[0][0][0] for container in axes.containers]
+    assert bars == pytest.approx([-0.06, 0.0, 0.06])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [" a", " b", " c"]
+
+
+def test_shares_are_drawn_in_percent_from_zero(make_cell):
+    """Nothing is right: the axis ends just below 0 %, and not at -5 %."""
+    nothing = [{"event": "evaluation", "round": n, "exact_match": 0.0} for n in (0, 1)]
+    axes = draw_curves([make_cell(nothing)], {"exact_match": "exact match"}).axes[0]
+    assert -0.01 < axes.get_ylim()[0] < 0
+    assert axes.yaxis.get_major_formatter()(0.5) == "50.0%"
 
 
 @pytest.mark.parametrize(

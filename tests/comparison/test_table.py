@@ -65,6 +65,6 @@ def test_own_rows_are_spoken_of_only_where_they_are_asked(monkeypatch):
     monkeypatch.setattr("fedllm_app.comparison.notes._seeds", lambda _: [])
     costs = Costs(models=2, examples=64, steps=8, seconds=10.0, megabytes=1.0)
     alone = [Line("local", {1: ("c", "d")}, costs={1: costs})]
-    assert "those of its own client alone" in " ".join(notes([], alone, {}, [], own_rows=True))
+    assert "the held-out rows of its own client, and of no other" in " ".join(notes([], alone, {}, [], own_rows=True))
     told = " ".join(notes([], alone, {}, [], own_rows=False))
-    assert "local: the mean of the clients' models" in told and "its own client alone" not in told
+    assert "local: the mean of the clients' models" in told and "of its own client" not in told

@@ -55,13 +55,14 @@ def test_one_line_for_all_seeds_of_a_strategy(grid):
     together, alone = summary_lines(gather([grid], []))
     assert together == (
         "fedavg, mean ± deviation over 2 seeds (9, 10): Held-out exact match 60.0 ± 14.1 % after round 2: 60.0 ± 14.1 "
-        "points better than the base model (0.0 %) and 20.0 ± 28.3 points better than clients alone (40.0 %). Held-out "
-        "loss 2 ± 0 after round 2: 3 ± 0 better than the base model (5) and as good as clients alone (2)."
+        "points better than the base model (0.0 %) and 20.0 ± 28.3 points better than clients alone (40.0 %; within "
+        "the deviation). Held-out loss 2 ± 0 after round 2: 3 ± 0 better than the base model (5) and the same as "
+        "clients alone (2)."
     )
     assert alone.startswith("local, mean ± deviation over 2 seeds (9, 10): Held-out exact match 40.0 ± 14.1 % after")
 
 
-def test_differences_that_cancel_each_other_out_are_not_as_good_as(tmp_path):
+def test_differences_that_cancel_each_other_out_are_not_the_same(tmp_path):
     """0.4 and 0.6 against 0.5 alone: 0 on average, and 0.1414 of deviation. Of losses no figure stands there twice."""
     losses = {0: 3.43, 1: 1.0, 2: 0.0002325}
     for seed, reached in ((1, 0.4), (2, 0.6)):
