@@ -1,6 +1,7 @@
 """What the command line says of itself, and what its words mean."""
 
 import argparse
+import os
 import shlex
 import subprocess
 from importlib.metadata import version
@@ -49,6 +50,17 @@ def test_the_version_names_what_the_app_runs_on(capsys):
     assert ended.value.code == 0
     assert said[0] == f"fedllm {app_version()}"
     assert {f"flwr {version('flwr')}", f"torch {version('torch')}"} <= set(said)
+
+
+@pytest.mark.parametrize(("terminal", "given", "expected"), [(0, "", "1"), (1, "", ""), (0, "0", "0")])
+def test_progress_bars_of_libraries_are_for_terminals(terminal, given, expected, monkeypatch, tmp_path):
+    """What the user has set stays."""
+    monkeypatch.setenv("TQDM_DISABLE", given)
+    if not given:
+        monkeypatch.delenv("TQDM_DISABLE")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: bool(terminal))
+    main(["runs", str(tmp_path)])
+    assert os.environ.get("TQDM_DISABLE", "") == expected
 
 
 @pytest.fixture
