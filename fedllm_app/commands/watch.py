@@ -287,7 +287,7 @@ def summary(result: Mapping, directory: str, seconds: float | None = None) -> Ta
 def summary_line(result: Mapping, directory: str, seconds: float | None = None) -> str:
     """The same in one line, for a run among many."""
     return (
-        f"finished after {_seconds(result, seconds)} s; sent {result['bytes_down'] / 1e6:.2f} MB, received "
+        f"finished; seconds: {_seconds(result, seconds)}; sent {result['bytes_down'] / 1e6:.2f} MB, received "
         f"{result['bytes_up'] / 1e6:.2f} MB; peak memory of a client {_peak(result)}; refused replies "
         f"{result['refused_replies']}; files and figure: {directory}"
     )
@@ -297,7 +297,7 @@ def _seconds(result: Mapping, whole: float | None) -> str:
     rounds = f"rounds {result['seconds_of_rounds']:.1f}"
     if whole is None:
         return f"{result['seconds']:.1f} ({rounds})"
-    return f"{whole:.1f} (without the start of Flower {result['seconds']:.1f}, {rounds})"
+    return f"{whole:.1f} (after the start of Flower {result['seconds']:.1f}, {rounds})"
 
 
 def _peak(result: Mapping) -> str:

@@ -197,7 +197,7 @@ def test_summary_names_what_was_spent(gpu_mb):
     for text in (table, line):
         assert ("7022 MB" in text) == ("GPU" in text) == bool(gpu_mb)
     console.print(summary(result, "the/directory", seconds=33.3))
-    assert "33.3 (without the start of Flower 20.0, rounds 10.0)" in console.file.getvalue()
+    assert "33.3 (after the start of Flower 20.0, rounds 10.0)" in console.file.getvalue()
 
 
 def test_what_runs_before_have_said_is_not_said_again():
