@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 from flwr.app import Context, Message
 
 from fedllm_app.client.worker_link import PROTOCOL, LinkBroken, LinkRefused, connect
@@ -101,11 +102,19 @@ class ForkedClient:
 
     def gone(self) -> bool:
         """Whether it has ended; asked while it has nothing to do."""
-        return self._link.gone()
+        return self._link.gone() or _has_ended(self.process)
 
     def close(self) -> None:
         """Let it end."""
         self._link.close()
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process is no more. The link alone does not say so until the fork server has closed its end of it."""
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _how_it_ended(socket_path: Path, process: int) -> str:

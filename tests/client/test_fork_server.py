@@ -189,6 +189,15 @@ def test_a_client_that_was_killed_while_it_waited_is_replaced(server, monkeypatc
     backend.terminate()
 
 
+def test_a_client_that_has_ended_is_gone_before_its_link_says_so(server, monkeypatch):
+    """As long as the fork server has not closed its own end of a new client's link, the link looks alive."""
+    client = server.client()
+    monkeypatch.setattr(type(client._link), "gone", lambda _: False)
+    assert not client.gone()
+    psutil.Process(client.process).kill()
+    assert gone(client.process) and client.gone()
+
+
 def test_a_place_without_a_process_does_not_take_the_messages_of_the_others(server, monkeypatch):
     """The fork server dies, and one of two clients. The one that lives answers on; the other place refuses a message,
     with the reason, and waits before it takes the next."""
