@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Processes that run the tests side by side, a file each.
-WORKERS ?= 2
+# Processes that run the tests side by side, a file each. Whole runs over Flower wait for half of their time, so that two
+# cores have work for three.
+WORKERS ?= 3
 
 .PHONY: demo test check clean
 
