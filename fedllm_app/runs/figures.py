@@ -111,6 +111,8 @@ def draw_run(run: Path, title: str = "", alone: Path | None = None, shares: Shar
             place.axhline(
                 reference.value, color="0.35", linestyle=":", linewidth=1.6, label="clients alone, each on its own rows"
             )
+        if is_share(series.metric):
+            share_axis(place)
     losses = [place for place, series in zip(axes, panels, strict=True) if series.metric in ("train_loss", LOSS)]
     for other in losses[1:]:
         other.sharey(losses[0])
@@ -151,15 +153,16 @@ def _draw(axes: "Axes", series: Series, names: Mapping[int, str]) -> None:
     _draw_clients(axes, series, names)
     axes.set_xlabel("round")
     axes.set_title(series.label, fontsize=10)
-    if is_share(series.metric):
-        share_axis(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def share_axis(axes: "Axes") -> None:
-    """Shares in percent, as tables show them, on an axis that does not go below zero."""
+    """Shares in percent, as tables show them, on an axis that does not go below zero.
+
+    It has room for what has been drawn, and not for what is drawn later.
+    """
     from matplotlib.ticker import PercentFormatter
 
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -48,6 +48,17 @@ def test_panels_references_and_one_legend(tmp_path, drawn):
     assert len(labels) == len(set(labels)) == 7
 
 
+def test_an_axis_of_shares_has_room_for_what_clients_reach_alone(tmp_path, drawn):
+    """In percent, from just below 0 to above the 90 % that they reach; all clients together reach 10 %."""
+    run = write_run(tmp_path / "run", exact={0: 0.0, 1: 0.05, 2: 0.1})
+    alone = write_run(tmp_path / "alone", strategy__name="local", exact={0: 0.0, 1: 0.5, 2: 0.9})
+    plot_run(run, tmp_path / "figure.png", alone=alone)
+    exact = drawn[0].axes[2]
+    low, high = exact.get_ylim()
+    assert -0.05 < low < 0 and high > 0.9
+    assert exact.yaxis.get_major_formatter()(0.5) == "50%"
+
+
 def test_shares_of_models_are_bars_beside_the_panels(tmp_path, drawn):
     """From the worst at the bottom to the best, with percents; the legend and the rounds are those of the panels."""
     shares = Shares("the same questions", {"base": 0.0, "federated": 0.479, "math alone": 0.129}, "federated")
