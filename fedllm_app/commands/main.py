@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = command_parser(*arguments[:1]).parse_args(arguments)
     console = _console()
-    if sys.stderr is None or not sys.stderr.isatty():  # each step of a library's progress bar would be written behind the other
+    if sys.stderr is None or not sys.stderr.isatty():  # there each step of a progress bar is a line
         os.environ.setdefault("TQDM_DISABLE", "1")  # tqdm reads this when it is loaded
     with _ended_in_order():
         try:
