@@ -23,8 +23,8 @@ _UNITS = 8  # of rounding, relative to the largest logit, that the layers of a m
 
 @dataclass(frozen=True)
 class Merged:
-    """A model with its adapter merged; on a prompt the largest difference and the largest size of logits, and at how
-    many of its places the most likely token is the same.
+    """A model with its adapter merged; on a prompt the largest difference and the largest size of logits, at how many
+    of its places the most likely token is the same, and by how much the adapter itself changes a logit at most.
     """
 
     model: "PreTrainedModel"
@@ -32,10 +32,11 @@ class Merged:
     largest: float
     same: int
     places: int
+    effect: float
 
     @property
     def is_rounding(self) -> bool:
-        """Whether rounding of weights explains the difference: some units of the largest logit's last place."""
+        """Whether rounding of weights can cause the difference: some units of the largest logit's last place."""
         import torch
 
         unit = torch.finfo(next(self.model.parameters()).dtype).eps
@@ -80,6 +81,8 @@ def merge(model: "peft.PeftModel", prompt: Sequence[int]) -> Merged:
 
     model.eval()
     before = _logits(model, prompt)
+    with model.disable_adapter():
+        effect = float((before - _logits(model, prompt)).abs().max())
     _untie(model.get_base_model())
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -101,7 +104,7 @@ def merge(model: "peft.PeftModel", prompt: Sequence[int]) -> Merged:
             f"{difference:.4g}. Use the adapter with PEFT; `fedllm export` writes it with a card"
         )
     same = int((after.argmax(-1) == before.argmax(-1)).sum())
-    return Merged(merged, difference, largest, same, len(before))
+    return Merged(merged, difference, largest, same, len(before), effect)
 
 
 def _merge_layer(layer: "torch.nn.Module") -> None:

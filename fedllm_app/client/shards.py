@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fedllm_app.client.policy import check_pooling
-from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data, test_rows
+from fedllm_app.data.client_rows import ClientData, DataSelection, Rows, client_data, common_test_rows
 from fedllm_app.data.order import batches, walk
 from fedllm_app.data.row_shards import AnyShard, ShardMaker, join_rows
 from fedllm_app.data.shards import EmptyShard
@@ -32,7 +32,7 @@ class ShardStore:
 
     def test(self, model: Resident) -> ClientShards | None:
         """The common test set, as held-out rows; None if there is none."""
-        data = test_rows(self.selection)
+        data = common_test_rows(self.selection)
         if data is None:
             return None
         key = (self.selection, self.tokenization, model.key)

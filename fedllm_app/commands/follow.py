@@ -217,7 +217,7 @@ def say_end(
     here : bool
         Whether the run directory is on this machine.
     seconds : float | None
-        What the whole command has taken, where it has seen all of the run.
+        Since the run was prepared, where this command has seen all of it.
     brief : bool
         A line instead of a table.
     """

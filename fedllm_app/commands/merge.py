@@ -100,19 +100,18 @@ def _merge(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _agreement(merged: "Merged", dtype: str) -> Iterator[str]:
-    """Whether the merged model says what base and adapter say, in words."""
+    """How far the merged model agrees with base and adapter, in words."""
     exact = "" if dtype == "float32" else "; --dtype float32 rounds less"
-    said = (
-        "says what base and adapter say, up to rounding"
-        if merged.is_rounding
-        else "differs from base and adapter by more than rounding explains"
-    )
+    says = "agrees with base and adapter within" if merged.is_rounding else "differs by more than"
     yield (
-        f"the merged model {said}: logits of up to {merged.largest:.3g} differ by up to {merged.difference:.2g} in "
-        f"{dtype}, and the likeliest token is the same at {merged.same} of {merged.places} places of a question{exact}"
+        f"the merged model {says} what rounding to {dtype} can cause: logits differ by up to {merged.difference:.2g}, "
+        f"the largest is {merged.largest:.3g}, and the adapter changes them by up to {merged.effect:.2g}; the "
+        f"likeliest token is the same at {merged.same} of {merged.places} places of a question{exact}"
     )
     if not merged.is_rounding:
         yield "warning: compare both with fedllm evaluate before you use the merged model"
+    elif 0 < merged.effect <= merged.difference:
+        yield f"warning: rounding to {dtype} changes the model as much as the adapter does; use --dtype float32"
 
 
 def _source(parsed: argparse.Namespace) -> "Source":

@@ -135,10 +135,10 @@ def run_to_end(
     A run among many is told briefly; `told` is what those before it have said.
     """
     config = parse_run_config(flat)
-    watch = watch_of(config, console, told)
     local = is_local(connection)
     if local and not cluster:
         fork_server_environment(flower_environment())  # it imports while all else is checked and started
+    watch = watch_of(config, console, told)
     directory = prepare(config, local, console, federation_config, cluster)
     if cluster:
         cluster.tell(console)

@@ -161,7 +161,7 @@ class Watch:
         holdings = {line["client"]: ClientHolding.from_journal(line) for line in self._held}
         versions = [versions_line(line["versions"], line["clients"], len(holdings)) for line in self._versions]
         if self._was_told(f"{holdings} {versions}"):
-            self._print("the clients, their data and their versions are those of a run before")
+            self._print("clients, row counts and versions are the same as in an earlier run")
         else:
             self.console.print(holdings_table(holdings))
             for line in data_notes({client: holding.notes for client, holding in holdings.items()}):
@@ -265,32 +265,34 @@ class Watch:
 
 
 def summary(result: Mapping, directory: str, seconds: float | None = None) -> Table:
-    """The closing table of a finished run. `seconds` are those of the whole command, the start of Flower included."""
+    """The closing table of a finished run. `seconds` are those since it was prepared, the start of Flower included."""
     table = Table(title="run finished", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")  # the whole of a path
-    rows = {
-        "strategy": result["strategy"],
-        "rounds": result["rounds"],
-        "seconds": _seconds(result, seconds),
-        "sent to clients": f"{result['bytes_down'] / 1e6:.2f} MB",
-        "received": f"{result['bytes_up'] / 1e6:.2f} MB",
-        "peak memory of a client": _peak(result),
-        "refused replies": result["refused_replies"],
-        "run directory": directory,
-    }
-    for name, value in rows.items():
+    for name, value in {"strategy": result["strategy"], "rounds": result["rounds"]}.items():
         table.add_row(name, str(value))
+    for name, value in _spent(result, directory, seconds).items():
+        table.add_row(name, value)
     return table
 
 
 def summary_line(result: Mapping, directory: str, seconds: float | None = None) -> str:
-    """The same in one line, for a run among many."""
-    return (
-        f"finished; seconds: {_seconds(result, seconds)}; sent {result['bytes_down'] / 1e6:.2f} MB, received "
-        f"{result['bytes_up'] / 1e6:.2f} MB; peak memory of a client {_peak(result)}; refused replies "
-        f"{result['refused_replies']}; files and figure: {directory}"
-    )
+    """The same in one line, for a run among many, whose strategy and rounds are known."""
+    return "finished: " + "; ".join(f"{name} {value}" for name, value in _spent(result, directory, seconds).items())
+
+
+def _spent(result: Mapping, directory: str, seconds: float | None) -> dict[str, str]:
+    """What a run took, and where its files are."""
+    gpu_mb = result["peak_client_gpu_memory_mb"]
+    on_gpu = f", on its GPU {gpu_mb:.0f} MB" if gpu_mb else ""
+    return {
+        "seconds": _seconds(result, seconds),
+        "sent to clients": f"{result['bytes_down'] / 1e6:.2f} MB",
+        "received": f"{result['bytes_up'] / 1e6:.2f} MB",
+        "peak memory of a client": f"{result['peak_client_memory_mb']:.0f} MB{on_gpu}",
+        "refused replies": str(result["refused_replies"]),
+        "run directory": directory,
+    }
 
 
 def _seconds(result: Mapping, whole: float | None) -> str:
@@ -298,9 +300,3 @@ def _seconds(result: Mapping, whole: float | None) -> str:
     if whole is None:
         return f"{result['seconds']:.1f} ({rounds})"
     return f"{whole:.1f} (after the start of Flower {result['seconds']:.1f}, {rounds})"
-
-
-def _peak(result: Mapping) -> str:
-    gpu_mb = result["peak_client_gpu_memory_mb"]
-    on_gpu = f", on its GPU {gpu_mb:.0f} MB" if gpu_mb else ""
-    return f"{result['peak_client_memory_mb']:.0f} MB{on_gpu}"

@@ -68,14 +68,15 @@ def draw_curves(cells: Sequence[Cell], metrics: Mapping[str, str]) -> "Figure | 
     # The figure needs no display, and pyplot's global state is not wanted.
     from matplotlib.figure import Figure
 
-    found = {label: curves(cells, name) for name, label in metrics.items()}
-    found = {label: lines for label, lines in found.items() if lines}
+    found = {name: lines for name in metrics if (lines := curves(cells, name))}
     if not found:
         return None
     figure = Figure(figsize=(5.5 * len(found), 4.4), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
-    for axes, (label, lines) in zip(panels, found.items(), strict=True):
-        _draw(axes, lines, label)
+    for axes, (name, lines) in zip(panels, found.items(), strict=True):
+        _draw(axes, lines, metrics[name])
+        if is_share(name):
+            share_axis(axes)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
@@ -107,8 +108,6 @@ def _draw(axes: "Axes", lines: Mapping[str, Curve], label: str) -> None:
             axes.errorbar(rounds + shift, means, deviations, color=color, fmt="none", elinewidth=0.9, capsize=2.5)
     axes.set_xlabel("round")
     axes.set_ylabel(label)
-    if is_share(label):
-        share_axis(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

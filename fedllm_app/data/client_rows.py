@@ -205,7 +205,7 @@ def _check_rows(selection: DataSelection, client: int, rows: int) -> None:
         raise PartitionError(told, public=told)
 
 
-def test_rows(selection: DataSelection) -> ClientData | None:
+def common_test_rows(selection: DataSelection) -> ClientData | None:
     """The rows of the common test set, as held-out rows; None if the configuration names none."""
     if not selection.test:
         return None

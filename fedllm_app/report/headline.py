@@ -11,8 +11,8 @@ from fedllm_app.runs.measures import INTERVAL, LOSS, Series, is_share
 class Gain:
     """A reference value and how much better the run is than it; negative where it is worse.
 
-    Of several seeds both are means, and `deviation` is that of `better`. `within` is the spread that alone explains a
-    difference, in words; "" where it is larger, or no spread is known.
+    Of several seeds both are means, and `deviation` is that of `better`. `within` is the spread that the difference
+    does not exceed, in words; "" where it does, or no spread is known.
     """
 
     name: str
@@ -52,9 +52,9 @@ def headline(data: ReportData, run: RunReport, metric: str = "") -> Headline | N
 def _gain(name: str, series: Series, reference: float) -> Gain:
     last = series.last
     difference = last.value - reference
-    chance = series.band == INTERVAL and last.low is not None and last.low <= reference <= last.high
+    inside = series.band == INTERVAL and last.low is not None and last.low <= reference <= last.high
     better = -difference if series.lower_is_better else difference
-    return Gain(name, reference, better, within="the 95 % interval" if chance and difference else "")
+    return Gain(name, reference, better, within="the run's 95 % interval" if inside and difference else "")
 
 
 def shown_value(metric: str, value: float | None, deviation: float | None = None) -> str:
@@ -85,6 +85,11 @@ def shown_gain(metric: str, better: float) -> str:
     return f"{100 * better:+.1f} points" if is_share(metric) else f"{'+' * (better > 0)}{three_digits(better)}"
 
 
+def shown_remark(gain: Gain) -> str:
+    """What is to be known of a difference, "" for nothing."""
+    return f"within {gain.within}" if gain.within else ""
+
+
 def says_more(metric: str, gain: Gain) -> bool:
     """Whether a difference, as it is shown, is another number than its reference: of a loss near 0 it is the same."""
     return shown_gain(metric, abs(gain.better)).lstrip("+") != shown_value(metric, gain.value)
@@ -111,8 +116,8 @@ def in_words(found: Headline) -> str:
         if not gain.better and not gain.deviation:
             how = "the same as"
         who = {"base": "the base model", "start": "the adapter that it started from"}.get(gain.name, gain.name)
-        within = f"; within {gain.within}" if gain.within else ""
-        parts.append(f"{how} {who} ({shown_value(metric, gain.value)}{within})")
+        beside = "; ".join(filter(None, [shown_value(metric, gain.value), shown_remark(gain)]))
+        parts.append(f"{how} {who} ({beside})")
     return f"{text}: {' and '.join(parts)}." if parts else f"{text}."
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedllm_app.paths import last_parts
 from fedllm_app.report.figures import Figure, clean, color_of
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.report.headline import Gain, headline, says_more, shown_gain, shown_value
+from fedllm_app.report.headline import Gain, headline, says_more, shown_gain, shown_remark, shown_value
 from fedllm_app.report.sections import Code, Notes, Samples, Section, sections, subtitle_of, title_of
 from fedllm_app.report.tables import Table
 from fedllm_app.runs.measures import LOSS
@@ -70,12 +70,12 @@ def _figures(found: list[Section]) -> dict[str, dict]:
 def _over(metric: str, gain: Gain) -> str:
     """What a run is better than, and what is to be known of the difference."""
     value = shown_value(metric, gain.value) if says_more(metric, gain) else ""
-    remark = ", ".join(filter(None, [value, f"within {gain.within}" if gain.within else ""]))
-    return f"over {gain.name}" + (f" ({remark})" if remark else "")
+    beside = ", ".join(filter(None, [value, shown_remark(gain)]))
+    return f"over {gain.name}" + (f" ({beside})" if beside else "")
 
 
 def _judged(gain: Gain) -> str:
-    """The class of a difference: none where chance explains it."""
+    """The class of a difference: none where it is within a spread."""
     if gain.within or not gain.better:
         return ""
     return "good" if gain.better > 0 else "bad"

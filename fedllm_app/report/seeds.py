@@ -83,7 +83,9 @@ def _mean(found: Sequence[Headline]) -> Headline:
         if len(own) == len(found):
             better = [gain.better for gain in own]
             mean, deviation = fmean(better), stdev(better)
-            within = "the deviation" if abs(mean) <= deviation else ""
-            gains.append(Gain(name, fmean(gain.value for gain in own), mean, deviation, within if deviation else ""))
+            within = "the deviation" if deviation and abs(mean) <= deviation else ""
+            if all(gain.within for gain in own):
+                within = own[0].within
+            gains.append(Gain(name, fmean(gain.value for gain in own), mean, deviation, within))
     values = [one.value for one in found]
     return Headline(found[0].series, fmean(values), found[0].round, tuple(gains), stdev(values))

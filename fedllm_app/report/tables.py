@@ -8,7 +8,7 @@ from fedllm_app.evaluation.tables import LEGEND, PAIR_COLUMNS, SEEDS_LEGEND, pai
 from fedllm_app.report.demo import Demo
 from fedllm_app.report.evaluations import EvaluationTable
 from fedllm_app.report.gather import ReportData, RunReport
-from fedllm_app.report.headline import headline, shown_gain, shown_value, three_digits
+from fedllm_app.report.headline import Gain, headline, shown_gain, shown_remark, shown_value, three_digits
 from fedllm_app.report.phases import PHASES, phase_share
 from fedllm_app.runs.measures import LOSS
 
@@ -49,9 +49,15 @@ def summary_table(data: ReportData) -> Table:
     return replace(found, numeric=found.numeric - {columns.index("headline")})  # words, which may wrap
 
 
+def _gain_cell(metric: str, gain: Gain | None) -> str:
+    if gain is None:
+        return "-"
+    return ", ".join(filter(None, [shown_gain(metric, gain.better), shown_remark(gain)]))
+
+
 def _summary_row(data: ReportData, run: RunReport) -> list[str]:
     found, loss = headline(data, run), run.metric(LOSS)
-    gains = {gain.name: gain.better for gain in found.gains} if found else {}
+    gains = {gain.name: gain for gain in found.gains} if found else {}
     metric = found.series.metric if found else ""
     start, alone = gains.get(run.base_name), gains.get("clients alone")
     return [
@@ -61,8 +67,8 @@ def _summary_row(data: ReportData, run: RunReport) -> list[str]:
         f"{run.overview.done}/{run.overview.asked}",
         shown_value(LOSS, loss.last.value if loss and loss.last else None),
         f"{found.series.label} {shown_value(metric, found.value)}" if found else "-",
-        "-" if start is None else shown_gain(metric, start),
-        "-" if alone is None else shown_gain(metric, alone),
+        _gain_cell(metric, start),
+        _gain_cell(metric, alone),
         _seconds(run.total_seconds),
         f"{(run.traffic.down + run.traffic.up) / 1e6:,.1f}",
     ]

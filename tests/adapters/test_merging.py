@@ -59,7 +59,7 @@ def reloaded(model, directory) -> torch.nn.Module:
 def test_what_rounding_explains(dtype, difference, expected):
     """Logits up to 20: of 8 units of 2^-7 in bfloat16 1.25, and 0.001 of them in float32 0.02."""
     model = torch.nn.Linear(1, 1).to(getattr(torch, dtype))
-    assert Merged(model, difference, 20.0, 1, 1).is_rounding is expected
+    assert Merged(model, difference, 20.0, 1, 1, 5.0).is_rounding is expected
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
@@ -73,11 +73,13 @@ def test_merged_and_adapter_logits_agree(save_run, tied_model, tiny_model, tmp_p
     model = Chat(find_source(run)).model.eval()
     expected = logits(model)
     with model.disable_adapter():
-        assert (logits(model) - expected).abs().max() > 0.01
+        effect = float((logits(model) - expected).abs().max())
+    assert effect > 0.01
     merged = merge(model, IDS)
     assert merged.difference == pytest.approx(float((logits(merged.model) - expected).abs().max()))
     assert merged.same == int((logits(merged.model).argmax(-1) == expected.argmax(-1)).sum())
     assert merged.places == len(IDS)
+    assert merged.effect == pytest.approx(effect)
     assert merged.largest == pytest.approx(float(expected.abs().max()))
     again = reloaded(merged.model, tmp_path / "merged")
     assert (logits(again) - expected).abs().max() < 1e-4

@@ -52,15 +52,21 @@ def test_the_version_names_what_the_app_runs_on(capsys):
     assert {f"flwr {version('flwr')}", f"torch {version('torch')}"} <= set(said)
 
 
-@pytest.mark.parametrize(("terminal", "given", "expected"), [(0, "", "1"), (1, "", ""), (0, "0", "0")])
+@pytest.mark.parametrize(("terminal", "given", "expected"), [(False, None, "1"), (True, None, None), (False, "", "")])
 def test_progress_bars_of_libraries_are_for_terminals(terminal, given, expected, monkeypatch, tmp_path):
-    """What the user has set stays."""
-    monkeypatch.setenv("TQDM_DISABLE", given)
-    if not given:
+    """What the user has set stays: an empty value shows them everywhere."""
+    monkeypatch.setenv("TQDM_DISABLE", given or "")
+    if given is None:
         monkeypatch.delenv("TQDM_DISABLE")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: bool(terminal))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     main(["runs", str(tmp_path)])
-    assert os.environ.get("TQDM_DISABLE", "") == expected
+    assert os.environ.get("TQDM_DISABLE") == expected
+
+
+def test_a_closed_standard_error_is_no_terminal(monkeypatch, tmp_path):
+    """Python has no object for it then."""
+    monkeypatch.setattr("sys.stderr", None)
+    assert main(["runs", str(tmp_path)]) == 0
 
 
 @pytest.fixture

@@ -38,11 +38,13 @@ def runs(monkeypatch):
     class Runs(list):
         broken: set[str] = set()
         where: list[tuple[str | None, str | None]]
+        told: list[set[str]]
 
     made = Runs()
-    made.where = []
+    made.where, made.told = [], []
 
     def run(_app, flat, _console, federation_config=None, cluster=None, told=None):
+        made.told.append(told)
         made.where.append((federation_config, cluster and cluster.address))
         made.append((flat["strategy.name"], flat["run.seed"], bool(flat["run.resume"])))
         directory = RunDirectory(compare.Path(flat["run.directory"]))
@@ -100,6 +102,7 @@ def test_where_the_runs_take_place(run_it, runs, monkeypatch):
     """All of them on the same cluster, with the same shares."""
     monkeypatch.setattr(runs, "broken", {"fedavg", "local"})
     run_it("--strategies", "fedavg,local", "--ray", "10.0.0.1:6379", "--federation-config", "num-supernodes=2")
+    assert runs.told[0] is runs.told[1] is not None  # what the first has said, the second need not say
     assert runs.where == 2 * [("num-supernodes=2", "10.0.0.1:6379")]
 
 

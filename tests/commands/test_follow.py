@@ -8,7 +8,7 @@ from rich.console import Console
 from fedllm_app.commands import follow as module
 from fedllm_app.commands import log_stream
 from fedllm_app.commands.attach import follow_connection
-from fedllm_app.commands.follow import Outcome, exit_status, follow
+from fedllm_app.commands.follow import Outcome, exit_status, follow, say_end
 from fedllm_app.commands.log_stream import LogEvents, printable
 from fedllm_app.commands.watch import Watch
 from fedllm_app.runs.event_lines import EventWriter
@@ -130,6 +130,16 @@ def test_a_server_that_never_began_is_explained_by_flower(console):
 def test_an_end_that_got_lost_is_asked_for(console):
     outcome, _ = followed(console, lines_of(SETTINGS, STARTED))
     assert outcome and outcome.result is None
+
+
+def test_a_run_among_many_ends_in_one_line(console):
+    """And one that stands alone in a table."""
+    say_end(Outcome(True, RESULT, "/runs/one"), console, lambda: "", here=True, seconds=2.5, brief=True)
+    (line,) = console.file.getvalue().splitlines()
+    assert line.startswith("finished: seconds 2.5 (after the start of Flower 1.0, rounds 1.0); sent to clients 0.00 MB")
+    assert line.endswith("run directory /runs/one")
+    say_end(Outcome(True, RESULT, "/runs/one"), console, lambda: "", here=True)
+    assert "run finished" in console.file.getvalue()
 
 
 def test_the_status_is_that_of_a_local_run():

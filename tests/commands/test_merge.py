@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,7 +123,10 @@ def test_an_adapter_over_a_quantized_base_is_merged_in_full_precision(save_run, 
     assert merged(run, tmp_path / "merged") == 0
     printed = capsys.readouterr().out
     assert "trained over weights in int8 and is merged into the same weights in float32" in printed
-    assert "the merged model says what base and adapter say, up to rounding: logits of up to" in printed
+    assert (
+        "the merged model agrees with base and adapter within what rounding to float32 can cause: logits differ"
+        in printed
+    )
     assert merged(save_run(), tmp_path / "plain") == 0
     one, other = (loaded(tmp_path / name)[0].state_dict() for name in ("merged", "plain"))
     assert all(torch.equal(one[name], other[name]) for name in other)
@@ -134,8 +138,16 @@ def test_a_difference_that_rounding_does_not_explain_is_told(save_run, tmp_path,
     monkeypatch.setattr(merging.Merged, "is_rounding", False)
     assert merged(save_run(spread=0.1), tmp_path / "merged", "--dtype", "bfloat16") == 0
     printed = capsys.readouterr().out
-    assert "differs from base and adapter by more than rounding explains" in printed
+    assert "differs by more than what rounding to bfloat16 can cause" in printed
     assert "warning: compare both with fedllm evaluate" in printed
+
+
+def test_an_adapter_that_rounding_hides_is_told(save_run, tmp_path, capsys, monkeypatch):
+    """It changes logits by no more than rounding does: the merged model may have lost it."""
+    merge = merging.merge
+    monkeypatch.setattr(merging, "merge", lambda *given: replace(merge(*given), effect=1e-9))
+    assert merged(save_run(spread=0.1), tmp_path / "merged", "--dtype", "bfloat16") == 0
+    assert "rounding to bfloat16 changes the model as much as the adapter does" in capsys.readouterr().out
 
 
 def stored_quantized(save_run, tiny_model, tmp_path):

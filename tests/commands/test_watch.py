@@ -210,7 +210,7 @@ def test_what_runs_before_have_said_is_not_said_again():
         for event in (HOLDS | {"examples": rows}, READY):
             watch.event(event)
         said.append(console.file.getvalue())
-    same = "the clients, their data and their versions are those of a run before"
+    same = "clients, row counts and versions are the same as in an earlier run"
     assert [same in text for text in said] == [False, True, False]
     assert ["what the clients hold" in text for text in said] == [True, False, True]
     assert all("ready after 12.3 s" in text for text in said)

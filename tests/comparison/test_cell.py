@@ -122,7 +122,7 @@ def test_lines_that_lie_on_each_other_are_told_apart(make_cell):
 def test_shares_are_drawn_in_percent_from_zero(make_cell):
     """Nothing is right: the axis ends just below 0 %, and not at -5 %."""
     nothing = [{"event": "evaluation", "round": n, "exact_match": 0.0} for n in (0, 1)]
-    axes = draw_curves([make_cell(nothing)], {"exact_match": "exact match"}).axes[0]
+    axes = draw_curves([make_cell(nothing)], {"exact_match": "accuracy"}).axes[0]
     assert -0.01 < axes.get_ylim()[0] < 0
     assert axes.yaxis.get_major_formatter()(0.5) == "50.0%"
 

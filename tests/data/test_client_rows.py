@@ -12,8 +12,7 @@ import pytest
 from places import SHARED_DATA
 
 from fedllm_app.data import corpus
-from fedllm_app.data.client_rows import DataSelection, client_data, client_share, held_out_count
-from fedllm_app.data.client_rows import test_rows as common_test_rows
+from fedllm_app.data.client_rows import DataSelection, client_data, client_share, common_test_rows, held_out_count
 from fedllm_app.data.partition import PartitionError, partition
 from fedllm_app.data.readers.base import TextFormat
 from fedllm_app.data.schemas import Columns

@@ -50,7 +50,7 @@ def values_of(directory, **options):
     return locate_model(str(directory)), ModelValues(str(directory), "float32", **options)
 
 
-def both(directory, match, **options):
+def assert_both_refuse(directory, match, **options):
     """The check without weights and the load refuse with the same words."""
     location, values = values_of(directory, **options)
     for look in (
@@ -67,25 +67,29 @@ def test_a_sound_model_is_told_nothing_of(tiny_model, wide_model):
 
 
 def test_a_missing_weight_is_named(change):
-    both(change({Q: None}), f"1 weights are not in its files and would be drawn at random: {Q}")
+    assert_both_refuse(change({Q: None}), f"1 weights are not in its files and would be drawn at random: {Q}")
 
 
 def test_a_weight_of_another_shape_is_named(change):
-    both(change({Q: torch.zeros(16, 32)}), rf"another shape than config\.json says: {Q} \(16, 32\), not \(32, 32\)")
+    assert_both_refuse(
+        change({Q: torch.zeros(16, 32)}), rf"another shape than config\.json says: {Q} \(16, 32\), not \(32, 32\)"
+    )
 
 
 def test_more_layers_than_the_configuration_says(change):
     """One layer of two would be left out in silence: half of the model."""
-    both(change(num_hidden_layers=1), "9 weights are in its files that config.json has no place for.*model.layers.1")
+    assert_both_refuse(
+        change(num_hidden_layers=1), "9 weights are in its files that config.json has no place for.*model.layers.1"
+    )
 
 
 def test_fewer_layers_than_the_configuration_says(change):
-    both(change(num_hidden_layers=3), "9 weights are not in its files")
+    assert_both_refuse(change(num_hidden_layers=3), "9 weights are not in its files")
 
 
 def test_a_bias_that_the_configuration_switches_off(change):
     bias = Q.replace("weight", "bias")
-    both(change({bias: torch.ones(32)}), f"has no place for, though it has modules of that name: {bias}")
+    assert_both_refuse(change({bias: torch.ones(32)}), f"has no place for, though it has modules of that name: {bias}")
 
 
 def test_a_tied_head_is_no_missing_weight(change):
@@ -96,7 +100,7 @@ def test_a_tied_head_is_no_missing_weight(change):
 
 
 def test_a_head_that_is_not_tied_is_one(change):
-    both(change({"lm_head.weight": None}), "lm_head.weight")
+    assert_both_refuse(change({"lm_head.weight": None}), "lm_head.weight")
 
 
 def test_parts_of_another_model_are_told_of(change, caplog):
@@ -121,9 +125,9 @@ def test_what_was_found_is_kept_until_a_file_changes(change, monkeypatch):
 
 
 def test_a_base_that_is_stored_quantized(copy, change):
-    both(change(quantization_config={"quant_method": "gptq", "bits": 4}), "quant_method = 'gptq'")
+    assert_both_refuse(change(quantization_config={"quant_method": "gptq", "bits": 4}), "quant_method = 'gptq'")
     stored = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
-    both(change(quantization_config=stored), r"set model\.quantization = 'nf4'")
+    assert_both_refuse(change(quantization_config=stored), r"set model\.quantization = 'nf4'")
 
 
 def test_a_base_that_is_stored_in_4_bits_is_loaded_as_such(wide_model, tmp_path):
@@ -147,7 +151,7 @@ def test_a_base_that_is_stored_in_4_bits_is_loaded_as_such(wide_model, tmp_path)
 
 def test_an_adapter_in_the_models_directory(copy):
     (copy / "adapter_config.json").write_text("{}")
-    both(copy, "holds an adapter")
+    assert_both_refuse(copy, "holds an adapter")
 
 
 def test_an_encoder_decoder_model_is_one_sentence(tmp_path):
@@ -198,7 +202,9 @@ def test_attention_that_the_model_has_not(tiny_model, tmp_path):
 
     BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=32, n_layer=1, n_head=4)).save_pretrained(tmp_path)
     load_tokenizer(locate_model(str(tiny_model))).save_pretrained(tmp_path)
-    both(tmp_path, r"model\.attention = 'sdpa' does not work with.*Set model\.attention = 'auto'", attention="sdpa")
+    assert_both_refuse(
+        tmp_path, r"model\.attention = 'sdpa' does not work with.*Set model\.attention = 'auto'", attention="sdpa"
+    )
     location, values = values_of(tmp_path)
     assert check_model(location, values) == ()
     assert load_base_model(location, torch.float32).config._attn_implementation == "eager"

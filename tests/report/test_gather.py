@@ -118,7 +118,9 @@ def test_a_difference_within_the_interval_is_called_that(tmp_path):
     """Of 16 rows 7 are right, 4 before round 1: the 95 % interval of 7/16 is 23.1 to 66.8 % (Wilson), and 4/16 lies in
     it. Without any right answer, base and run are the same, and neither is as good as anything."""
     data = gather([write_run(tmp_path / "run", exact={0: 0.25, 1: 0.25, 2: 0.4375})], [])
-    assert "18.8 points better than the base model (25.0 %; within the 95 % interval)." in sentence(data, data.runs[0])
+    assert "18.8 points better than the base model (25.0 %; within the run's 95 % interval)." in sentence(
+        data, data.runs[0]
+    )
     data = gather([write_run(tmp_path / "none", exact={0: 0.0, 1: 0.0, 2: 0.0})], [])
     assert "0.0 % after round 2: the same as the base model (0.0 %)." in sentence(data, data.runs[0])
 

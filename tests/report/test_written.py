@@ -9,6 +9,7 @@ from datetime import datetime
 import pytest
 from evil_runs import EVIL, IMAGE, LINK
 from places import ROOT
+from run_material import write_run
 
 from fedllm_app.config.parse import default_run_config
 from fedllm_app.report.figures import client_words
@@ -243,3 +244,14 @@ def test_the_table_of_a_demo_in_all_formats(evil_runs):
     assert "### Demo: exact match on 4 held-out questions a domain" in written
     assert "<script" not in written.replace("\\<", "")
     assert f"{EVIL},demo,,," in csv_text(found).replace('"', "")
+
+
+def test_a_difference_within_a_spread_is_praised_nowhere(tmp_path):
+    """7 of 16 rows are right and 4 were before: no colour on the card, and a remark wherever the difference stands."""
+    found = gather([write_run(tmp_path / "run", exact={0: 0.25, 1: 0.25, 2: 0.4375})], [])
+    body = without_scripts(page(found, NOW))
+    assert '<b class="">+18.8 points</b> over base (25.0 %, within the run&#39;s 95 % interval)' in body
+    both = gather([tmp_path / "run", write_run(tmp_path / "better")], [])
+    assert "| +18.8 points, within the run's 95 % interval |" in markdown(both, NOW)
+    body = without_scripts(page(both, NOW))
+    assert '<b class="good">+50.0 points</b> over base (0.0 %)' in body

@@ -90,7 +90,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [dict(zip(_COLUMNS, line, strict=True)) for line in lines]
 
 
-def test_set(name: str, split: str, size: int, subjects: Sequence[str] = SUBJECTS) -> TestSet:
+def mmlu_set(name: str, split: str, size: int, subjects: Sequence[str] = SUBJECTS) -> TestSet:
     """The rows of a split ("test" or "dev"), looked for in the folder "mmlu" whatever the set is called here."""
     places = [f"mmlu/{split}", f"mmlu/*_{split}.*", f"mmlu/*/{split}*", f"mmlu/{split}.*"]
     if split == "test":
@@ -107,10 +107,8 @@ def test_set(name: str, split: str, size: int, subjects: Sequence[str] = SUBJECT
     )
 
 
-test_set.__test__ = False  # no test case, whatever its name says
-
-TEST = test_set("mmlu", "test", 14042)
-SHOTS = test_set("mmlu-dev", "dev", 285)
+TEST = mmlu_set("mmlu", "test", 14042)
+SHOTS = mmlu_set("mmlu-dev", "dev", 285)
 
 
 def subject_of(number: int, row: TestRow) -> str:
@@ -229,8 +227,8 @@ MEDICAL = (
 
 MEDICAL_TASK = task(
     "mmlu-medical",
-    test_set("mmlu-medical", "test", 1089, MEDICAL),
-    test_set("mmlu-medical-dev", "dev", 30, MEDICAL),
+    mmlu_set("mmlu-medical", "test", 1089, MEDICAL),
+    mmlu_set("mmlu-medical-dev", "dev", 30, MEDICAL),
     partial(questions, subjects=MEDICAL, group=str),
     tuple(Metric(subject.replace("_", " "), "share", key="correct", group=subject) for subject in MEDICAL),
 )
