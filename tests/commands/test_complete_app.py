@@ -1,8 +1,11 @@
 """What `flwr run` makes a bundle of, and that it is the same app as the checkout's."""
 
 import hashlib
+import os
+import shutil
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from flwr.cli.build import build_fab_from_disk
@@ -20,6 +23,12 @@ def files(bundle: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+def bundled(app) -> dict[str, bytes]:
+    """What Flower sends of an app."""
+    with complete_app(app) as directory:
+        return files(build_fab_from_disk(directory))
+
+
 def test_the_packaged_app_is_the_checkouts_app():
     """Its bundle has the checkout's code and pyproject.toml, byte by byte, and a site that approves the one approves
     the other. The directory is gone afterwards."""
@@ -27,16 +36,59 @@ def test_the_packaged_app_is_the_checkouts_app():
         packaged = build_fab_from_disk(directory)
     assert not directory.exists()
     check_bundle(packaged, hashlib.sha256(packaged).hexdigest(), SAME)
-    checkout = files(build_fab_from_disk(ROOT))
+    checkout = bundled(ROOT)
     code = {name: content for name, content in checkout.items() if name.startswith("fedllm_app/")}
     assert len(code) > 100
     expected = code | {"pyproject.toml": checkout["pyproject.toml"]}
     assert {name: content for name, content in files(packaged).items() if name != ".info/CONTENT"} == expected
 
 
-def test_a_checkout_is_taken_as_it_is():
-    with complete_app(ROOT) as directory:
-        assert directory == ROOT
+def test_a_checkout_travels_with_its_own_package(tmp_path):
+    """Its code may differ from what is installed, and its data stays at home as that of any other project."""
+    code = {"fedllm_app/__init__.py": "ours = True", "own.py": "", "examples/strategy.py": ""}
+    for name, content in code.items() | {("rows.jsonl", "{}"), ("docs/page.md", "")}:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    assert {name: content.decode() for name, content in bundled(tmp_path).items() if name.endswith(".py")} == code
+    assert bundled(tmp_path).keys() == code.keys() | {"pyproject.toml", ".info/CONTENT"}
+
+
+def test_environments_caches_and_links_are_not_entered(tmp_path, monkeypatch):
+    """An environment has tens of thousands of files, and to look at each takes longer than the rest of a start."""
+    write_project(tmp_path)
+    for name in (
+        ".venv/a.py",
+        "py311/pyvenv.cfg",
+        "py311/a.py",
+        "conda/conda-meta/a",
+        "conda/a.py",
+        "__pycache__/a.py",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "link.py").symlink_to(tmp_path / "my_strategy.py")
+    seen, scan = [], os.scandir
+    monkeypatch.setattr("os.scandir", lambda path: seen.append(path) or scan(path))
+    with complete_app(tmp_path) as directory:
+        assert {path.name for path in directory.iterdir()} == {"fedllm_app", "my_strategy.py", "pyproject.toml"}
+    entered = [Path(path) for path in seen if isinstance(path, str | Path)]
+    assert [path for path in entered if path.is_relative_to(tmp_path)] == [tmp_path, tmp_path / "conf"]
+
+
+def test_what_git_ignores_and_what_a_pattern_excludes_stays_at_home(tmp_path):
+    """A pattern that excludes matches what it names without its content: Flower refuses one that matches nothing."""
+    write_project(tmp_path)
+    for name in ("secret/key.py", "old/strategy.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("content")
+    (tmp_path / ".gitignore").write_text("/secret/\n")
+    file = tmp_path / "pyproject.toml"
+    file.write_text(pattern_in(file, 'fab-exclude = ["old/*"]'))
+    own = {name for name in bundled(tmp_path) if not name.startswith("fedllm_app/")}
+    assert own == {"pyproject.toml", "my_strategy.py", ".info/CONTENT"}
+    with complete_app(tmp_path) as directory:
+        assert (directory / "old" / "strategy.py").read_text() == ""
 
 
 def test_a_project_travels_with_the_package_and_without_its_data(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from places import ROOT
 
+from fedllm_app.commands.complete_app import complete_app
 from fedllm_app.sites.approval import OWN, SAME, CodeRefused, check_bundle
 
 
@@ -26,7 +27,8 @@ def bundle(changes: dict[str, bytes | None], base: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def original() -> bytes:
-    return build_fab_from_disk(ROOT)
+    with complete_app(ROOT) as directory:
+        return build_fab_from_disk(directory)
 
 
 def check(content: bytes, rule: str = SAME) -> None:

@@ -18,6 +18,7 @@ from flwr.supernode.nodestate import NodeStateFactory
 from places import ROOT
 
 from fedllm_app import client_app
+from fedllm_app.commands.complete_app import complete_app
 from fedllm_app.sites import client_process
 from fedllm_app.sites.node import checked, node_options
 from fedllm_app.sites.site_file import Site
@@ -28,7 +29,8 @@ SITE = Site(Path("/s"), "fl.example.org:8000", Path("/s/ca.crt"), Path("/s/node.
 
 @pytest.fixture(scope="module")
 def ours() -> bytes:
-    return build_fab_from_disk(ROOT)
+    with complete_app(ROOT) as directory:
+        return build_fab_from_disk(directory)
 
 
 def pulled(content: bytes, run: Run, site: Site = SITE):
