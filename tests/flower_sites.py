@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -87,13 +88,18 @@ class Sites:
         self._start(name, "flower-supernode", "--insecure", *options)
 
     def kill(self, name: str) -> None:
-        """Kill -9 a site's SuperNode, or "server", the SuperLink, and the processes that it started, a worker too."""
+        """Kill -9 a site's SuperNode, or "server", the SuperLink, and the processes that it started, a worker too.
+
+        It goes first, so that no reply of the others leaves the machine; some of them end by themselves then.
+        """
         process = self.processes.pop(name)
-        if name in self.workers and (worker := self.workers[name].process):
-            psutil.Process(worker).kill()
         parent = psutil.Process(process.pid)
-        for one in [*parent.children(recursive=True), parent]:
-            one.kill()
+        killed = [parent, *parent.children(recursive=True)]
+        if name in self.workers and (worker := self.workers[name].process):
+            killed.append(psutil.Process(worker))
+        for one in killed:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait()
 
     def trains(self, name: str) -> bool:

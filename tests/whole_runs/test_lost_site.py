@@ -1,10 +1,12 @@
 """End to end on real Flower processes: a SuperNode is killed in the middle of a round and comes back with more rows."""
 
-import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from flower_sites import CONNECTION, Sites
+from meanwhile import meanwhile
 from places import ROOT
 
 from fedllm_app.commands.run import exit_status, run_to_end
@@ -14,22 +16,20 @@ from fedllm_app.runs.journal import read_journal
 pytestmark = pytest.mark.slow
 
 
-def lose_and_bring_back(sites: Sites, name: str, rows: int, done: list[str]) -> None:
+def lose_and_bring_back(sites: Sites, name: str, rows: int, over: Callable[[], bool]) -> None:
     """Kill a site at its first step, and start it again with other rows."""
-    deadline = time.monotonic() + 150
-    while not sites.trains(name) and time.monotonic() < deadline:
+    while not sites.trains(name):
+        assert not over(), f"{name} never trained"
         time.sleep(0.05)
-    if sites.trains(name):
-        sites.kill(name)
-        sites.write_rows(name, rows)
-        sites.node(name)
-        done.append(name)
+    sites.kill(name)
+    sites.write_rows(name, rows)
+    sites.node(name)
 
 
 def test_a_killed_site_costs_a_round_and_takes_part_again(run_config, flower_home, tiny_model, tmp_path, console):
     """Flower goes on listing the dead node for a minute. The round closes when enough have answered, and the next one
     finds the site under another node id, with 30 rows instead of 20."""
-    directory, done = tmp_path / "run", []
+    directory = tmp_path / "run"
     flat = run_config | {
         "run.directory": str(directory),
         "clients.number": 2,
@@ -40,10 +40,9 @@ def test_a_killed_site_costs_a_round_and_takes_part_again(run_config, flower_hom
         "train.local-steps": 60,
     }
     with Sites(tmp_path, flower_home, {"athens": 20, "berlin": 20}, tiny_model) as sites:
-        threading.Thread(target=lose_and_bring_back, args=(sites, "berlin", 30, done), daemon=True).start()
-        outcome = run_to_end(ROOT, flat, console, connection=CONNECTION)
+        with meanwhile(partial(lose_and_bring_back, sites, "berlin", 30)):
+            outcome = run_to_end(ROOT, flat, console, connection=CONNECTION)
         assert outcome, console.export_text()
-    assert done == ["berlin"]
     journal = read_journal(directory)
     assert [event["clients"] for event in journal if event["event"] == "round"] == [[0], [0, 1]]
     (refused,) = [event for event in journal if event["event"] == "refused"]

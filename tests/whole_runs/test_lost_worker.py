@@ -1,11 +1,13 @@
 """End to end in a simulation: the process of a client is killed in the middle of a round."""
 
-import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from meanwhile import meanwhile
 from places import ROOT
 
 from fedllm_app.commands.run import exit_status, run_to_end
@@ -28,15 +30,15 @@ def training_workers() -> list[psutil.Process]:
     return found
 
 
-def kill_one_in_round_1(progress: Path, killed: list[float]) -> None:
+def kill_one_in_round_1(progress: Path, over: Callable[[], bool]) -> None:
     """Once a client has done a step: both workers are at work then, which they are not when the round begins."""
-    deadline = time.monotonic() + 120
-    while not killed and time.monotonic() < deadline:
+    workers = []
+    while not workers:
+        assert not over(), "no worker was found at work"
         time.sleep(0.05)
         if any('"step": 2,' in file.read_text() for file in progress.glob("*.jsonl")):
-            for worker in training_workers()[:1]:
-                worker.kill()
-                killed.append(time.time())
+            workers = training_workers()
+    workers[0].kill()
 
 
 @pytest.mark.parametrize(
@@ -55,14 +57,12 @@ def test_a_killed_worker_costs_a_round_and_is_started_anew(
         pytest.skip("on a machine with a driver for GPUs, Ray starts the clients")
     if ray:
         monkeypatch.setenv("FEDLLM_FORK_SERVER", "")
-    directory, killed = tmp_path / "run", []
+    directory = tmp_path / "run"
     flat = run_config | {"run.directory": str(directory), "train.local-steps": 60, "evaluate.every": 0}
-    killer = threading.Thread(target=kill_one_in_round_1, args=(app_home / "progress", killed), daemon=True)
-    killer.start()
     federation = "num-supernodes=4 client-resources-num-cpus=1"
-    outcome = run_to_end(ROOT, flat, console, federation_config=federation)
+    with meanwhile(partial(kill_one_in_round_1, app_home / "progress")):
+        outcome = run_to_end(ROOT, flat, console, federation_config=federation)
     assert outcome, console.export_text()
-    assert killed
     journal = read_journal(directory)
     refused = [event for event in journal if event["event"] == "refused"]
     assert [event["round"] for event in refused] == [1]
