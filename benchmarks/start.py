@@ -1,6 +1,7 @@
 """Where the seconds go between `fedllm run` and its first training step, as one table.
 
     python benchmarks/start.py --data /absolute/path/of/gsm8k/train.jsonl
+    python benchmarks/start.py --data ... --app . --dtype float32      # of a checkout, whose files are looked at first
 
 The setting of `benchmarks/overhead.py` (SmolLM2-135M, 4 clients, 2 a round), one round of one step, three times: the
 first run may find the libraries on disk only, the others find them in memory ("warm"). A moment is that when a process
@@ -37,7 +38,7 @@ EVENTS = {
     "finished": "the run is over",
 }
 OVERRIDES = (
-    "model.name=smollm2-135m-instruct model.dtype=bfloat16 data.template=alpaca lora.target-modules=q_proj,v_proj "
+    "model.name=smollm2-135m-instruct data.template=alpaca lora.target-modules=q_proj,v_proj "
     "lora.r=8 lora.alpha=16 clients.number=4 clients.per-round=2 train.rounds=1 train.local-steps=1 train.batch-size=4 "
     "train.max-length=256 evaluate.every=0"
 )
@@ -47,19 +48,22 @@ def main() -> None:
     """Time the starts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="absolute path of the data file")
+    parser.add_argument("--app", type=Path, help="directory of an app, such as a checkout; the installed app without")
+    parser.add_argument("--dtype", default="bfloat16", help="of the base")
     parser.add_argument("--runs", type=int, default=3)
     parsed = parser.parse_args()
-    runs = [moments(Path(parsed.data)) for _ in range(parsed.runs)]
+    runs = [moments(Path(parsed.data), parsed.dtype, parsed.app) for _ in range(parsed.runs)]
     for name in sorted(runs[-1], key=runs[-1].get):
         print(f"{name:40}" + "".join(f"{run[name]:8.1f}" if name in run else "       -" for run in runs))
 
 
-def moments(data: Path) -> dict[str, float]:
+def moments(data: Path, dtype: str, app: Path | None) -> dict[str, float]:
     """One run: seconds after the command, by the name of the moment."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "run"
-        command = [str(Path(sys.executable).parent / "fedllm"), "run"]
-        for override in [*OVERRIDES.split(), f"run.directory={directory}", f"data.name={data}"]:
+        command = [str(Path(sys.executable).parent / "fedllm"), "run", *([str(app.resolve())] if app else [])]
+        own = [f"run.directory={directory}", f"data.name={data}", f"model.dtype={dtype}"]
+        for override in [*OVERRIDES.split(), *own]:
             command += ["-c", override]
         began = time.time()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=scratch)
