@@ -94,6 +94,10 @@ class Closing:
         """Whether the time is up."""
         return time.monotonic() >= self._deadline
 
+    def left(self) -> float:
+        """Seconds until the time is up; 0 from then on."""
+        return max(0.0, self._deadline - time.monotonic())
+
     def reason(self) -> str:
         """Why a client that has not answered is waited for no longer."""
         if not self.over():

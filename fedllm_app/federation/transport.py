@@ -20,7 +20,9 @@ from fedllm_app.messages import plain_text, record_bytes
 _AT_ONCE = 16  # messages that are looked at together, at most: so many replies can be in memory at once
 _BYTES_AT_ONCE = 1 << 23  # and that many bytes, unless a single reply has more
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, DecodeError)
-_PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink
+_PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink, at least
+_LONGEST_INTERVAL = 3.0  # seconds; a look costs Flower's server a search of its database
+_SHARE_OF_WAIT = 0.03  # of what a reply took goes by before it is seen, at most
 _MARGIN = (
     10.0  # seconds that a message outlives its closing, so that Flower's "message expired" never comes before ours
 )
@@ -138,7 +140,7 @@ def ask(
 def _arrivals(
     grid: Grid, pending: dict[str, int], closing: Closing, late: LateReplies | None, at_once: int
 ) -> Iterator[tuple[int, Message]]:
-    over = False
+    over, last = False, time.monotonic()
     while pending and not over:
         over = closing.over()  # one more look: a reply may have come while another was aggregated
         in_vain = 0.0
@@ -146,7 +148,8 @@ def _arrivals(
         for some in range(0, len(message_ids), at_once):
             began = time.monotonic()
             arrived = _pull(grid, message_ids[some : some + at_once])
-            in_vain += 0.0 if arrived else time.monotonic() - began
+            now = time.monotonic()
+            in_vain, last = (in_vain, now) if arrived else (in_vain + now - began, last)
             while arrived:  # popped as it is yielded: this generator must not keep a reply that was handed on
                 client = pending.pop(arrived[0].metadata.reply_to_message_id, None)
                 if client is not None:
@@ -156,7 +159,9 @@ def _arrivals(
                 else:
                     arrived.popleft()
         if pending and not over:  # Flower's server gets as much time for others as it took to say that there is nothing
-            time.sleep(max(_PULL_INTERVAL, in_vain))
+            waited = time.monotonic() - last
+            rest = max(_PULL_INTERVAL, in_vain, min(_SHARE_OF_WAIT * waited, _LONGEST_INTERVAL))
+            time.sleep(min(rest, closing.left()))
 
 
 def _pull(grid: Grid, message_ids: list[str]) -> deque[Message]:

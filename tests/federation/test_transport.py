@@ -264,6 +264,36 @@ def test_what_flower_answers_for_a_message_that_is_gone_is_no_late_reply(make_gr
     assert (told, late.message_ids()) == ([], [])
 
 
+def test_looks_grow_rare_while_a_reply_takes_long(make_grid, monkeypatch):
+    """A reply that takes an hour, looks that take no time. A rest is 3 % of the time waited, from 0.1 to 3 s: 0.1 s
+    until 3.4 s have gone by, 3 s from 100 s on, and the last one ends with the time that the reply has, 3600 s.
+
+    There are 34 looks in the first 3.4 s. Then every rest makes the time waited 1.03 times as long, which takes
+    ln(100 / 3.4) / ln(1.03) = 114 rests, and (3600 - 102) / 3 = 1166 more follow: about 1,315 looks instead of 36,000.
+    """
+    clock, rests = [0.0], []
+
+    class Silent(make_grid):
+        def pull_messages(self, message_ids):
+            return []
+
+    def sleep(seconds):
+        rests.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(transport, "_PULL_INTERVAL", 0.1)
+    monkeypatch.setattr(transport.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(transport.time, "sleep", sleep)
+    requests = {1: (1, RecordDict({}))}
+    assert list(ask(Silent(lambda _: None), requests, "train", Closing(3600.0))) == [(1, None)]
+    np.testing.assert_allclose(rests[:34], 0.1)
+    assert rests[40:130] == sorted(rests[40:130])
+    np.testing.assert_allclose(rests[60] / rests[59], 1.03)
+    np.testing.assert_allclose(rests[-100:-1], 3.0)
+    assert clock[0] == 3600.0
+    assert 1300 < len(rests) < 1330
+
+
 def test_a_server_that_is_slow_to_say_that_there_is_nothing_is_left_alone_as_long(make_grid, monkeypatch):
     """Three clients, each looked for alone, because a reply as long as what was sent has more than 8 MB; 0.2 s a look.
 
