@@ -1,4 +1,5 @@
-"""`fedllm plan` against what runs then need: bytes and the peak memory of a client, one JSON line a configuration.
+"""`fedllm plan` against what runs then need: bytes, the peak memory of a client and the seconds that clients train,
+one JSON line a configuration.
 
     python benchmarks/plan.py --data /absolute/path/of/gsm8k/train.jsonl --pairs
     /absolute/path/of/hh-rlhf/harmless.jsonl
@@ -18,6 +19,7 @@ from rich.console import Console
 from fedllm_app.commands.run import run_to_end
 from fedllm_app.config.parse import default_run_config
 from fedllm_app.runs.directory import read_result
+from fedllm_app.runs.journal import read_journal
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,12 +29,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="absolute path of rows for instruction tuning")
     parser.add_argument("--pairs", required=True, help="absolute path of preference pairs")
+    parser.add_argument("--only", help="one configuration, such as defaults")
     parser.add_argument("--plan", help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.plan:
         print(json.dumps(planned(json.loads(parsed.plan))))
         return
     for name, overrides in configurations(parsed.data, parsed.pairs).items():
+        if parsed.only not in (None, name):
+            continue
         print(json.dumps({"benchmark": "plan", "configuration": name, **compare(overrides)}), flush=True)
 
 
@@ -57,14 +62,15 @@ def configurations(data: str, pairs: str) -> dict[str, dict]:
 
 def compare(overrides: dict) -> dict:
     """Predicted and measured figures of one configuration, and the ratio of the two for memory."""
-    flat = default_run_config(ROOT) | {"train.rounds": 1, "train.local-steps": 4, "evaluate.every": 0} | overrides
+    flat = default_run_config(ROOT) | {"train.rounds": 1, "train.local-steps": 20, "evaluate.every": 0} | overrides
     command = [sys.executable, __file__, "--data", "", "--pairs", "", "--plan", json.dumps(flat)]
     plan = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "run"
         if not run_to_end(ROOT, flat | {"run.directory": str(directory)}, Console(quiet=True)):
             raise RuntimeError(f"the run failed: {(directory / 'flower.log').read_text()[-2000:]}")
-        result = read_result(directory)
+        result, journal = read_result(directory), read_journal(directory)
+    rounds = sum(event["seconds"] for event in journal if event["event"] == "round")
     measured = result["peak_client_memory_mb"]
     return {
         "bytes_planned": plan["bytes"],
@@ -72,15 +78,24 @@ def compare(overrides: dict) -> dict:
         "memory_planned_mb": round(plan["memory_mb"]),
         "memory_measured_mb": round(measured),
         "memory_ratio": round(plan["memory_mb"] / measured, 3),
+        "training_planned_s": round(plan["training_s"], 1),
+        "rounds_measured_s": round(rounds, 1),
+        "time_ratio": round(plan["training_s"] / rounds, 3),
     }
 
 
 def planned(flat: dict) -> dict:
     """The plan of a configuration, in a process that does nothing else."""
     from fedllm_app.commands.costs import make_plan
+    from fedllm_app.commands.pace import measure
 
     plan = make_plan(flat)
-    return {"bytes": [plan.traffic.down, plan.traffic.up], "memory_mb": plan.client_memory / 2**20}
+    training = measure(flat, plan.steps).training
+    return {
+        "bytes": [plan.traffic.down, plan.traffic.up],
+        "memory_mb": plan.client_memory / 2**20,
+        "training_s": training,
+    }
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ result.journal(), result.adapter, result.evaluate("builtin"), result.figure()
 """
 
 import io
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -170,26 +169,14 @@ def run(
 
 
 def _run_here(flat: dict, console: Console) -> None:
-    from fedllm_app.in_process import run_in_process
+    from fedllm_app.in_process import quiet, run_in_process
 
     config = parse_run_config(flat)
     if not config.run.threads:  # what a simulation gives a client
         flat = flat | {"run.threads": client_cpus(config)}
     prepare(config, local=True, console=console)
-    with watch_of(config, console) as watch, _quiet():
+    with watch_of(config, console) as watch, quiet():
         run_in_process(flat, watch.event)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Flower's lines of information: the same events are shown."""
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _flat(app: Path, config: Mapping, files: Sequence[Path | str], resume: Path | str | None) -> dict:

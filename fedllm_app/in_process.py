@@ -5,6 +5,7 @@ that of a simulation, bit for bit, with as many threads.
 """
 
 import copy
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +79,18 @@ def _inside_a_task(run_id: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(TaskIdentity, name, value)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Flower's lines of information: whoever runs in this process is shown the same events another way."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def run_in_process(

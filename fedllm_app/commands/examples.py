@@ -21,7 +21,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "fedllm compare --strategies fedavg,scaffold,local --seeds 3",
         "fedllm compare own.toml --strategies fedavg --set train.local-steps=5,10 --seeds 1,5,9 --out grid",
     ),
-    "plan": ("fedllm plan -c data.name=/data/tickets.csv clients.number=8",),
+    "plan": (
+        "fedllm plan -c data.name=/data/tickets.csv clients.number=8",
+        "fedllm plan -c data.name=/data/tickets.csv --measure",
+    ),
     "partition": (
         "fedllm partition -c data.name=/data/tickets.csv data.partition=dirichlet data.partition-column=department",
     ),

@@ -13,12 +13,15 @@ from fedllm_app.models.quantization import prepare_bitsandbytes
 
 if TYPE_CHECKING:
     from fedllm_app.commands.costs import Plan
+    from fedllm_app.commands.pace import Pace
 
 
 def add_parser(subparsers) -> None:
     """Add `fedllm plan`."""
     summary = "what a run would cost: parameters, bytes, memory, steps, tokens, examples"
-    add_app_parser(subparsers, "plan", _plan, summary)
+    parser = add_app_parser(subparsers, "plan", _plan, summary)
+    told = "also train a few steps here, and say how long the training of the run would take"
+    parser.add_argument("--measure", action="store_true", help=told)
 
 
 def _plan(parsed: argparse.Namespace, console: Console) -> int:
@@ -29,12 +32,18 @@ def _plan(parsed: argparse.Namespace, console: Console) -> int:
 
     with console.status("reads the data and the model's headers"):
         plan = make_plan(flat)
-    show_plan(plan, console)
+    pace = None
+    if parsed.measure:
+        from fedllm_app.commands.pace import measure
+
+        with console.status("trains a few steps"):
+            pace = measure(flat, plan.steps)
+    show_plan(plan, console, pace)
     return 0
 
 
-def show_plan(plan: "Plan", console: Console) -> None:
-    """Print the figures as a table, and the clients below it."""
+def show_plan(plan: "Plan", console: Console, pace: "Pace | None" = None) -> None:
+    """Print the figures as a table, with what was measured of the time, and the clients below it."""
     traffic = plan.traffic
     table = Table(title="plan", show_header=False)
     table.add_column()
@@ -51,6 +60,7 @@ def show_plan(plan: "Plan", console: Console) -> None:
         ("memory of the server, beside its libraries", _server_memory(plan)),
         ("optimizer steps of all clients", f"{plan.steps:,}"),
         ("tokens of all clients", f"{plan.tokens:,}"),
+        *_time_lines(pace),
     ):
         table.add_row(label, value)
     console.print(table)
@@ -76,6 +86,17 @@ def _memory_lines(plan: "Plan") -> list[tuple[str, str]]:
         (f"  activations of {plan.rows} x {plan.length} tokens", _mb(memory.activations)),
         ("  lost to the allocator", _mb(memory.gaps)),
         ("memory of a client on a GPU, beside its context", _mb(memory.held)),
+    ]
+
+
+def _time_lines(pace: "Pace | None") -> list[tuple[str, str]]:
+    if pace is None:
+        return []
+    from fedllm_app.report.page import duration
+
+    return [
+        ("a step of a client, measured", f"{pace.step:.2f} s"),
+        (f"training of the run here, {pace.at_once} at a time, about", duration(pace.training)),
     ]
 
 
