@@ -166,11 +166,13 @@ def listen(path: Path) -> socket.socket:
         with socket.socket(socket.AF_UNIX) as probe:
             if not probe.connect_ex(str(path)):
                 raise LinkRefused(f"a worker listens at {path} already; end it, or name another socket")
-        path.unlink()
+    made = path.with_name(path.name[:-1] + "~")  # as long as the path, which must not get longer
+    made.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    path.chmod(0o600)
+    listener.bind(str(made))
+    made.chmod(0o600)
     listener.listen()
+    made.replace(path)  # only now: whoever sees the path may connect at once
     return listener
 
 

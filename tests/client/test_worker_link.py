@@ -96,6 +96,25 @@ def test_only_the_owner_may_connect(tmp_path):
         listen(path)
 
 
+def test_who_sees_the_socket_can_connect(tmp_path, monkeypatch):
+    """It gets its name once it listens: before that a connection would be refused, as if nobody were there. What a
+    worker left that was killed in between is replaced."""
+    path, seen = tmp_path / "new" / "socket", []
+
+    class Slow(socket.socket):
+        def listen(self, *backlog):
+            seen.append((path.exists(), [file.name for file in path.parent.iterdir()]))
+            super().listen(*backlog)
+
+    monkeypatch.setattr(worker_link.socket, "socket", Slow)
+    with listen(path):
+        path.unlink()
+    (tmp_path / "new" / "socke~").touch()
+    with listen(path), connect(path, 1.0):
+        assert [file.name for file in path.parent.iterdir()] == ["socket"]
+    assert seen == [(False, ["socke~"])] * 2
+
+
 def test_the_process_of_another_user_is_refused_at_both_ends(tmp_path, monkeypatch):
     with listen(tmp_path / "own" / "socket") as listener, connect(tmp_path / "own" / "socket", 1.0):
         accepted, _ = listener.accept()
