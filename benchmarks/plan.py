@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="absolute path of rows for instruction tuning")
     parser.add_argument("--pairs", required=True, help="absolute path of preference pairs")
-    parser.add_argument("--only", help="one configuration, such as defaults")
+    parser.add_argument("--only", choices=configurations("", ""), help="one configuration")
     parser.add_argument("--plan", help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.plan:

@@ -166,7 +166,8 @@ def listen(path: Path) -> socket.socket:
         with socket.socket(socket.AF_UNIX) as probe:
             if not probe.connect_ex(str(path)):
                 raise LinkRefused(f"a worker listens at {path} already; end it, or name another socket")
-    made = path.with_name(path.name[:-1] + "~")  # as long as the path, which must not get longer
+    made = path.with_name(f"{os.getpid():x}")  # short, because a socket's path must be
+    _check_path(made)
     made.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(made))

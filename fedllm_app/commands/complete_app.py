@@ -1,4 +1,4 @@
-"""The directory that `flwr run` makes a bundle of: this package, an app's own code, and nothing else."""
+"""The directory that `flwr run` makes a bundle of: this package and an app's own code."""
 
 import os
 import shutil
@@ -9,23 +9,25 @@ from pathlib import Path
 
 from fedllm_app.config.app_files import PACKAGE, app_directory, pyproject, read_toml
 from fedllm_app.config.sections import ConfigError
+from fedllm_app.errors import UserError
 
 _MARKS_OF_ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")
 _PATTERNS = ("fab-include", "fab-exclude")  # the keys of pyproject.toml by which an app chooses its files
-_IGNORED = ".gitignore"  # Flower leaves out what it names
+_IGNORED = ".gitignore"
+_LICENCES = ("LICENSE", "LICENSE.md")  # Flower asks for one where a pyproject.toml names it
 
 
 @contextmanager
 def complete_app(app: Path) -> Iterator[Path]:
-    """A directory with all that a bundle of an app holds, and nothing else; it is gone after the block.
+    """A directory with what a bundle of an app is made of; it is gone after the block.
 
     Flower looks at every file of the directory that it is given before it chooses. A checkout with its environment has
     90,000 of them, and they would take longer than all the rest of a start. So it gets a directory of its own:
 
     - the app's own package, or where the app has none, such as a project that `fedllm init` wrote, the installed one,
       so that sites find in the bundle the code that they have approved (`sites/approval.py`);
-    - of the app's other files Python's alone, and what `fab-include` of its pyproject.toml names, so that data and runs
-      in the same directory stay at home.
+    - of the app's other files Python's and its licence, and what `fab-include` of its pyproject.toml names, so that
+      data and runs in the same directory stay at home. What `fab-exclude` or its `.gitignore` names stays, too.
 
     Raises
     ------
@@ -33,29 +35,41 @@ def complete_app(app: Path) -> Iterator[Path]:
         The directory is no app.
     ConfigError
         Flower does not accept the patterns of its pyproject.toml.
+    UserError
+        A file cannot be read.
     """
     app = app_directory(app)
     with tempfile.TemporaryDirectory(prefix="fedllm-app-") as scratch:
         directory = Path(scratch)
-        if app == PACKAGE or not (app / PACKAGE.name / "__init__.py").is_file():
+        if app == PACKAGE or not _has_package(app):
             for path in PACKAGE.rglob("*.py"):
                 _copy(path, directory / PACKAGE.name / path.relative_to(PACKAGE))
-        if app != PACKAGE:
-            _copy_own_files(app, directory)
-        _copy(pyproject(app), directory / "pyproject.toml")
+        patterns = app != PACKAGE and _copy_own_files(app, directory)
+        if patterns:
+            _copy_without_patterns(pyproject(app), directory / "pyproject.toml")
+        else:
+            _copy(pyproject(app), directory / "pyproject.toml")
         yield directory
 
 
-def _copy_own_files(app: Path, directory: Path) -> None:
+def _has_package(app: Path) -> bool:
+    """Links are not followed, as Flower follows none."""
+    package = app / PACKAGE.name
+    return (package / "__init__.py").is_file() and not package.is_symlink()
+
+
+def _copy_own_files(app: Path, directory: Path) -> bool:
+    """Whether patterns of the app's pyproject.toml chose them."""
+    config = read_toml(pyproject(app))
+    patterns = any(key in config["tool"]["flwr"]["app"] for key in _PATTERNS)
     files = _files(app)
-    names, left_out = _chosen(app, files)
+    if patterns:
+        names = _by_patterns(app, files, config)
+    else:
+        names = _not_ignored([name for name in files if name.endswith(".py") or name in _LICENCES], app / _IGNORED)
     for name in names:
-        _copy(files[name], directory / name)
-    for name in left_out:  # Flower refuses a pattern that matches no file, and so finds the name of each
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).touch()
-    if _IGNORED in files:
-        _copy(files[_IGNORED], directory / _IGNORED)
+        _copy(app / name, directory / name)
+    return patterns
 
 
 def _files(app: Path) -> dict[str, Path]:
@@ -70,30 +84,59 @@ def _files(app: Path) -> dict[str, Path]:
 
 
 def _may_hold_code(directory: Path) -> bool:
-    if directory.name.startswith(".") or directory.name == "__pycache__":
-        return False
-    return not any((directory / mark).exists() for mark in _MARKS_OF_ENVIRONMENTS)
+    hidden = directory.name.startswith(".") or directory.name == "__pycache__"
+    return not hidden and not _is_environment(directory)
 
 
-def _chosen(app: Path, files: Mapping[str, Path]) -> tuple[list[str], list[str]]:
-    """The names that may travel, of which Flower leaves out some more, and those that `fab-exclude` matches."""
-    config = read_toml(pyproject(app))
-    python = [name for name in files if name.endswith(".py")]
-    if not any(key in config["tool"]["flwr"]["app"] for key in _PATTERNS):
-        return python, []
+def _is_environment(directory: Path) -> bool:
+    return any(os.path.exists(directory / mark) for mark in _MARKS_OF_ENVIRONMENTS)  # False where it may not be entered
 
-    from flwr.cli.build import get_filtered_fab_paths, get_user_fab_patterns
-    from flwr.cli.utils import build_pathspec, filter_paths_for_publish
+
+def _not_ignored(names: list[str], ignored: Path) -> list[str]:
+    from pathspec import GitIgnoreSpec
 
     try:
-        names = get_filtered_fab_paths(filter_paths_for_publish(files), config)
-        include, exclude = get_user_fab_patterns(config)
-    except ValueError as error:
-        raise ConfigError([f"{pyproject(app)}: {error}"]) from error
-    left_out = set(build_pathspec(exclude).match_files(files)) if exclude else set()
-    return [name for name in names if include is not None or name.endswith(".py")], sorted(left_out)
+        lines = ignored.read_text("utf-8").splitlines() if ignored.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{ignored}: cannot be read ({error}); it says which files stay at home") from error
+    return list(GitIgnoreSpec.from_lines(lines).match_files(names, negate=True))
+
+
+def _by_patterns(app: Path, files: Mapping[str, Path], config: Mapping) -> list[str]:
+    """What Flower would take, without files of data unless `fab-include` is there to name them."""
+    from flwr.cli.build import get_filtered_fab_paths
+    from flwr.cli.utils import collect_files, filter_paths_for_publish
+
+    def chosen(all_files: Mapping[str, Path]) -> list[str]:
+        return get_filtered_fab_paths(filter_paths_for_publish(all_files), config)
+
+    try:
+        names = chosen(files)
+    except ValueError:  # a pattern may be for a directory that was not entered; what is nowhere is an error
+        try:
+            names = chosen(collect_files(app))
+        except ValueError as error:
+            raise ConfigError([f"{pyproject(app)}: {error}"]) from error
+        parents = {parent for name in names for parent in Path(name).parents if parent != Path()}
+        environments = {parent for parent in parents if _is_environment(app / parent)}
+        names = [name for name in names if environments.isdisjoint(Path(name).parents)]
+    include = _PATTERNS[0] in config["tool"]["flwr"]["app"]
+    return [name for name in names if include or name.endswith(".py") or name in _LICENCES]
+
+
+def _copy_without_patterns(source: Path, target: Path) -> None:
+    """They have been followed: Flower would refuse one for what was left behind."""
+    import tomli_w
+
+    config = read_toml(source)
+    for key in _PATTERNS:
+        config["tool"]["flwr"]["app"].pop(key, None)
+    target.write_text(tomli_w.dumps(config), "utf-8")
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be copied for the run ({error})") from error

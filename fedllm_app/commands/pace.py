@@ -12,6 +12,8 @@ from fedllm_app.client.progress import STEPS_FILE
 from fedllm_app.commands.placement import Machine, at_a_time, place, this_machine
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
+from fedllm_app.errors import UserError
+from fedllm_app.training.client_state import kept_in
 
 _STEPS = 4  # of each client; the first is left out, because it also makes room for all others
 _WITHOUT = {
@@ -62,12 +64,14 @@ def measure(flat: FlatConfig, steps: int) -> Pace:
     config = parse_run_config(flat)
     machine, wanted = this_machine(), at_a_time(config)
     placed = place(Machine(machine.cores), wanted, None)
-    with tempfile.TemporaryDirectory(prefix="fedllm-pace-") as scratch, quiet():
-        changed = _WITHOUT | {"run.directory": f"{scratch}/run", "run.threads": config.run.threads or placed.cpus}
+    threads = config.run.threads or placed.cpus
+    with tempfile.TemporaryDirectory(prefix="fedllm-pace-") as scratch, quiet(), kept_in(Path(scratch, "clients")):
+        changed = _WITHOUT | {"run.directory": f"{scratch}/run", "run.threads": threads}
         directory = run_in_process(dict(flat) | changed)
         step = mean_step(directory.path / STEPS_FILE)
     at_once = min(wanted, len(machine.gpus) or max(1, machine.cores // placed.cpus))
-    return Pace(step, at_once, in_a_row(steps, wanted, at_once) * step)
+    crowd = 1.0 if machine.gpus else max(1.0, threads * at_once / machine.cores)  # who has a core's time only in part
+    return Pace(step, at_once, in_a_row(steps, wanted, at_once) * step * crowd)
 
 
 def in_a_row(steps: int, clients: int, at_once: int) -> float:
@@ -77,10 +81,20 @@ def in_a_row(steps: int, clients: int, at_once: int) -> float:
 
 
 def mean_step(file: Path) -> float:
-    """Seconds between two steps of a client, the mean over all clients; from the times in a run's steps.jsonl."""
-    times: dict[int, list[float]] = {}
-    for line in file.read_text().splitlines():
+    """Seconds between a step of a client and its next, the mean over all clients; from a run's steps.jsonl.
+
+    Raises
+    ------
+    UserError
+        No client reported two steps, one after the other.
+    """
+    reported: dict[int, list[tuple[int, float]]] = {}
+    for line in file.read_text().splitlines() if file.is_file() else ():
         event = json.loads(line)
         if event["step"]:
-            times.setdefault(event["client"], []).append(event["time"])
-    return statistics.fmean(later - earlier for one in times.values() for earlier, later in pairwise(one))
+            reported.setdefault(event["client"], []).append((event["step"], event["time"]))
+    pairs = [pair for steps in reported.values() for pair in pairwise(steps)]
+    seconds = [later - earlier for (step, earlier), (following, later) in pairs if following == step + 1]
+    if not seconds:
+        raise UserError("--measure: the clients reported no steps, so that nothing is known of their time")
+    return statistics.fmean(seconds)

@@ -22,7 +22,7 @@ _BYTES_AT_ONCE = 1 << 23  # and that many bytes, unless a single reply has more
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, DecodeError)
 _PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink, at least
 _LONGEST_INTERVAL = 3.0  # seconds; a look costs Flower's server a search of its database
-_SHARE_OF_WAIT = 0.03  # of what a reply took goes by before it is seen, at most
+_SHARE_OF_WAIT = 0.03  # so long a part of the time since the last reply may go by until the next one is seen
 _MARGIN = (
     10.0  # seconds that a message outlives its closing, so that Flower's "message expired" never comes before ours
 )

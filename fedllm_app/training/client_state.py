@@ -6,7 +6,8 @@ by version, so that state that was lost or is older than the server's is noticed
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from fedllm_app.paths import atomic_path, file_mode, home, make_directory
 _RUNS = 16  # runs whose state is kept, the last used ones
 _ENDED_RUNS = 4  # of those, runs that have ended; they can still be continued with more rounds
 _ENDED = "ended"  # a file of this name marks a run that has ended
+
+_place: Path | None = None  # instead of the directory of clients in FEDLLM_HOME, see `kept_in`
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -131,8 +134,22 @@ def _last_used() -> list[tuple[Path, float]]:
     return found
 
 
+@contextmanager
+def kept_in(directory: Path) -> Iterator[None]:
+    """Within the block this process keeps the state of clients in another place, and that of other runs is left alone.
+
+    For a run that is only a measurement.
+    """
+    global _place
+    before, _place = _place, directory
+    try:
+        yield
+    finally:
+        _place = before
+
+
 def _runs() -> Path:
-    return home() / "clients"
+    return _place or home() / "clients"
 
 
 class RoundState:

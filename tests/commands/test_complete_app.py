@@ -15,6 +15,7 @@ from fedllm_app.commands.complete_app import complete_app
 from fedllm_app.commands.init import write_project
 from fedllm_app.config.app_files import PACKAGE, NoApp
 from fedllm_app.config.sections import ConfigError
+from fedllm_app.errors import UserError
 from fedllm_app.sites.approval import SAME, check_bundle
 
 
@@ -76,19 +77,67 @@ def test_environments_caches_and_links_are_not_entered(tmp_path, monkeypatch):
     assert [path for path in entered if path.is_relative_to(tmp_path)] == [tmp_path, tmp_path / "conf"]
 
 
-def test_what_git_ignores_and_what_a_pattern_excludes_stays_at_home(tmp_path):
-    """A pattern that excludes matches what it names without its content: Flower refuses one that matches nothing."""
+def own_files(app) -> set[str]:
+    return {name for name in bundled(app) if not name.startswith("fedllm_app/")} - {"pyproject.toml", ".info/CONTENT"}
+
+
+def add(app, *names: str) -> None:
+    for name in names:
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).write_text("")
+
+
+def test_what_git_ignores_stays_at_home_and_the_package_travels(tmp_path):
+    """Names that a project ignores are those of rooms of the package, too, which a site must find whole."""
     write_project(tmp_path)
-    for name in ("secret/key.py", "old/strategy.py"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text("content")
-    (tmp_path / ".gitignore").write_text("/secret/\n")
-    file = tmp_path / "pyproject.toml"
-    file.write_text(pattern_in(file, 'fab-exclude = ["old/*"]'))
-    own = {name for name in bundled(tmp_path) if not name.startswith("fedllm_app/")}
-    assert own == {"pyproject.toml", "my_strategy.py", ".info/CONTENT"}
+    add(tmp_path, "data/load.py", "secret/key.py", "deep/data/load.py")
+    (tmp_path / ".gitignore").write_text("/secret/\ndata/\nruns/\n*.toml\n")
     with complete_app(tmp_path) as directory:
-        assert (directory / "old" / "strategy.py").read_text() == ""
+        bundle = build_fab_from_disk(directory)
+    check_bundle(bundle, hashlib.sha256(bundle).hexdigest(), SAME)
+    assert own_files(tmp_path) == {"my_strategy.py"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "travels"),
+    [
+        ('fab-exclude = ["old/*"]', {"my_strategy.py", "LICENSE"}),
+        ('fab-exclude = ["py311/**", ".cache/**"]', {"my_strategy.py", "old/strategy.py", "LICENSE"}),
+        (
+            'fab-include = ["*.py", "lib/**", "tests/**", ".cache/a.json"]',
+            {"my_strategy.py", "old/strategy.py", ".cache/a.json"},
+        ),
+    ],
+    ids=["exclude", "exclude-what-is-not-entered", "include"],
+)
+def test_patterns_are_those_of_flower(tmp_path, patterns, travels):
+    """Also one for what is not entered otherwise. What Flower leaves out itself, `lib` and tests, needs no error."""
+    write_project(tmp_path)
+    add(tmp_path, "old/strategy.py", "lib/a.py", "tests/test_a.py", ".cache/a.json", "py311/pyvenv.cfg")
+    add(tmp_path, "py311/a.py", "LICENSE", "rows.jsonl")
+    file = tmp_path / "pyproject.toml"
+    file.write_text(file.read_text().replace('fab-include = ["**/*.py"]', ""))
+    file.write_text(pattern_in(file, patterns))
+    assert own_files(tmp_path) == travels
+
+
+def test_a_linked_package_is_that_of_the_installation(tmp_path):
+    write_project(tmp_path)
+    (tmp_path / "fedllm_app").symlink_to(PACKAGE)
+    with complete_app(tmp_path) as directory:
+        bundle = build_fab_from_disk(directory)
+    check_bundle(bundle, hashlib.sha256(bundle).hexdigest(), SAME)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    write_project(tmp_path)
+
+    def closed(source, _target):
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr("shutil.copyfile", closed)
+    with pytest.raises(UserError, match="cannot be copied for the run .*Permission denied"), complete_app(tmp_path):
+        pass
 
 
 def test_a_project_travels_with_the_package_and_without_its_data(tmp_path):

@@ -11,6 +11,7 @@ from fedllm_app.commands.main import main
 from fedllm_app.commands.pace import in_a_row, mean_step, measure
 from fedllm_app.commands.placement import Gpu, Machine
 from fedllm_app.config.sections import ConfigError
+from fedllm_app.errors import UserError
 from fedllm_app.in_process import run_in_process
 
 SMALL = {"clients.number": 4, "data.examples-per-client": 6, "data.held-out-examples": 2, "evaluate.every": 2}
@@ -23,6 +24,17 @@ def test_the_mean_is_over_the_steps_of_each_client_but_the_first(tmp_path):
     file = tmp_path / "steps.jsonl"
     file.write_text("".join(json.dumps({"client": c, "step": s, "time": t}) + "\n" for c, s, t in lines))
     assert mean_step(file) == 3.0
+
+
+@pytest.mark.parametrize("steps", [None, [], [1], [4, 1]], ids=["no file", "none", "one", "a round again"])
+def test_without_two_steps_of_a_client_there_is_no_mean(tmp_path, steps):
+    file = tmp_path / "steps.jsonl"
+    if steps is not None:
+        file.write_text(
+            "".join(json.dumps({"client": 0, "step": s, "time": 9.0 * i}) + "\n" for i, s in enumerate(steps))
+        )
+    with pytest.raises(UserError, match="reported no steps"):
+        mean_step(file)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +79,25 @@ def test_what_is_measured_is_one_round_without_the_rest(run_config, tmp_path, mo
     assert sorted(line["step"] for line in steps) == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
     assert seen["flat"]["strategy.name"] == "scaffold"
     assert not seen["directory"].path.exists()
+
+
+def test_the_state_of_other_runs_is_left_alone(run_config, app_home):
+    """SCAFFOLD keeps a control variate a client, and of ended runs the last four keep theirs."""
+    for number in range(5):
+        (app_home / "clients" / f"run-{number}").mkdir(parents=True)
+        (app_home / "clients" / f"run-{number}" / "ended").touch()
+    before = sorted((app_home / "clients").rglob("*"))
+    measure(run_config | SMALL | {"strategy.name": "scaffold"}, 10)
+    assert sorted((app_home / "clients").rglob("*")) == before
+
+
+def test_clients_with_more_threads_than_cores_wait_for_each_other(run_config, monkeypatch):
+    """Two at a time with two threads each on two cores: each step takes twice what it takes alone."""
+    monkeypatch.setattr(pace, "this_machine", lambda: Machine(2))
+    monkeypatch.setattr(pace, "mean_step", lambda file: 2.0)
+    flat = run_config | SMALL
+    assert measure(flat | {"run.threads": 1}, 40).training == 40 / 4 * 2 * 2.0
+    assert measure(flat | {"run.threads": 2}, 40).training == 40 / 4 * 2 * 2.0 * 2
 
 
 def test_the_plan_says_it(tiny_model, capsys, monkeypatch, tmp_path):
