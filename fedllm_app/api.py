@@ -17,8 +17,9 @@ from rich.console import Console
 from fedllm_app.commands.new_directory import first_free, new_directory, remove_empty
 from fedllm_app.commands.options import app_defaults
 from fedllm_app.commands.overrides import read_overrides, resolve_paths
+from fedllm_app.commands.placement import client_cpus
 from fedllm_app.commands.resumed import going_on
-from fedllm_app.commands.run import client_cpus, prepare, run_to_end, watch_of
+from fedllm_app.commands.run import prepare, run_to_end, watch_of
 from fedllm_app.config.app_files import app_directory
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.errors import UserError

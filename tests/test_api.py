@@ -13,7 +13,7 @@ from rich.console import Console
 import fedllm_app
 from fedllm_app import in_process
 from fedllm_app.api import RunError
-from fedllm_app.commands import run as run_command
+from fedllm_app.commands import placement
 from fedllm_app.config.sections import ConfigError
 from fedllm_app.errors import UserError
 from fedllm_app.paths import home
@@ -75,7 +75,7 @@ def test_the_figure(small, tmp_path, quiet):
 
 def test_threads_are_those_of_a_simulation(small, tmp_path, monkeypatch, quiet):
     """Without a number of threads, two clients on eight cores have four each."""
-    monkeypatch.setattr(run_command, "cores", lambda: 8)
+    monkeypatch.setattr(placement, "cores", lambda: 8)
     given = {}
 
     def run_nothing(flat: dict, _tell: object) -> None:

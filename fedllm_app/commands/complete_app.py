@@ -44,32 +44,25 @@ def complete_app(app: Path) -> Iterator[Path]:
         if app == PACKAGE or not _has_package(app):
             for path in PACKAGE.rglob("*.py"):
                 _copy(path, directory / PACKAGE.name / path.relative_to(PACKAGE))
-        patterns = app != PACKAGE and _copy_own_files(app, directory)
-        if patterns:
+        if app != PACKAGE and any(key in _settings(read_toml(pyproject(app))) for key in _PATTERNS):
+            names = _by_patterns(app)
             _copy_without_patterns(pyproject(app), directory / "pyproject.toml")
         else:
+            names = [] if app == PACKAGE else _without_patterns(app)
             _copy(pyproject(app), directory / "pyproject.toml")
+        for name in names:
+            _copy(app / name, directory / name)
         yield directory
+
+
+def _settings(config: Mapping) -> dict:
+    return config["tool"]["flwr"]["app"]
 
 
 def _has_package(app: Path) -> bool:
     """Links are not followed, as Flower follows none."""
     package = app / PACKAGE.name
     return (package / "__init__.py").is_file() and not package.is_symlink()
-
-
-def _copy_own_files(app: Path, directory: Path) -> bool:
-    """Whether patterns of the app's pyproject.toml chose them."""
-    config = read_toml(pyproject(app))
-    patterns = any(key in config["tool"]["flwr"]["app"] for key in _PATTERNS)
-    files = _files(app)
-    if patterns:
-        names = _by_patterns(app, files, config)
-    else:
-        names = _not_ignored([name for name in files if name.endswith(".py") or name in _LICENCES], app / _IGNORED)
-    for name in names:
-        _copy(app / name, directory / name)
-    return patterns
 
 
 def _files(app: Path) -> dict[str, Path]:
@@ -92,9 +85,12 @@ def _is_environment(directory: Path) -> bool:
     return any(os.path.exists(directory / mark) for mark in _MARKS_OF_ENVIRONMENTS)  # False where it may not be entered
 
 
-def _not_ignored(names: list[str], ignored: Path) -> list[str]:
+def _without_patterns(app: Path) -> list[str]:
+    """Python files and licences that the app's .gitignore does not name."""
     from pathspec import GitIgnoreSpec
 
+    names = [name for name in _files(app) if name.endswith(".py") or name in _LICENCES]
+    ignored = app / _IGNORED
     try:
         lines = ignored.read_text("utf-8").splitlines() if ignored.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
@@ -102,16 +98,18 @@ def _not_ignored(names: list[str], ignored: Path) -> list[str]:
     return list(GitIgnoreSpec.from_lines(lines).match_files(names, negate=True))
 
 
-def _by_patterns(app: Path, files: Mapping[str, Path], config: Mapping) -> list[str]:
+def _by_patterns(app: Path) -> list[str]:
     """What Flower would take, without files of data unless `fab-include` is there to name them."""
     from flwr.cli.build import get_filtered_fab_paths
     from flwr.cli.utils import collect_files, filter_paths_for_publish
+
+    config = read_toml(pyproject(app))
 
     def chosen(all_files: Mapping[str, Path]) -> list[str]:
         return get_filtered_fab_paths(filter_paths_for_publish(all_files), config)
 
     try:
-        names = chosen(files)
+        names = chosen(_files(app))
     except ValueError:  # a pattern may be for a directory that was not entered; what is nowhere is an error
         try:
             names = chosen(collect_files(app))
@@ -120,8 +118,8 @@ def _by_patterns(app: Path, files: Mapping[str, Path], config: Mapping) -> list[
         parents = {parent for name in names for parent in Path(name).parents if parent != Path()}
         environments = {parent for parent in parents if _is_environment(app / parent)}
         names = [name for name in names if environments.isdisjoint(Path(name).parents)]
-    include = _PATTERNS[0] in config["tool"]["flwr"]["app"]
-    return [name for name in names if include or name.endswith(".py") or name in _LICENCES]
+    included = _PATTERNS[0] in _settings(config)
+    return [name for name in names if included or name.endswith(".py") or name in _LICENCES]
 
 
 def _copy_without_patterns(source: Path, target: Path) -> None:
@@ -130,7 +128,7 @@ def _copy_without_patterns(source: Path, target: Path) -> None:
 
     config = read_toml(source)
     for key in _PATTERNS:
-        config["tool"]["flwr"]["app"].pop(key, None)
+        _settings(config).pop(key, None)
     target.write_text(tomli_w.dumps(config), "utf-8")
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from fedllm_app.client.progress import STEPS_FILE
-from fedllm_app.commands.placement import Machine, at_a_time, place, this_machine
+from fedllm_app.commands.placement import at_a_time, client_cpus, this_machine
 from fedllm_app.config.parse import parse_run_config
 from fedllm_app.config.sections import FlatConfig
 from fedllm_app.errors import UserError
@@ -63,13 +63,13 @@ def measure(flat: FlatConfig, steps: int) -> Pace:
 
     config = parse_run_config(flat)
     machine, wanted = this_machine(), at_a_time(config)
-    placed = place(Machine(machine.cores), wanted, None)
-    threads = config.run.threads or placed.cpus
+    cpus = client_cpus(config, machine)
+    threads = config.run.threads or cpus
     with tempfile.TemporaryDirectory(prefix="fedllm-pace-") as scratch, quiet(), kept_in(Path(scratch, "clients")):
         changed = _WITHOUT | {"run.directory": f"{scratch}/run", "run.threads": threads}
         directory = run_in_process(dict(flat) | changed)
         step = mean_step(directory.path / STEPS_FILE)
-    at_once = min(wanted, len(machine.gpus) or max(1, machine.cores // placed.cpus))
+    at_once = min(wanted, len(machine.gpus) or max(1, machine.cores // cpus))
     crowd = 1.0 if machine.gpus else max(1.0, threads * at_once / machine.cores)  # who has a core's time only in part
     return Pace(step, at_once, in_a_row(steps, wanted, at_once) * step * crowd)
 

@@ -85,6 +85,11 @@ def at_a_time(config: Config) -> int:
     return len(strategy.taking_part(list(range(config.clients.per_round or number))))
 
 
+def client_cpus(config: Config, machine: Machine | None = None) -> int:
+    """The cores that a client of the default federation has on a machine without a GPU; None: this one."""
+    return place(Machine((machine or Machine(cores())).cores), at_a_time(config), None).cpus
+
+
 def place(machine: Machine, wanted: int, need: int | None, spreads: bool = False) -> Placement:
     """Share one machine among clients; parameters as `place_on`."""
     return place_on([machine], wanted, need, spreads)

@@ -26,7 +26,7 @@ from fedllm_app.commands.follow import FileEvents, Outcome, end_of, exit_status,
 from fedllm_app.commands.fork_server import fork_server_environment
 from fedllm_app.commands.new_directory import check_home, new_directory
 from fedllm_app.commands.options import add_app_parser, run_config, warn_of_unread
-from fedllm_app.commands.placement import Machine, at_a_time, gives_no_gpu, place, place_on, this_machine
+from fedllm_app.commands.placement import Machine, at_a_time, gives_no_gpu, place_on, this_machine
 from fedllm_app.commands.resumed import resumed_config
 from fedllm_app.commands.start_checks import check_resources, check_start
 from fedllm_app.commands.watch import Watch
@@ -34,7 +34,6 @@ from fedllm_app.config.app_files import app_directory, is_app
 from fedllm_app.config.parse import parse_run_config, toml_text
 from fedllm_app.config.sections import Config
 from fedllm_app.errors import UserError
-from fedllm_app.models.hardware import cores
 from fedllm_app.models.quantization import prepare_bitsandbytes
 from fedllm_app.paths import expanded, home
 from fedllm_app.runs.checkpoints import newest_checkpoint
@@ -294,8 +293,3 @@ def gpu_need(flat: dict) -> int | None:
 
     memory = make_plan(flat).memory
     return None if memory is None else memory.held
-
-
-def client_cpus(config: Config) -> int:
-    """The cores that a client of the default federation has on a machine without a GPU."""
-    return place(Machine(cores()), at_a_time(config), None).cpus

@@ -22,7 +22,7 @@ _BYTES_AT_ONCE = 1 << 23  # and that many bytes, unless a single reply has more
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, DecodeError)
 _PULL_INTERVAL = 0.1  # seconds between looks at the SuperLink, at least
 _LONGEST_INTERVAL = 3.0  # seconds; a look costs Flower's server a search of its database
-_SHARE_OF_WAIT = 0.03  # so long a part of the time since the last reply may go by until the next one is seen
+_SHARE_OF_WAIT = 0.03  # so long a part of the time waited may go by until what comes is seen
 _MARGIN = (
     10.0  # seconds that a message outlives its closing, so that Flower's "message expired" never comes before ours
 )
@@ -74,17 +74,19 @@ def wait_for_nodes(
     `lost` nodes are left out, though Flower may still list them. While nodes are missing, `tell` is told how many are
     there, whenever that changes.
     """
-    deadline, told = time.monotonic() + timeout, None
+    began, told = time.monotonic(), None
+    deadline = began + timeout
     while len(nodes := [node_id for node_id in grid.get_node_ids() if node_id not in lost]) < number:
         if len(nodes) != told:
             told = len(nodes)
             tell(told)
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             raise NoReply(
                 f"{len(nodes)} of {number} clients connected within run.wait-timeout = {timeout:g} s; "
                 "start the missing SuperNodes, or lower clients.number"
             )
-        time.sleep(_PULL_INTERVAL)
+        now = time.monotonic()
+        time.sleep(min(_rest(now - began), max(0.0, deadline - now)))
     return nodes
 
 
@@ -159,9 +161,12 @@ def _arrivals(
                 else:
                     arrived.popleft()
         if pending and not over:  # Flower's server gets as much time for others as it took to say that there is nothing
-            waited = time.monotonic() - last
-            rest = max(_PULL_INTERVAL, in_vain, min(_SHARE_OF_WAIT * waited, _LONGEST_INTERVAL))
-            time.sleep(min(rest, closing.left()))
+            time.sleep(min(max(_rest(time.monotonic() - last), in_vain), closing.left()))
+
+
+def _rest(waited: float) -> float:
+    """Seconds until the next look at the SuperLink, after so many in which nothing came."""
+    return max(_PULL_INTERVAL, min(_SHARE_OF_WAIT * waited, _LONGEST_INTERVAL))
 
 
 def _pull(grid: Grid, message_ids: list[str]) -> deque[Message]:

@@ -205,6 +205,23 @@ def test_waits_until_enough_nodes_are_there(make_grid):
     assert wait_for_nodes(grid, 2, 5.0) == [5, 3]
 
 
+def test_looks_for_missing_nodes_grow_rare(make_grid, monkeypatch):
+    """As those for replies: 3 s apart after 100 s, and the last one when the time is up."""
+    clock, rests = [0.0], []
+
+    def sleep(seconds):
+        rests.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(transport, "_PULL_INTERVAL", 0.1)
+    monkeypatch.setattr(transport.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(transport.time, "sleep", sleep)
+    with pytest.raises(NoReply, match="1 of 2 clients connected"):
+        wait_for_nodes(make_grid(echo, looks=[[5]]), 2, 3600.0)
+    np.testing.assert_allclose(rests[:34], 0.1)
+    np.testing.assert_allclose(rests[-100:-2], 3.0)
+
+
 def test_too_few_nodes_in_time(make_grid):
     with pytest.raises(NoReply, match=r"1 of 2 clients connected within run\.wait-timeout = 0\.02 s"):
         wait_for_nodes(make_grid(echo, looks=[[5]]), 2, 0.02)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import zipfile
 
 import pytest
@@ -31,12 +32,17 @@ def original() -> bytes:
         return build_fab_from_disk(directory)
 
 
-def check(content: bytes, rule: str = SAME) -> None:
-    check_bundle(content, hashlib.sha256(content).hexdigest(), rule)
+def refusal(content: bytes, rule: str = SAME) -> str:
+    """Why a bundle is refused; "" if it is not."""
+    try:
+        check_bundle(content, hashlib.sha256(content).hexdigest(), rule)
+    except CodeRefused as error:
+        return str(error)
+    return ""
 
 
 def test_flowers_bundle_of_this_app_is_accepted(original):
-    check(original)
+    assert refusal(original) == ""
 
 
 @pytest.mark.parametrize(
@@ -50,14 +56,13 @@ def test_flowers_bundle_of_this_app_is_accepted(original):
 )
 def test_other_code_is_refused_by_name(original, changes):
     (name,) = changes
-    with pytest.raises(CodeRefused, match=f"1 of .* files differ: {name}"):
-        check(bundle(changes, original))
+    assert re.search(f"1 of .* files differ: {name}", refusal(bundle(changes, original)))
 
 
 def test_what_is_never_imported_at_a_site_may_differ(original):
     """Strategies of one's own, presets, documents; and by the rule `own` the package itself."""
-    check(bundle({"torch.py": b"raise SystemExit", "README.md": b"x"}, original))
-    check(bundle({"fedllm_app/client_app.py": b"import os"}, original), OWN)
+    assert refusal(bundle({"torch.py": b"raise SystemExit", "README.md": b"x"}, original)) == ""
+    assert refusal(bundle({"fedllm_app/client_app.py": b"import os"}, original), OWN) == ""
 
 
 @pytest.mark.parametrize("rule", [SAME, OWN])
@@ -67,13 +72,11 @@ def test_content_must_have_the_hash_by_which_it_is_called(original, rule):
 
 
 def test_no_archive_and_a_huge_one_are_refused(original):
-    with pytest.raises(CodeRefused, match="not a readable bundle"):
-        check(b"PK")
-    with pytest.raises(CodeRefused, match="larger"):
-        check(bundle({"fedllm_app/huge.py": b" " * 60_000_000}, original))
+    assert "not a readable bundle" in refusal(b"PK")
+    assert "larger" in refusal(bundle({"fedllm_app/huge.py": b" " * 60_000_000}, original))
 
 
 def test_names_of_files_are_shown_without_control_characters(original):
-    with pytest.raises(CodeRefused) as refused:
-        check(bundle({"fedllm_app/\x1b[31m.py": b""}, original))
-    assert "\x1b" not in str(refused.value)
+    said = refusal(bundle({"fedllm_app/\x1b[31m.py": b""}, original))
+    assert "files differ" in said
+    assert "\x1b" not in said

@@ -6,9 +6,8 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from in_process import run_in_process
+from meanwhile import meanwhile
 from places import ROOT
 
 from fedllm_app.commands.cluster import Cluster
@@ -99,18 +99,15 @@ def nodes() -> Iterator[Nodes]:
 def test_clients_are_served_on_both_nodes(run_config, flower_home, nodes, tmp_path, console):
     """The adapter is that of one process, bit for bit; state and steps are in the home of whoever started the run."""
     directory, served = tmp_path / "run", set()
-    over = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(0.02):
+    def watch(over: Callable[[], bool]) -> None:
+        while not over():
             served.update(nodes.serving())
+            time.sleep(0.02)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     flat = run_config | {"run.directory": str(directory), "update.compress": "int8", "evaluate.every": 0}
-    outcome = run_to_end(ROOT, flat, console, cluster=Cluster(nodes.address))
-    over.set()
-    watcher.join()
+    with meanwhile(watch):
+        outcome = run_to_end(ROOT, flat, console, cluster=Cluster(nodes.address))
     said = console.export_text()
     assert outcome, said
     assert "one (" in said and "two (" in said

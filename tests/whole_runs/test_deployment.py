@@ -3,14 +3,15 @@
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from in_process import run_in_process
+from meanwhile import meanwhile
 from places import ROOT
 
 from fedllm_app.client.worker import WorkerSupervisor
@@ -61,16 +62,16 @@ def worker_socket(folder: Path) -> Path:
 def madrids_worker(folder: Path) -> Iterator[WorkerSupervisor]:
     """A worker beside Madrid's node, and one that has just been killed while it trained."""
     environment = flower_environment() | {"FEDLLM_HOME": str(folder / "madrid")}
-    with WorkerSupervisor(worker_socket(folder), environment=environment) as worker:
-        killer = threading.Thread(target=kill_once_it_trains, args=(worker, folder / "madrid"), daemon=True)
-        killer.start()
+    with (
+        WorkerSupervisor(worker_socket(folder), environment=environment) as worker,
+        meanwhile(partial(kill_once_it_trains, worker, folder / "madrid")),
+    ):
         yield worker
-        killer.join()
 
 
-def kill_once_it_trains(worker: WorkerSupervisor, home: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and not any((home / "progress").glob("*.jsonl")):
+def kill_once_it_trains(worker: WorkerSupervisor, home: Path, over: Callable[[], bool]) -> None:
+    while not any((home / "progress").glob("*.jsonl")):
+        assert not over(), "Madrid never trained"
         time.sleep(0.005)
     os.kill(worker.process, signal.SIGKILL)
 

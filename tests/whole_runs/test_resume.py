@@ -60,7 +60,7 @@ def killed(flat, directory, grid=InProcessGrid) -> None:
     PROCESS_CACHE.clear("local client")
 
 
-def check(flat, tmp_path, server_round: int = 4, client_number: int = 2) -> list[dict]:
+def assert_resumed_alike(flat, tmp_path, server_round: int = 4, client_number: int = 2) -> list[dict]:
     """Run undisturbed; run again, die, go on: the same bytes. Returns the journal of the second."""
     whole = run_in_process(flat, tmp_path / "whole")
     killed(flat, tmp_path / "broken", dying(server_round, client_number))
@@ -74,7 +74,7 @@ def check(flat, tmp_path, server_round: int = 4, client_number: int = 2) -> list
 @pytest.mark.parametrize("name", STATE + STATELESS)
 def test_every_strategy(name, small, tmp_path):
     """Dies in round 4, before its last client has trained; goes on after round 2, so that round 3 is done again."""
-    journal = check(small | {"strategy.name": name}, tmp_path, 4, 1 if name == "centralized" else 2)
+    journal = assert_resumed_alike(small | {"strategy.name": name}, tmp_path, 4, 1 if name == "centralized" else 2)
     resumed = [event for event in journal if event["event"] == "resumed"]
     assert [(event["round"], event["again"]) for event in resumed] == [(2, 1)]
     assert [event["round"] for event in journal if event["event"] == "round"] == [1, 2, 3, 4, 5]
@@ -97,7 +97,7 @@ def test_every_strategy(name, small, tmp_path):
     ids=str,
 )
 def test_tasks_updates_and_adapters(given, small, tmp_path):
-    check(small | given, tmp_path)
+    assert_resumed_alike(small | given, tmp_path)
 
 
 def test_a_reference_whose_origin_is_gone(small, tmp_path):
@@ -113,7 +113,9 @@ def test_a_reference_whose_origin_is_gone(small, tmp_path):
 @pytest.mark.parametrize("server_round", [1, 2, 3, 5])
 def test_other_moments(server_round, small, tmp_path):
     """In round 1 and 2 no checkpoint is there, and the run begins anew; in round 5 after that of round 4."""
-    journal = check(small | {"strategy.name": "scaffold", "evaluate.every": 1}, tmp_path, server_round, 1)
+    journal = assert_resumed_alike(
+        small | {"strategy.name": "scaffold", "evaluate.every": 1}, tmp_path, server_round, 1
+    )
     [resumed] = [event for event in journal if event["event"] == "resumed"]
     assert resumed["round"] == {1: 0, 2: 0, 3: 2, 5: 4}[server_round]
     assert [event["round"] for event in journal if event["event"] == "evaluation"] == [0, 1, 2, 3, 4, 5]
@@ -198,7 +200,7 @@ def test_killed_twice(small, tmp_path):
 
 def test_the_sums_of_the_result_are_those_of_an_undisturbed_run(small, tmp_path):
     """Bytes and participation are those until the checkpoint and since; what was lost in between is not counted."""
-    check(small | {"strategy.name": "fedavgm"}, tmp_path)
+    assert_resumed_alike(small | {"strategy.name": "fedavgm"}, tmp_path)
     whole, broken = read_result(tmp_path / "whole"), read_result(tmp_path / "broken")
     for name in ("bytes_down", "bytes_up", "refused_replies", "participation", "rounds"):
         assert broken[name] == whole[name]
